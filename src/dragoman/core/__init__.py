@@ -1,0 +1,1 @@
+"""Pure translation: bytes in, bytes out; no I/O, clock or randomness."""

@@ -1,0 +1,1 @@
+"""How upstream chat APIs depart from the common one, as data."""

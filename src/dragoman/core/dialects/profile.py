@@ -1,0 +1,78 @@
+"""
+How one model behind one upstream departs from the common chat-completions API: facts only.
+
+Every fact may be overridden per model in the configuration, so a user never needs a release.
+"""
+
+from typing import Literal
+
+import msgspec
+
+ThinkingSwitch = Literal[
+    "none",  # nothing to send: the model never thinks, always thinks, or the upstream decides
+    "thinking_type",  # {"thinking": {"type": "enabled" | "disabled"}}
+    "enable_thinking",  # {"enable_thinking": true | false}
+    "template_thinking",  # {"chat_template_kwargs": {"thinking": true | false}}
+    "template_enable_thinking",  # {"chat_template_kwargs": {"enable_thinking": true | false}}
+    "openrouter",  # {"reasoning": {"enabled": true | false, "effort": ...}}
+]
+
+
+class DialectProfile(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    What one model behind one upstream accepts and sends.
+
+    The defaults are the safe generic profile: what any chat-completions server can be asked.
+    Token limits are in tokens; None means unknown, and nothing is clamped to it.
+    """
+
+    name: str = "generic"
+    context_window: int | None = None
+    max_output_tokens: int | None = None
+    default_max_tokens: int = 4096  # only where a request may leave it out
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+
+    sees_images: bool = False
+    has_tools: bool = True
+
+    thinking: Literal["never", "toggle", "always", "unknown"] = "unknown"
+    thinking_switch: ThinkingSwitch = "none"
+    thinking_budget_field: str | None = None  # a top-level request field taking a token budget
+    effort_values: tuple[str, ...] = ()  # values that ``reasoning_effort`` takes, weakest first
+    reasoning_field: Literal["reasoning_content", "reasoning"] = "reasoning_content"
+    # Which assistant turns of the history get their reasoning back.
+    echo_reasoning: Literal["never", "tool_turns", "always"] = "never"
+    # Sent where reasoning must be echoed but was lost; None: leave the field out.
+    reasoning_placeholder: str | None = None
+    think_tags: bool = True  # <think> in content is reasoning
+    # Content begins inside the think block: only the closing tag is ever written.
+    think_tag_open_at_start: bool = False
+
+    temperature_max: float | None = 2.0  # clamped to it; None: the model takes none, drop it
+    top_p: bool = True
+    top_k: bool = False
+
+    max_stop_sequences: int | None = 4  # None: no limit known
+    # Does the reply say which stop string matched? If not, we match locally and send none.
+    reports_stop: bool = False
+
+    # How a forced tool (any, tool) is made to bind.
+    forced_tools: Literal["native", "named_only", "json_schema", "hint"] = "native"
+    # Forcing is refused while the model thinks: thinking is switched off for that turn.
+    forced_tools_need_no_thinking: bool = False
+    parallel_tool_calls_field: bool = True  # does ``parallel_tool_calls: false`` exist?
+    strict_tools: bool = False
+
+    response_format: Literal["json_schema", "json_object", "none"] = "json_schema"
+    # How a trailing assistant message is continued.
+    prefill: Literal["hint", "native", "continue_final_message", "prefix", "partial"] = "hint"
+    mid_system: Literal["user_text", "native"] = "user_text"
+    stream_options: bool = True  # ask for usage in the stream
+    sends_user: bool = True
+    # Which exact counting endpoint the upstream has.
+    count_tokens: Literal["none", "llamacpp", "vllm", "sglang", "moonshot"] = "none"
+    # finish_reason -> Anthropic stop_reason, beyond the common ones.
+    finish_reasons: dict[str, str] = msgspec.field(default_factory=dict)
+
+
+GENERIC = DialectProfile()

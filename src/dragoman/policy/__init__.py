@@ -1,0 +1,1 @@
+"""Who may ask what, and where it goes; pure logic and the interfaces it needs."""

@@ -1,0 +1,1 @@
+"""The only place that starts tasks, sleeps or opens connections."""

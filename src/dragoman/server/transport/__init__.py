@@ -1,0 +1,1 @@
+"""The two seams, Exchange and Upstream, and their implementation on asyncio protocols."""

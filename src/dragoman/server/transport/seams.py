@@ -1,0 +1,129 @@
+"""
+The two seams. The request path and the relay know these and nothing of HTTP libraries.
+
+Everything here runs on one event loop; callbacks are called from it and must not block.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from dragoman.core.errors import UpstreamError
+
+Headers = Mapping[bytes, bytes]  # names in lower case; repeated fields joined by ", "
+HeaderList = Sequence[tuple[bytes, bytes]]
+
+
+class ExchangeWatcher(Protocol):
+    """Told what happens on the client's side while a reply is being written."""
+
+    def on_gone(self) -> None:
+        """Handle that the client has left; called once, nothing can be written any more."""
+
+    def on_pause(self) -> None:
+        """Stop producing: the client reads more slowly than we write."""
+
+    def on_resume(self) -> None:
+        """Go on producing."""
+
+
+class Exchange(Protocol):
+    """One request of a client and the reply to it."""
+
+    method: str
+    path: str  # percent-decoded, without query
+    query: str
+    headers: Headers
+    peer: str  # address of the client, for the log
+    gone: bool  # the client has left (end of file counts)
+
+    async def read_body(self, max_bytes: int) -> bytes:
+        """
+        Return the whole body, inflated (gzip, deflate, zstd).
+
+        Raises:
+            RequestTooLarge: Over *max_bytes*, counted after inflating.
+            RequestTimeout: It came too slowly.
+            InvalidRequest: The content-encoding is unknown or its data is broken.
+            ClientGone: The client left.
+        """
+        ...
+
+    def watch(self, watcher: ExchangeWatcher | None) -> None:
+        """Tell *watcher* from now on; at once if the client is already gone."""
+
+    def start_reply(self, status: int, headers: HeaderList) -> None:
+        """Send the head; without content-length among *headers* the body is chunked."""
+
+    def write(self, data: bytes) -> None:
+        """Send a piece of the body, now."""
+
+    def end_reply(self) -> None:
+        """End the body; the connection may then serve the next request."""
+
+    def abort(self) -> None:
+        """Cut the connection: the reply cannot be ended honestly."""
+
+
+class ClientGone(Exception):
+    """The client left before its request was read."""
+
+
+class Timeouts(Struct, frozen=True, gc=False):
+    """Seconds. ``first_byte_s`` runs from the request's last byte, ``idle_s`` between two bytes."""
+
+    connect_s: float = 5.0
+    first_byte_s: float = 600.0
+    idle_s: float = 300.0
+
+
+class UpstreamRequest(Struct, frozen=True, kw_only=True):
+    """One request to an upstream; *path* is appended to the base URL's own path."""
+
+    path: str
+    body: bytes = b""
+    method: str = "POST"
+    headers: HeaderList = ()  # beside content-type and the credential, which the upstream adds
+    timeouts: Timeouts = Timeouts()
+    max_body_bytes: int = 0  # of the reply; 0: no limit here
+
+
+class Receiver(Protocol):
+    """Gets the reply: on_head, on_data any number of times, then on_end or on_error, once."""
+
+    def on_head(self, status: int, headers: Headers) -> None:
+        """Take the status line and headers of the reply."""
+
+    def on_data(self, data: bytes) -> None:
+        """Take the next piece of the body, without transfer or content coding."""
+
+    def on_end(self) -> None:
+        """Take note that the body is complete."""
+
+    def on_error(self, error: UpstreamError) -> None:
+        """Take note that no more will come: connect error, reset, time-out, protocol error."""
+
+
+class Call(Protocol):
+    """A request under way."""
+
+    def pause(self) -> None:
+        """Stop reading from the upstream's socket."""
+
+    def resume(self) -> None:
+        """Read again."""
+
+    def abort(self) -> None:
+        """Give the call up: close its connection now, call the receiver no more. Idempotent."""
+
+
+class Upstream(Protocol):
+    """One base URL with its credential and its pool of connections."""
+
+    def send(self, request: UpstreamRequest, receiver: Receiver) -> Call:
+        """Start a call. The receiver is never called before this returns."""
+        ...
+
+    async def close(self) -> None:
+        """Close idle connections and abort calls."""

@@ -1,0 +1,1 @@
+"""What travels, as typed Structs; no behaviour beyond decode and encode."""
