@@ -212,7 +212,7 @@ class UpstreamTimeout(UpstreamError):
     """
     The upstream was silent for too long.
 
-    Not retryable by itself: a request that was sent and timed out may still be running (and billed).
+    Never sent again to the same upstream: the request may still be running there, and billed.
     """
 
     status = 504
