@@ -1,0 +1,265 @@
+"""
+Where a turn's events go: SSE bytes, or one message body.
+
+The grammar of the stream (API reference, section 6) lives here and nowhere else: a sink numbers the
+blocks itself, opens one at a time, and ends exactly once, so that no caller can break the order.
+"""
+
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from dragoman.core.errors import GatewayError, render_error, render_error_event
+from dragoman.core.tool_arguments import parse_partial
+from dragoman.core.usage import Usage, render_usage
+
+_encode: Final = msgspec.json.Encoder().encode
+_decode: Final = msgspec.json.Decoder().decode
+
+
+class MessageHead(msgspec.Struct, frozen=True, kw_only=True):
+    """What a message says before its first block; *model* is the name the client asked for."""
+
+    message_id: str
+    model: str
+    request_id: str
+
+
+class Sink(Protocol):
+    """Takes the events of one message, whichever way it is delivered."""
+
+    has_content: bool  # a content block has been started: no other upstream may take over
+    is_ended: bool
+
+    def start(self, usage: Usage) -> None:
+        """Begin the message; a second call does nothing."""
+
+    def begin_text(self) -> None:
+        """Open a text block."""
+
+    def add_text(self, text: str) -> None:
+        """Add to the open text block."""
+
+    def begin_thinking(self) -> None:
+        """Open a thinking block."""
+
+    def add_thinking(self, thinking: str) -> None:
+        """Add to the open thinking block."""
+
+    def sign(self, signature: str) -> None:
+        """Give the open thinking block its one signature."""
+
+    def begin_tool(self, head: dict[str, Any]) -> None:
+        """Open a tool_use block; *head* is the block without its input."""
+
+    def add_tool_json(self, partial_json: str) -> None:
+        """Add to the open tool block's input."""
+
+    def end_block(self) -> None:
+        """Close the open block."""
+
+    def add_block(self, block: dict[str, Any]) -> None:
+        """Add a complete block, such as a server tool's result."""
+
+    def end(self, stop_reason: str, stop_sequence: str | None, *, usage: Usage) -> None:
+        """End the message."""
+
+    def fail(self, error: GatewayError) -> None:
+        """End with an error instead."""
+
+    def ping(self) -> None:
+        """Show the client that we are still here."""
+
+    def take(self) -> bytes:
+        """Return the bytes for the client since the last call."""
+        ...
+
+
+# Only what varies is encoded; the rest of each event is a template.
+_PING: Final = b'event: ping\ndata: {"type":"ping"}\n\n'
+_MESSAGE_START: Final = (
+    b"event: message_start\n"
+    b'data: {"type":"message_start","message":{"id":%b,"type":"message","role":"assistant",'
+    b'"model":%b,"content":[],"stop_reason":null,"stop_sequence":null,"usage":%b}}\n\n'
+)
+_BLOCK_START: Final = (
+    b"event: content_block_start\n"
+    b'data: {"type":"content_block_start","index":%d,"content_block":%b}\n\n'
+)
+_BLOCK_STOP: Final = (
+    b'event: content_block_stop\ndata: {"type":"content_block_stop","index":%d}\n\n'
+)
+_DELTA_HEAD: Final = (
+    b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%d,"delta":'
+)
+_MESSAGE_DELTA: Final = (
+    b"event: message_delta\n"
+    b'data: {"type":"message_delta","delta":{"stop_reason":%b,"stop_sequence":%b},"usage":%b}\n\n'
+)
+_MESSAGE_STOP: Final = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
+_TEXT_BLOCK: Final = b'{"type":"text","text":""}'
+_THINKING_BLOCK: Final = b'{"type":"thinking","thinking":"","signature":""}'
+
+
+class SseSink:
+    """Events as server-sent events."""
+
+    def __init__(self, head: MessageHead) -> None:
+        self._head = head
+        self._out: list[bytes] = []
+        self._index = -1
+        self._is_open = False
+        self._started = False
+        self._text = self._thinking = self._json = b""  # heads of the open block's deltas
+        self.has_content = False
+        self.is_ended = False
+
+    def start(self, usage: Usage) -> None:
+        if not self._started:
+            self._started = True
+            start = (_encode(self._head.message_id), _encode(self._head.model), render_usage(usage))
+            self._out.append(_MESSAGE_START % start)
+
+    def begin_text(self) -> None:
+        self._begin(_TEXT_BLOCK)
+        self._text = _DELTA_HEAD % self._index + b'{"type":"text_delta","text":'
+
+    def add_text(self, text: str) -> None:
+        self._out.append(self._text + _encode(text) + b"}}\n\n")
+
+    def begin_thinking(self) -> None:
+        self._begin(_THINKING_BLOCK)
+        self._thinking = _DELTA_HEAD % self._index + b'{"type":"thinking_delta","thinking":'
+
+    def add_thinking(self, thinking: str) -> None:
+        self._out.append(self._thinking + _encode(thinking) + b"}}\n\n")
+
+    def sign(self, signature: str) -> None:
+        head = _DELTA_HEAD % self._index + b'{"type":"signature_delta","signature":'
+        self._out.append(head + _encode(signature) + b"}}\n\n")
+
+    def begin_tool(self, head: dict[str, Any]) -> None:
+        self._begin(_encode({**head, "input": {}}))
+        self._json = _DELTA_HEAD % self._index + b'{"type":"input_json_delta","partial_json":'
+
+    def add_tool_json(self, partial_json: str) -> None:
+        self._out.append(self._json + _encode(partial_json) + b"}}\n\n")
+
+    def end_block(self) -> None:
+        if self._is_open:
+            self._is_open = False
+            self._out.append(_BLOCK_STOP % self._index)
+
+    def add_block(self, block: dict[str, Any]) -> None:
+        self._begin(_encode(block))
+        self.end_block()
+
+    def end(self, stop_reason: str, stop_sequence: str | None, *, usage: Usage) -> None:
+        self.end_block()
+        delta = (_encode(stop_reason), _encode(stop_sequence), render_usage(usage))
+        self._out.append(_MESSAGE_DELTA % delta + _MESSAGE_STOP)
+        self.is_ended = True
+
+    def fail(self, error: GatewayError) -> None:
+        if not self.is_ended:
+            self._out.append(render_error_event(error, self._head.request_id))
+            self.is_ended = True
+
+    def ping(self) -> None:
+        if self._started and not self.is_ended:
+            self._out.append(_PING)
+
+    def take(self) -> bytes:
+        out = self._out
+        if not out:
+            return b""
+        data = out[0] if len(out) == 1 else b"".join(out)
+        out.clear()
+        return data
+
+    def _begin(self, block: bytes) -> None:
+        self.end_block()
+        self._index += 1
+        self._is_open = self.has_content = True
+        self._out.append(_BLOCK_START % (self._index, block))
+
+
+class MessageSink:
+    """One message body, written when the message ends."""
+
+    def __init__(self, head: MessageHead) -> None:
+        self._head = head
+        self._blocks: list[dict[str, Any]] = []
+        self._pieces: list[str] = []
+        self._key = ""  # the field of the open block that the pieces belong to
+        self._body = b""
+        self.has_content = False
+        self.is_ended = False
+
+    def start(self, usage: Usage) -> None:
+        """Do nothing: the message is written when it ends."""
+
+    def begin_text(self) -> None:
+        self._begin({"type": "text", "text": ""}, "text")
+
+    def add_text(self, text: str) -> None:
+        self._pieces.append(text)
+
+    def begin_thinking(self) -> None:
+        self._begin({"type": "thinking", "thinking": "", "signature": ""}, "thinking")
+
+    def add_thinking(self, thinking: str) -> None:
+        self._pieces.append(thinking)
+
+    def sign(self, signature: str) -> None:
+        self._blocks[-1]["signature"] = signature
+
+    def begin_tool(self, head: dict[str, Any]) -> None:
+        self._begin({**head, "input": {}}, "input")
+
+    def add_tool_json(self, partial_json: str) -> None:
+        self._pieces.append(partial_json)
+
+    def end_block(self) -> None:
+        if not self._key:
+            return
+        text = "".join(self._pieces)
+        self._blocks[-1][self._key] = parse_partial(text) if self._key == "input" else text
+        self._pieces.clear()
+        self._key = ""
+
+    def add_block(self, block: dict[str, Any]) -> None:
+        self._begin(block, "")
+
+    def end(self, stop_reason: str, stop_sequence: str | None, *, usage: Usage) -> None:
+        self.end_block()
+        self.is_ended = True
+        message = {
+            "id": self._head.message_id,
+            "type": "message",
+            "role": "assistant",
+            "model": self._head.model,
+            "content": self._blocks,
+            "stop_reason": stop_reason,
+            "stop_sequence": stop_sequence,
+            "usage": msgspec.Raw(render_usage(usage)),
+        }
+        self._body = _encode(message)
+
+    def fail(self, error: GatewayError) -> None:
+        if not self.is_ended:
+            self.is_ended = True
+            self._body = render_error(error, self._head.request_id)
+
+    def ping(self) -> None:
+        """Do nothing: there is no way to show life inside a whole reply."""
+
+    def take(self) -> bytes:
+        body, self._body = self._body, b""
+        return body
+
+    def _begin(self, block: dict[str, Any], key: str) -> None:
+        self.end_block()
+        self.has_content = True
+        self._blocks.append(block)
+        self._key = key

@@ -1,0 +1,97 @@
+"""
+Cut a reply body into SSE payloads. Source: WHATWG HTML, "Server-sent events".
+
+LF and CRLF end a line; a lone CR, which the standard also allows, does not: no server sends it,
+and JSON never holds one. A byte-order mark at the start is skipped. A line ``error: {...}``, which
+old llama.cpp builds wrote in place of ``data:``, counts as data.
+"""
+
+from dragoman.core.errors import UpstreamProtocolError
+
+
+class SseParser:
+    """
+    Feed it slices of a body, get whole payloads.
+
+    Args:
+        max_event_bytes: Bound on one event and on one line.
+    """
+
+    def __init__(self, max_event_bytes: int = 16 * 2**20) -> None:
+        self._parts: list[bytes] = []  # of a long line that came in many slices
+        self._data: list[bytes] = []  # data lines of the event being read
+        self._held_bytes = 0  # in _parts and _data
+        self._max_event_bytes = max_event_bytes
+        self._at_start = True
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """
+        Take the next bytes of the body, return the payloads they complete.
+
+        Args:
+            data: Any slice of the body, cut at any byte; may be empty.
+
+        Returns:
+            Payloads in order, without their ``data:`` prefix; often empty.
+
+        Raises:
+            UpstreamProtocolError: An event is longer than *max_event_bytes*.
+        """
+        if b"\n" not in data:  # a line that goes on: collect without copying what is there
+            self._hold(data)
+            return []
+        head, _, rest = data.rpartition(b"\n")
+        if self._parts:
+            head = b"".join(self._parts) + head
+            self._parts.clear()
+            self._held_bytes = sum(map(len, self._data))
+        if self._at_start:
+            self._at_start = False
+            head = head.removeprefix(b"\xef\xbb\xbf")
+        payloads: list[bytes] = []
+        for line in head.split(b"\n"):
+            self._take_line(line, payloads)
+        if rest:
+            self._hold(rest)
+        return payloads
+
+    def close(self) -> list[bytes]:
+        """Return the payload of an event that the end of the body cut off after its last line."""
+        payloads = self.feed(b"\n\n") if self._parts or self._data else []
+        self._data.clear()
+        return payloads
+
+    @property
+    def is_mid_event(self) -> bool:
+        """Tell whether the body so far ends inside an event."""
+        return bool(self._parts or self._data)
+
+    def _take_line(self, line: bytes, payloads: list[bytes]) -> None:
+        if line.endswith(b"\r"):
+            line = line[:-1]
+        if line.startswith(b"data:"):
+            line = line[6:] if line.startswith(b"data: ") else line[5:]
+        elif not line:
+            if self._data:
+                payloads.append(self._data[0] if len(self._data) == 1 else b"\n".join(self._data))
+                self._data.clear()
+                self._held_bytes = 0
+            return
+        elif line.startswith(b"error:"):
+            line = b'{"error":%b}' % line[6:].strip()
+        else:
+            return
+        self._held_bytes += len(line)
+        self._check_size()
+        self._data.append(line)
+
+    def _hold(self, data: bytes) -> None:
+        self._parts.append(data)
+        self._held_bytes += len(data)
+        self._check_size()
+
+    def _check_size(self) -> None:
+        if self._held_bytes > self._max_event_bytes:
+            raise UpstreamProtocolError(
+                f"The upstream sent an event over {self._max_event_bytes} bytes."
+            )

@@ -1,0 +1,322 @@
+"""
+What an upstream says went wrong -> our error tree.
+
+Sources: model dialects, section 6 (error bodies of each vendor and engine); real clients, sections
+1.5 to 1.7 (what Claude Code and the SDKs do with each answer).
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from dragoman.core.errors import (
+    GatewayError,
+    PromptTooLong,
+    RequestTooLarge,
+    UpstreamError,
+    UpstreamOverloaded,
+    UpstreamProtocolError,
+    UpstreamRateLimited,
+    UpstreamRejected,
+    UpstreamTimeout,
+    UpstreamUnauthorized,
+    UpstreamUnavailable,
+)
+
+_decode: Final = msgspec.json.Decoder().decode
+_MARGIN_TOKENS: Final = 16  # a chat template may add a few between two counts
+_MAX_EXCERPT: Final = 1000  # characters of an upstream's text that are shown or logged
+
+# Wordings of "the prompt does not fit", lower case, of every engine and vendor read.
+_OVERFLOW: Final = re.compile(
+    r"maximum context length|context_length_exceeded|exceeds the context window"
+    r"|contextwindowexceeded"
+    r"|longer than the maximum model length|longer than the model'?s context length"
+    r"|exceeds? (?:the )?(?:model'?s )?(?:available )?context (?:size|length)|exceed_context_size"
+    r"|exceeds the maximum number of tokens allowed|exceeded model token limit"
+    r"|input token length too long|input tokens exceed the configured limit|maximum context limit"
+    r"|maximum prompt length|prompt exceeds max length"
+    r"|tokens in request more than max tokens allowed"
+    r"|range of input length should be|context window exceeds limit|but model only supports up to"
+    r"|reduce the length of the (?:messages|prompt|input)|input is too long for requested model"
+    r"|exceeds model'?s maximum context length|prompt is too long|input length .{0,40}exceed"
+    r"|prompt (?:too long|larger than the context)"
+)
+_OVERFLOW_CODES: Final = frozenset(
+    {"1261", "exceed_context_size_error", "context_length_exceeded", "context_window_exceeded"}
+)
+# "max_tokens=N cannot be greater than max_model_len=M", "max_tokens: N > M, which is the maximum".
+_OUTPUT_OVERFLOW: Final = re.compile(
+    r"max_(?:completion_)?tokens\D{0,12}(\d{1,9}) (?:cannot be greater than|is too large|>)"
+    r"\D{0,80}(\d{1,9})"
+)
+# In each tuple the surest wording first.
+_WINDOW: Final = (
+    re.compile(r"tokens > (\d+) maximum"),
+    re.compile(r"range of input length should be \[\d+, ?(\d+)\]"),
+    re.compile(
+        r"(?:context (?:length|size|window)|only supports up to|prompt length|token limit"
+        r"|max_model_len|n_ctx)(?: is| of|:|=| )* ?\(?(\d[\d,]*)"
+    ),
+)
+_PROMPT: Final = (
+    re.compile(r"prompt is too long: (\d+) tokens"),
+    re.compile(
+        r"(\d[\d,]*)(?: tokens)? (?:in|from|of) the (?:input |prompt )?(?:message|input|prompt)"
+    ),
+    re.compile(r"(\d[\d,]*) (?:input|prompt) tokens"),
+    re.compile(r"(?:input|prompt)(?: length| contains| has|) \(?(\d[\d,]*)"),
+    re.compile(r"(?:requested token count|requested|resulted in|request)\D{0,24}?(\d[\d,]*)"),
+)
+_OUTPUT: Final = (
+    re.compile(r"(\d[\d,]*)(?: tokens)? (?:in|for|from) the completion"),
+    re.compile(r"(\d[\d,]*) output tokens"),
+)
+
+_BALANCE: Final = re.compile(
+    r"insufficient.{0,12}(?:balance|quota|credit)|exceeded_current_quota|arrearage|no balance"
+    r"|balance is (?:not enough|insufficient)|insufficient_quota"
+    r"|account.{0,24}(?:overdue|suspended)"
+    r"|payment required|billing"
+)
+_BALANCE_CODES: Final = frozenset({"1113", "Arrearage", "insufficient_quota"})
+_OVERLOAD: Final = re.compile(
+    r"engine_overloaded|overloaded|service[ _]unavailable|server is busy"
+    r"|system resource|no capacity"
+)
+_OVERLOAD_CODES: Final = frozenset({"1305", "503", "529"})
+_UNSAFE: Final = re.compile(r"data_inspection_failed|content_filter|content policy|moderation")
+_UNSAFE_CODES: Final = frozenset({"1301", "data_inspection_failed", "content_filter"})
+
+_KEY_LIKE: Final = re.compile(
+    r"(?i)\b(?:sk|key|rk|pk|ak|xai|gsk|nvapi)-[a-z0-9*_.-]{4,}|bearer\s+\S+"
+    r"|(api[ _-]?key)(?:\s+provided)?\s*[:=]\s*\S+"
+)
+_ADDRESS: Final = re.compile(r"(?i)\bhttps?://\S+|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b")
+
+
+class Complaint(msgspec.Struct, frozen=True):
+    """An upstream's error, whatever its shape. Empty strings and None: not said."""
+
+    message: str = ""
+    type: str = ""
+    code: str = ""
+    prompt_tokens: int | None = None
+    window: int | None = None
+
+    @property
+    def text(self) -> str:
+        """Everything that was said, in lower case, to search in."""
+        return f"{self.type} {self.code} {self.message}".lower()
+
+
+class OutputTooLong(UpstreamRejected):
+    """
+    The prompt fits, but not together with max_tokens, or max_tokens alone is over a limit.
+
+    Args:
+        message: In the API's own wording, which clients match to lower max_tokens themselves.
+        fitting_max_tokens: A value that would have fitted.
+    """
+
+    def __init__(self, message: str, *, fitting_max_tokens: int) -> None:
+        super().__init__(message)
+        self.fitting_max_tokens = max(1, fitting_max_tokens)
+
+
+class RefusedByUpstream(UpstreamRejected):
+    """The upstream's own content inspection refused; in a stream this is stop_reason refusal."""
+
+
+class ReplyContext(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known about the request that failed."""
+
+    prompt_tokens_estimate: int = 0
+    max_tokens: int = 0
+    context_window: int | None = None
+    secrets: Sequence[str] = ()
+
+
+def read_complaint(error: object) -> Complaint:
+    """Return what an error value says: an object, a string, or a list of either."""
+    if isinstance(error, str):
+        return Complaint(message=error)
+    if isinstance(error, list) and error:
+        return read_complaint(error[0])
+    if not isinstance(error, dict):
+        return Complaint()
+    inner = error.get("error")
+    if isinstance(inner, dict | list) or (isinstance(inner, str) and "message" not in error):
+        nested = read_complaint(inner)
+        kind = nested.type or _text(error.get("error_type"))
+        return msgspec.structs.replace(nested, type=kind)
+    detail = error.get("detail")
+    return Complaint(
+        message=_text(error.get("message")) or _text(error.get("msg")) or _text(detail),
+        type=_text(error.get("type")),
+        code=_text(error.get("code")),
+        prompt_tokens=_int(error.get("n_prompt_tokens")),
+        window=_int(error.get("n_ctx")),
+    )
+
+
+def error_of_reply(
+    status: int, headers: Mapping[bytes, bytes], *, body: bytes, context: ReplyContext
+) -> GatewayError:
+    """
+    Return the error for a reply whose status is not 200.
+
+    Args:
+        status: HTTP status of the upstream's reply.
+        headers: Its headers, names in lower case.
+        body: Its body, or the beginning of it.
+        context: The request that failed.
+    """
+    try:
+        complaint = read_complaint(_decode(body))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        complaint = Complaint()
+    excerpt = complaint.message or body[:_MAX_EXCERPT].decode("utf-8", "replace")
+    log = f"upstream status {status}: {redact(excerpt, context.secrets)}"
+    error = _classify(status, complaint, context=context, log=log)
+    retry_after = _retry_after_s(headers)
+    if retry_after is not None and error.status in (429, 529):
+        error.retry_after_s = retry_after
+    return error
+
+
+def error_of_event(error: object, context: ReplyContext) -> GatewayError:
+    """Return the error for an error object inside a stream whose status was 200."""
+    complaint = read_complaint(error)
+    code = _int(complaint.code)
+    status = code if code is not None and 400 <= code <= 599 else 500
+    log = f"upstream error in stream: {redact(complaint.message, context.secrets)}"
+    return _classify(status, complaint, context=context, log=log)
+
+
+def redact(text: str, secrets: Sequence[str] = ()) -> str:
+    """Return *text*, shortened, without anything that is or looks like a key or an address."""
+    for secret in secrets:
+        if secret:
+            text = text.replace(secret, "[redacted]")
+    text = _KEY_LIKE.sub("[redacted]", text)
+    return _ADDRESS.sub("[address]", text)[:_MAX_EXCERPT]
+
+
+def _classify(
+    status: int, complaint: Complaint, *, context: ReplyContext, log: str
+) -> GatewayError:
+    text = complaint.text
+    if status < 500 or complaint.code in _OVERFLOW_CODES:
+        overflow = _overflow(complaint, context=context, log=log)
+        if overflow is not None:
+            return overflow
+    if status in (401, 402, 403) or complaint.code in _BALANCE_CODES or _BALANCE.search(text):
+        return UpstreamUnauthorized(
+            "The gateway's own account with the model's provider was refused (credential, "
+            "permission or balance). Only the gateway's operator can repair this; see its log.",
+            log_detail=log,
+        )
+    if complaint.code in _UNSAFE_CODES or _UNSAFE.search(text):
+        return RefusedByUpstream(_said(complaint, context, "content refused"), log_detail=log)
+    if status in (429, 503, 529) or complaint.code in _OVERLOAD_CODES:
+        return _busy(status, complaint, log=log)
+    return _by_status(status, complaint, context=context, log=log)
+
+
+def _busy(status: int, complaint: Complaint, *, log: str) -> UpstreamError:
+    overloaded = complaint.code in _OVERLOAD_CODES or _OVERLOAD.search(complaint.text)
+    if status != 429 or overloaded:
+        return UpstreamOverloaded("The model's server is overloaded. Try again.", log_detail=log)
+    return UpstreamRateLimited(
+        "The model's provider limits the gateway's rate. Try again later.", log_detail=log
+    )
+
+
+def _by_status(
+    status: int, complaint: Complaint, *, context: ReplyContext, log: str
+) -> GatewayError:
+    said = _said(complaint, context, f"HTTP {status}")
+    if status == 404:
+        message = f"The model's server does not know this model or path: {said}"
+        return UpstreamRejected(message, status=404, kind="not_found_error", log_detail=log)
+    if status == 413:
+        return RequestTooLarge(f"The model's server refused the size of the request: {said}")
+    if status == 408:
+        return UpstreamTimeout(f"The model's server timed out: {said}", log_detail=log)
+    if 400 <= status < 500:
+        return UpstreamRejected(f"The model's server refused the request: {said}", log_detail=log)
+    if status == 504:
+        return UpstreamTimeout(f"The model's server timed out: {said}", log_detail=log)
+    if status >= 500:
+        return UpstreamUnavailable(f"The model's server failed: {said}", log_detail=log)
+    message = f"The model's server answered with an unexpected status ({status})."
+    return UpstreamProtocolError(message, log_detail=log)
+
+
+def _overflow(complaint: Complaint, *, context: ReplyContext, log: str) -> GatewayError | None:
+    text = complaint.text
+    if match := _OUTPUT_OVERFLOW.search(text):
+        asked, limit = map(int, match.groups())
+        return OutputTooLong(
+            f"max_tokens: {asked} > {limit}, which is the maximum allowed number of output "
+            "tokens for this model",
+            fitting_max_tokens=min(limit, asked) - 1,
+        )
+    if complaint.code not in _OVERFLOW_CODES and not _OVERFLOW.search(text):
+        return None
+    window = complaint.window or _number(_WINDOW, text) or context.context_window
+    prompt = complaint.prompt_tokens or _number(_PROMPT, text)
+    output = _number(_OUTPUT, text)
+    if window and prompt and output and prompt + output > window > prompt:
+        return OutputTooLong(
+            "input length and `max_tokens` exceed context limit: "
+            f"{prompt} + {output} > {window}, decrease input length or `max_tokens` and try again",
+            fitting_max_tokens=window - prompt - _MARGIN_TOKENS,
+        )
+    window = window or max(1, context.prompt_tokens_estimate - 1)
+    prompt = prompt or context.prompt_tokens_estimate
+    # Engines count prompt + max_tokens in one figure; whatever they say, the sentence must be true.
+    return PromptTooLong(max(prompt, window + 1), window, log_detail=log)
+
+
+def _said(complaint: Complaint, context: ReplyContext, otherwise: str) -> str:
+    return redact(complaint.message, context.secrets).strip() or otherwise
+
+
+def _number(patterns: Sequence[re.Pattern[str]], text: str) -> int | None:
+    match = next((m for p in patterns if (m := p.search(text))), None)
+    digits = match.group(1).replace(",", "") if match else ""
+    return int(digits) if 0 < len(digits) < 12 else None
+
+
+def _retry_after_s(headers: Mapping[bytes, bytes]) -> float | None:
+    """Read retry-after in seconds; HTTP dates are left to the client's own back-off."""
+    for name, unit_s in ((b"retry-after-ms", 0.001), (b"retry-after", 1.0)):
+        try:
+            value = float(headers.get(name, b""))
+        except ValueError:
+            continue
+        if 0 <= value < 1e9:
+            return value * unit_s
+    return None
+
+
+def _text(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool) or value is None:
+        return ""
+    if isinstance(value, int | float):
+        return str(value)
+    return msgspec.json.encode(value).decode()[:_MAX_EXCERPT]
+
+
+def _int(value: object) -> int | None:
+    if isinstance(value, str) and value.isdecimal() and len(value) < 12:
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        return None
+    return value

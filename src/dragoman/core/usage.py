@@ -1,0 +1,89 @@
+"""One shape of token counts, and how each wire form becomes it."""
+
+from typing import Final
+
+import msgspec
+
+from dragoman.wire import openai_chat
+
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class Usage(msgspec.Struct, gc=False):
+    """
+    Tokens of one reply, in Anthropic's sense: ``input_tokens`` leaves out what the cache gave.
+
+    ``is_estimate``: the upstream sent no counts and these are ours.
+    """
+
+    input_tokens: int = 0
+    cache_read_input_tokens: int = 0
+    cache_creation_input_tokens: int = 0
+    output_tokens: int = 0
+    thinking_tokens: int | None = None
+    is_estimate: bool = True
+
+    def plus(self, other: "Usage") -> "Usage":
+        """Return the sum, for a turn that took several upstream replies."""
+        thinking = [t for t in (self.thinking_tokens, other.thinking_tokens) if t is not None]
+        return Usage(
+            input_tokens=self.input_tokens + other.input_tokens,
+            cache_read_input_tokens=self.cache_read_input_tokens + other.cache_read_input_tokens,
+            cache_creation_input_tokens=self.cache_creation_input_tokens
+            + other.cache_creation_input_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+            thinking_tokens=sum(thinking) if thinking else None,
+            is_estimate=self.is_estimate or other.is_estimate,
+        )
+
+
+def usage_of_chat(wire: openai_chat.Usage, estimate: Usage) -> Usage:
+    """
+    Return *wire* in our shape; a count that the upstream left out comes from *estimate*.
+
+    ``prompt_tokens`` includes cached tokens on every server read (model dialects, section 5), so
+    they are subtracted here, once.
+    """
+    details = wire.prompt_tokens_details or openai_chat.TokenDetails()
+    out = wire.completion_tokens_details or openai_chat.TokenDetails()
+    has_prompt = wire.prompt_tokens is not None
+    prompt = _count(wire.prompt_tokens) if has_prompt else estimate.input_tokens
+    cached = _first(wire.prompt_cache_hit_tokens, details.cached_tokens, wire.cached_tokens)
+    written = _first(
+        wire.cache_creation_input_tokens, details.cache_write_tokens, details.created_cache_tokens
+    )
+    cached = min(cached, prompt)
+    written = min(written, prompt - cached)
+    has_output = wire.completion_tokens is not None
+    return Usage(
+        input_tokens=prompt - cached - written,
+        cache_read_input_tokens=cached,
+        cache_creation_input_tokens=written,
+        output_tokens=_count(wire.completion_tokens) if has_output else estimate.output_tokens,
+        thinking_tokens=out.reasoning_tokens or wire.reasoning_tokens or None,
+        is_estimate=not (has_prompt and has_output),
+    )
+
+
+def render_usage(usage: Usage) -> bytes:
+    """Return the JSON object that stands in a message and in message_delta."""
+    shown = {
+        "input_tokens": usage.input_tokens,
+        "cache_creation_input_tokens": usage.cache_creation_input_tokens,
+        "cache_read_input_tokens": usage.cache_read_input_tokens,
+        "output_tokens": usage.output_tokens,
+    }
+    if usage.thinking_tokens is not None:
+        return _encode(
+            {**shown, "output_tokens_details": {"thinking_tokens": usage.thinking_tokens}}
+        )
+    return _encode(shown)
+
+
+def _first(*counts: int | None) -> int:
+    """Return the first count that says something; zero and null say nothing."""
+    return next((_count(c) for c in counts if c), 0)
+
+
+def _count(value: int | None) -> int:
+    return value if value and value > 0 else 0
