@@ -34,6 +34,14 @@ class ServerTool(Struct, frozen=True, kw_only=True):
     mcp_server: str = ""
 
 
+class ServerCall(Struct, frozen=True, kw_only=True):
+    """The model's call of a server tool; *id* is the upstream's, or ours where it sent none."""
+
+    id: str
+    name: str
+    arguments_json: str
+
+
 class Plan(Struct, frozen=True, kw_only=True):
     """
     What will be sent and how the reply is to be read.

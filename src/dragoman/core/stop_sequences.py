@@ -1,0 +1,50 @@
+"""
+Find the client's stop sequences in the text ourselves.
+
+Most upstreams cut a stop string out without saying which it was, and some take fewer than were
+given; the API promises the matched one in ``stop_sequence``. The earliest match wins; of two that
+begin at the same place, the one that is complete first.
+"""
+
+from collections.abc import Sequence
+
+
+class StopMatcher:
+    """
+    Feed it text, get the text before the first match.
+
+    Args:
+        stops: Non-empty strings.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stops)
+        self._longest = max(map(len, self._stops))
+        self._held = ""  # the end of the text so far that may begin a stop string
+        self.matched: str | None = None
+
+    def feed(self, text: str) -> str:
+        """Return the text that no stop string can begin in; nothing after a match."""
+        if self.matched is not None:
+            return ""
+        text = self._held + text
+        found = [(at + len(s), at, s) for s in self._stops if (at := text.find(s)) >= 0]
+        if found:
+            _, at, self.matched = min(found)
+            self._held = ""
+            return text[:at]
+        keep = self._partial_match(text)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+    def close(self) -> str:
+        """Return what is held: the text ended before any stop string was complete."""
+        held, self._held = self._held, ""
+        return held
+
+    def _partial_match(self, text: str) -> int:
+        for length in range(min(self._longest - 1, len(text)), 0, -1):
+            tail = text[-length:]
+            if any(stop.startswith(tail) for stop in self._stops):
+                return length
+        return 0

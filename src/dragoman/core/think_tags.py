@@ -1,0 +1,108 @@
+"""
+Cut ``<think>`` text out of content, across chunk borders.
+
+A tag counts only where models write it: at the very start of the content (white space aside).
+Anywhere else it is text about tags, and stays. Some templates write the opening tag themselves,
+so that only the closing one is ever seen; whether a model is such is a fact of its profile.
+"""
+
+from typing import Final, Literal
+
+_OPEN: Final = "<think>"
+_CLOSE: Final = "</think>"
+_SPACE: Final = " \t\r\n"
+
+Piece = tuple[Literal["thinking", "text"], str]
+
+
+class ThinkTagCutter:
+    """
+    Feed it content, get pieces of thinking and text.
+
+    Args:
+        open_at_start: The content begins inside the think block.
+    """
+
+    def __init__(self, *, open_at_start: bool = False) -> None:
+        self._state: Literal["start", "inside", "after", "text"] = "start"
+        self._open_at_start = open_at_start
+        self._held = ""  # may turn out to be (part of) a tag, or the white space around one
+        self._unproved: list[str] = []  # thinking without an opening tag, until the closing one
+
+    @property
+    def is_done(self) -> bool:
+        """Tell whether all that follows is text, so that the cutter can be left out."""
+        return self._state == "text"
+
+    def feed(self, content: str) -> list[Piece]:
+        """Return the pieces that are certain after *content*; what is not yet, is held."""
+        pieces: list[Piece] = []
+        self._held += content
+        if self._state == "start":
+            self._find_open()
+        if self._state == "inside":
+            self._find_close(pieces)
+        if self._state == "after":  # the line breaks between the tag and the answer are no text
+            self._held = self._held.lstrip(_SPACE)
+            if self._held:
+                self._state = "text"
+        if self._state == "text" and self._held:
+            pieces.append(("text", self._held))
+            self._held = ""
+        return pieces
+
+    def close(self) -> list[Piece]:
+        """
+        Return what is held when the content ends.
+
+        Content that was taken for thinking only because it should have begun inside the block, but
+        never showed the closing tag, was the answer: it comes back as text.
+        """
+        pieces: list[Piece] = []
+        if self._state == "inside":
+            if self._held:
+                pieces.append(("thinking", self._held))
+                self._unproved.append(self._held)
+            if self._open_at_start:
+                pieces.append(("text", "".join(self._unproved)))
+        elif self._held and self._state != "after":
+            pieces.append(("text", self._held))
+        self._held = ""
+        self._unproved.clear()
+        self._state = "text"
+        return pieces
+
+    def _find_open(self) -> None:
+        start = self._held.lstrip(_SPACE)
+        if start.startswith(_OPEN):
+            self._held = start[len(_OPEN) :].lstrip("\n")
+            self._open_at_start = False  # the tag proves that this is thinking
+            self._state = "inside"
+        elif not _OPEN.startswith(start):
+            self._state = "inside" if self._open_at_start else "text"
+
+    def _find_close(self, pieces: list[Piece]) -> None:
+        thinking, tag, rest = self._held.partition(_CLOSE)
+        if tag:
+            thinking = thinking.rstrip("\n")
+            self._held, self._state = rest, "after"
+            self._unproved.clear()
+            self._open_at_start = False
+        else:
+            # Hold what may become the tag, and the line breaks before it.
+            keep = _overlap(thinking, _CLOSE)
+            while keep < len(thinking) and thinking[-keep - 1] == "\n":
+                keep += 1
+            cut = len(thinking) - keep
+            self._held, thinking = thinking[cut:], thinking[:cut]
+        if thinking:
+            pieces.append(("thinking", thinking))
+            if self._open_at_start:
+                self._unproved.append(thinking)
+
+
+def _overlap(text: str, tag: str) -> int:
+    """Return the length of the longest end of *text* that begins *tag*."""
+    return next(
+        (n for n in range(min(len(tag) - 1, len(text)), 0, -1) if text.endswith(tag[:n])), 0
+    )
