@@ -46,6 +46,8 @@ class GatewayError(Exception):
     status: int = 500
     kind: str = "api_error"
     retryable: ClassVar[bool] = False  # may another attempt or deployment be tried?
+    upstream_status: int = 0  # of the reply that this error was read from; 0: there was none
+    passthrough_body: bytes = b""  # a native upstream's own error body, sent on as it is
     default_should_retry: ClassVar[bool | None] = None
 
     def __init__(

@@ -58,6 +58,16 @@ class Turn(Protocol):
     stop_reason: str | None
     is_done: bool  # the message is complete, whatever the connection still does
     is_finishing: bool  # only counts can still come: do not wait long for them
+    is_cut: bool  # it is complete because we cut it: the upstream would go on
+    has_content: bool  # a content block has gone out: no other upstream may take over
+
+    def start(self) -> bytes:
+        """Return the message's start before the upstream has answered, if the turn can."""
+        ...
+
+    def ping(self) -> bytes:
+        """Return a sign of life."""
+        ...
 
     def feed(self, data: bytes) -> bytes:
         """Take any slice of the upstream's body, return the bytes for the client."""
@@ -83,7 +93,6 @@ class TurnContext(msgspec.Struct, frozen=True, kw_only=True):
     nonce: Callable[[], str]  # eleven fresh characters of base64url
     reply: ReplyContext
     max_event_bytes: int = 16 * 2**20
-    max_reply_bytes: int = 64 * 2**20
     usage_before: Usage | None = None  # of earlier upstream replies to the same request
 
 
@@ -149,6 +158,24 @@ class ChatTurn:
         """Tell whether the finish reason has come, so that only counts are missing."""
         return self._finish is not None
 
+    @property
+    def is_cut(self) -> bool:
+        """Tell whether a stop string of ours ended the message before the upstream did."""
+        return self._stops is not None and self._stops.matched is not None
+
+    @property
+    def has_content(self) -> bool:
+        """Tell whether a content block has been started."""
+        return self._sink.has_content
+
+    def start(self) -> bytes:
+        self._sink.start(self.usage)
+        return self._sink.take()
+
+    def ping(self) -> bytes:
+        self._sink.ping()
+        return self._sink.take()
+
     def feed(self, data: bytes) -> bytes:
         if self.is_done:
             return b""
@@ -186,8 +213,8 @@ class ChatTurn:
 
     def _count(self, size: int) -> None:
         self._taken_bytes += size
-        if self._taken_bytes > self._context.max_reply_bytes:
-            limit = self._context.max_reply_bytes
+        limit = self._context.reply.max_reply_bytes
+        if self._taken_bytes > limit:
             raise UpstreamProtocolError(f"The model's server sent a reply over {limit} bytes.")
 
     def _take_payload(self, payload: bytes) -> None:

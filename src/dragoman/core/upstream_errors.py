@@ -134,8 +134,8 @@ class ReplyContext(msgspec.Struct, frozen=True, kw_only=True):
     """What is known about the request that failed."""
 
     prompt_tokens_estimate: int = 0
-    max_tokens: int = 0
     context_window: int | None = None
+    max_reply_bytes: int = 64 * 2**20
     secrets: Sequence[str] = ()
 
 

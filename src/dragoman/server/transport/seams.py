@@ -87,6 +87,7 @@ class UpstreamRequest(Struct, frozen=True, kw_only=True):
     headers: HeaderList = ()  # beside content-type and the credential, which the upstream adds
     timeouts: Timeouts = Timeouts()
     max_body_bytes: int = 0  # of the reply; 0: no limit here
+    at_root: bool = False  # *path* stands alone, without the base URL's own path
 
 
 class Receiver(Protocol):

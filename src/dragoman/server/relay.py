@@ -1,0 +1,378 @@
+"""
+Pump one reply: one read, one write, and nothing per event.
+
+A ``Relay`` belongs to one client's request and outlives the attempts on upstreams that serve it. It
+is called by the transport; only ``attempt`` and ``sleep`` are awaited, once each per attempt.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from dragoman.core.errors import (
+    GatewayError,
+    UpstreamProtocolError,
+    error_headers,
+    render_error,
+)
+from dragoman.core.turn import Turn
+from dragoman.core.upstream_errors import ReplyContext, error_of_reply
+from dragoman.server.transport.seams import (
+    Call,
+    ClientGone,
+    Exchange,
+    HeaderList,
+    Headers,
+    Upstream,
+    UpstreamRequest,
+)
+
+_MAX_ERROR_BODY_BYTES: Final = 64 * 2**10
+# After the finish reason only token counts can come, and after the end nothing: we wait this long.
+_FINISH_GRACE_S: Final = 5.0
+_DRAIN_GRACE_S: Final = 1.0
+_SSE_HEADERS: Final = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+)
+
+
+class Relay:
+    """
+    Carry upstream replies to one client.
+
+    Args:
+        exchange: The client's request.
+        is_stream: The client asked for a stream.
+        request_id: Shown in errors.
+        headers: Headers for the reply's head, asked for when it is sent.
+        early_start_s: After this long without content a stream is begun all the same; 0: never.
+        ping_interval_s: Silence after which a begun stream shows a sign of life.
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        *,
+        is_stream: bool,
+        request_id: str,
+        headers: Callable[[], HeaderList],
+        early_start_s: float,
+        ping_interval_s: float,
+    ) -> None:
+        self._exchange = exchange
+        self._is_stream = is_stream
+        self._request_id = request_id
+        self._headers = headers
+        self._loop = asyncio.get_running_loop()
+        self._ping_interval_s = ping_interval_s
+        self._turn: Turn | None = None
+        self._attempt: _Attempt | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._is_started = False
+        self._is_ended = False
+        self._last_write_s = self._loop.time()
+        self._early_timer: asyncio.TimerHandle | None = None
+        self._ping_timer: asyncio.TimerHandle | None = None
+        if is_stream and early_start_s:
+            self._early_timer = self._loop.call_later(early_start_s, self._start_early)
+        self.status = 0
+        self.first_content_s: float | None = None
+        exchange.watch(self)
+
+    @property
+    def has_content(self) -> bool:
+        """Tell whether a content block has gone out: no other upstream may take over."""
+        return self._turn is not None and self._turn.has_content
+
+    async def attempt(
+        self, upstream: Upstream, request: UpstreamRequest, *, turn: Turn, context: ReplyContext
+    ) -> None:
+        """
+        Send *request* and relay the reply through *turn* until the message is complete.
+
+        Raises:
+            GatewayError: The upstream failed; nothing has been said of it to the client.
+            ClientGone: The client left; the upstream call is aborted.
+        """
+        if self._exchange.gone:
+            raise ClientGone
+        self._turn = turn
+        self._waiter = self._loop.create_future()
+        attempt = self._attempt = _Attempt(self, turn, context)
+        attempt.call = upstream.send(request, attempt)
+        try:
+            await self._waiter
+        finally:
+            self._attempt = self._waiter = None
+            attempt.leave()
+
+    async def sleep(self, delay_s: float) -> None:
+        """
+        Wait before the next attempt.
+
+        Raises:
+            ClientGone: The client left meanwhile.
+        """
+        if self._exchange.gone:
+            raise ClientGone
+        self._waiter = self._loop.create_future()
+        timer = self._loop.call_later(delay_s, self._wake, None)
+        try:
+            await self._waiter
+        finally:
+            timer.cancel()
+            self._waiter = None
+
+    def write(self, data: bytes) -> None:
+        """Send bytes of the reply, its head before the first."""
+        if not self._is_started:
+            self._start_reply(len(data))
+        self._exchange.write(data)
+        self._last_write_s = self._loop.time()
+
+    def end(self) -> None:
+        """End the reply after its last byte."""
+        if self._is_started and not self._is_ended:
+            self._is_ended = True
+            self._exchange.end_reply()
+        self.close()
+
+    def fail(self, error: GatewayError) -> None:
+        """Tell the client of *error*: as a status while that is possible, else as an event."""
+        if self._is_ended:
+            return
+        if self._is_started:
+            if self._turn is not None and (data := self._turn.fail(error)):
+                self._exchange.write(data)
+        else:
+            self.status = error.status
+            send_error(self._exchange, error, request_id=self._request_id, extra=self._headers())
+            self._is_started = self._is_ended = True
+        self.end()
+
+    def close(self) -> None:
+        """Stop all timers; the reply is over, or the client has left."""
+        self._exchange.watch(None)
+        for timer in (self._early_timer, self._ping_timer):
+            if timer is not None:
+                timer.cancel()
+        self._early_timer = self._ping_timer = None
+
+    # -- told by the exchange
+
+    def on_gone(self) -> None:
+        self._wake(ClientGone())
+        self.close()
+
+    def on_pause(self) -> None:
+        if self._attempt is not None:
+            self._attempt.pause()
+
+    def on_resume(self) -> None:
+        if self._attempt is not None:
+            self._attempt.resume()
+
+    # -- told by the attempt
+
+    def relay(self, data: bytes) -> None:
+        """Send what the turn made of one read."""
+        if self.first_content_s is None and self.has_content:
+            self.first_content_s = self._loop.time()
+        self.write(data)
+
+    def finish(self, attempt: "_Attempt", error: GatewayError | None) -> None:
+        """Take note that *attempt* is over."""
+        if attempt is self._attempt:
+            self._wake(error)
+
+    # -- timers
+
+    def _wake(self, error: BaseException | None) -> None:
+        waiter = self._waiter
+        if waiter is None or waiter.done():
+            return
+        if error is None:
+            waiter.set_result(None)
+        else:
+            waiter.set_exception(error)
+
+    def _start_reply(self, length: int) -> None:
+        self._is_started = True
+        self.status = 200
+        if self._is_stream:
+            self._exchange.start_reply(200, [*_SSE_HEADERS, *self._headers()])
+            interval = self._ping_interval_s
+            self._ping_timer = self._loop.call_later(interval, self._ping_if_silent)
+        else:
+            head = [
+                (b"content-type", b"application/json"),
+                (b"content-length", b"%d" % length),
+                *self._headers(),
+            ]
+            self._exchange.start_reply(200, head)
+
+    def _start_early(self) -> None:
+        self._early_timer = None
+        if not self._is_started and self._turn is not None and (data := self._turn.start()):
+            self.write(data)
+
+    def _ping_if_silent(self) -> None:
+        silent_s = self._loop.time() - self._last_write_s
+        if silent_s >= self._ping_interval_s and self._turn is not None:
+            if data := self._turn.ping():
+                self.write(data)
+            silent_s = 0.0
+        wait_s = max(0.05, self._ping_interval_s - silent_s)
+        self._ping_timer = self._loop.call_later(wait_s, self._ping_if_silent)
+
+
+class _Attempt:
+    """One upstream call: the receiver of its reply."""
+
+    def __init__(self, relay: Relay, turn: Turn, context: ReplyContext) -> None:
+        self._relay = relay
+        self._turn = turn
+        self._context = context
+        self._status = 0
+        self._reply_headers: Headers = {}
+        self._whole: bytearray | None = None  # a body that is read as one: an error, or JSON
+        self._is_over = False  # the message is complete or has failed
+        self._timer: asyncio.TimerHandle | None = None
+        self.call: Call | None = None
+
+    def pause(self) -> None:
+        if self.call is not None:
+            self.call.pause()
+
+    def resume(self) -> None:
+        if self.call is not None:
+            self.call.resume()
+
+    def leave(self) -> None:
+        """Give the call up, unless it is only waiting for the end of a complete reply."""
+        if self._is_over and self._timer is not None:
+            return
+        self._abort()
+
+    def on_head(self, status: int, headers: Headers) -> None:
+        self._status, self._reply_headers = status, headers
+        kind = headers.get(b"content-type", b"").lower()
+        if status != 200 or b"json" in kind:
+            self._whole = bytearray()
+        elif b"html" in kind:
+            self._fail(UpstreamProtocolError("The model's server sent a web page, not a reply."))
+
+    def on_data(self, data: bytes) -> None:
+        if self._is_over:
+            return
+        if self._whole is not None:
+            self._collect(data)
+            return
+        turn = self._turn
+        try:
+            out = turn.feed(data)
+        except GatewayError as error:
+            self._fail(error)
+            return
+        if out:
+            self._relay.relay(out)
+        if turn.is_done:
+            self._succeed()
+        elif turn.is_finishing and self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(_FINISH_GRACE_S, self._end_body)
+
+    def on_end(self) -> None:
+        if self._is_over:
+            self._stop_timer()
+            self.call = None
+        elif self._status != 200:
+            error = error_of_reply(
+                self._status,
+                self._reply_headers,
+                body=bytes(self._whole or b""),
+                context=self._context,
+            )
+            error.upstream_status = self._status
+            self._fail(error)
+        else:
+            self._end_body()
+
+    def on_error(self, error: GatewayError) -> None:
+        if self._is_over:
+            self._stop_timer()
+            self.call = None
+        elif self._turn.is_finishing and self._whole is None:
+            self._end_body()  # all that was missing were counts
+        elif self._status not in (0, 200):
+            self.on_end()  # an error reply that was cut off is still that error
+        else:
+            self._fail(error)
+
+    def _collect(self, data: bytes) -> None:
+        whole = self._whole if self._whole is not None else bytearray()
+        if self._status != 200:
+            whole += data[: _MAX_ERROR_BODY_BYTES - len(whole)]
+            return
+        whole += data
+        if len(whole) > self._context.max_reply_bytes:
+            self._fail(UpstreamProtocolError("The model's server sent a reply that is too large."))
+
+    def _end_body(self) -> None:
+        self._stop_timer()
+        if self._is_over:
+            return
+        turn = self._turn
+        try:
+            out = b"" if self._whole is None else turn.feed_whole(bytes(self._whole))
+            out += turn.close()
+        except GatewayError as error:
+            self._fail(error)
+            return
+        if out:
+            self._relay.relay(out)
+        self._succeed()
+
+    def _succeed(self) -> None:
+        self._is_over = True
+        self._stop_timer()
+        if self._turn.is_cut:
+            self._abort()
+        else:  # let the connection end its body, so that it can be used again
+            self._timer = asyncio.get_running_loop().call_later(_DRAIN_GRACE_S, self._abort)
+        self._relay.finish(self, None)
+
+    def _fail(self, error: GatewayError) -> None:
+        self._is_over = True
+        self._abort()
+        self._relay.finish(self, error)
+
+    def _abort(self) -> None:
+        self._is_over = True
+        self._stop_timer()
+        call, self.call = self.call, None
+        if call is not None:
+            call.abort()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def send_error(
+    exchange: Exchange, error: GatewayError, *, request_id: str, extra: HeaderList = ()
+) -> None:
+    """Answer with *error* in the API's shape."""
+    body = error.passthrough_body or render_error(error, request_id)
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+        *error_headers(error),
+        *extra,
+    ]
+    exchange.start_reply(error.status, headers)
+    exchange.write(body)
+    exchange.end_reply()

@@ -1,0 +1,112 @@
+"""Every log event and its fields, in one place. Never content, never a secret."""
+
+import json
+import sys
+import time
+from datetime import UTC, datetime
+from typing import Any, Literal, TextIO
+
+from msgspec import Struct, structs
+
+from dragoman.core.plan import Adjustment
+from dragoman.core.usage import Usage
+
+
+class RequestRecord(Struct):
+    """What one request was and how it ended; filled in on the way, written at the end."""
+
+    request_id: str
+    method: str
+    path: str
+    peer: str = ""
+    key_name: str = ""
+    model: str = ""
+    upstream: str = ""
+    upstream_model: str = ""
+    is_stream: bool = False
+    status: int = 0
+    error_type: str = ""
+    error_detail: str = ""
+    stop_reason: str = ""
+    usage: Usage | None = None
+    attempts: int = 0
+    started_s: float = 0.0  # monotonic
+    first_content_s: float | None = None
+    adjustments: tuple[Adjustment, ...] = ()
+
+
+class EventLog:
+    """
+    Write one line per event: for people, or as JSON.
+
+    Args:
+        log_format: ``human`` or ``json``.
+        stream: Where lines go; standard error by default.
+    """
+
+    def __init__(self, log_format: Literal["human", "json"], stream: TextIO | None = None) -> None:
+        self._is_json = log_format == "json"
+        self._stream = stream if stream is not None else sys.stderr
+
+    def request(self, record: RequestRecord) -> None:
+        """Write the line of one request."""
+        self._write("request", _fields_of(record))
+
+    def event(self, name: str, **fields: str | float | bool | None) -> None:
+        """Write any other event: start, stop, engine state, a failure of ours."""
+        self._write(name, fields)
+
+    def _write(self, name: str, fields: dict[str, Any]) -> None:
+        now = datetime.now(UTC)
+        if self._is_json:
+            line = json.dumps(
+                {"time": now.isoformat(timespec="milliseconds"), "event": name, **fields}
+            )
+        else:
+            shown = " ".join(
+                f"{k}={_plain(v)}" for k, v in fields.items() if v not in (None, "", [])
+            )
+            line = f"{now:%H:%M:%S} {name} {shown}"
+        try:
+            self._stream.write(line + "\n")
+            self._stream.flush()
+        except (OSError, ValueError):  # a closed pipe must not end a request
+            return
+
+
+def _fields_of(record: RequestRecord) -> dict[str, Any]:
+    now_s = time.monotonic()
+    usage = record.usage
+    fields: dict[str, Any] = {
+        "request_id": record.request_id,
+        "method": record.method,
+        "path": record.path,
+        "status": record.status,
+        "key": record.key_name,
+        "model": record.model,
+        "upstream": record.upstream,
+        "upstream_model": record.upstream_model,
+        "stream": record.is_stream,
+        "stop_reason": record.stop_reason,
+        "error": record.error_type,
+        "detail": record.error_detail,
+        "attempts": record.attempts,
+        "duration_ms": round((now_s - record.started_s) * 1000),
+    }
+    if record.first_content_s is not None:
+        fields["first_content_ms"] = round((record.first_content_s - record.started_s) * 1000)
+    if usage is not None:
+        fields.update({k: v for k, v in structs.asdict(usage).items() if v})
+    if record.adjustments:
+        fields["adjustments"] = [f"{a.field} {a.action}: {a.reason}" for a in record.adjustments]
+    return fields
+
+
+def _plain(value: object) -> str:
+    """Return *value* for a person, on one line, with control characters made harmless."""
+    if isinstance(value, list):
+        value = "; ".join(map(str, value))
+    text = str(value)
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+    return f'"{text}"' if " " in text else text
