@@ -116,7 +116,7 @@ class ChatTurn:
     """
 
     def __init__(self, plan: Plan, sink: Sink, *, context: TurnContext) -> None:
-        self._plan = plan
+        self.plan = plan
         self._sink = sink
         self._context = context
         self._sse = SseParser(context.max_event_bytes)
@@ -287,14 +287,14 @@ class ChatTurn:
             raise UpstreamOverloaded("The model's server ran out of resources. Try again.")
         if finish in ("aborted", "abort", "network_error", "error"):
             raise UpstreamUnavailable(f"The model's server broke off the reply ({finish}).")
-        known = self._plan.deployment.profile.finish_reasons
+        known = self.plan.deployment.profile.finish_reasons
         if finish not in _STOP_REASONS and finish not in known:
             reason = f"The model's server ended with an unknown finish_reason: {finish[:40]!r}."
             raise UpstreamProtocolError(reason)
         self._finish = finish
         matched = choice.stop_reason if choice.stop_reason is not None else choice.matched_stop
         # vLLM and SGLang also put token ids here, which mean nothing to the client.
-        if isinstance(matched, str) and matched in self._plan.request.stop_sequences:
+        if isinstance(matched, str) and matched in self.plan.request.stop_sequences:
             self._stop_string = matched
 
     # -- text and thinking
@@ -311,7 +311,7 @@ class ChatTurn:
     def _take_content(self, content: str) -> None:
         if self._tags is not None:
             self._take_tagged(content)
-        elif self._plan.forced_by_schema:
+        elif self.plan.forced_by_schema:
             self._forced.append(content)
             self._written_chars += len(content)
         else:
@@ -345,7 +345,7 @@ class ChatTurn:
         if is_open and not self._queue:
             self._show(kind, text)
             return
-        if kind == "thinking" and self._plan.show_thinking == "none":
+        if kind == "thinking" and self.plan.show_thinking == "none":
             return
         if not self._queue or self._queue[-1].kind != kind:
             if text.isspace():  # no block for line breaks between thinking and a tool call
@@ -359,11 +359,11 @@ class ChatTurn:
     def _show(self, kind: Literal["text", "thinking"], text: str) -> None:
         if kind == "text":
             self._sink.add_text(text)
-            if self._plan.server_tools:
+            if self.plan.server_tools:
                 self.written_text.append(text)
             return
         self._thinking.append(text)
-        if self._plan.show_thinking == "full":
+        if self.plan.show_thinking == "full":
             self._sink.add_thinking(text)
 
     # -- tool calls
@@ -374,7 +374,7 @@ class ChatTurn:
         before = self._has_calls
         call, is_new = self._assembler.take(fragment)
         if is_new:
-            if before and self._plan.single_tool_call:
+            if before and self.plan.single_tool_call:
                 return  # parallel calls were forbidden: it belongs to no segment, so none is shown
             self._has_calls = True
             self._space["text"] = ""
@@ -393,7 +393,7 @@ class ChatTurn:
             start = call.text.lstrip()
             if not start:
                 return
-            if start[0] != "{" or not call.name or call.name in self._plan.server_tools:
+            if start[0] != "{" or not call.name or call.name in self.plan.server_tools:
                 call.is_held = True
                 return
             self._begin_tool(call)
@@ -404,7 +404,7 @@ class ChatTurn:
 
     def _begin_tool(self, call: ToolCall) -> None:
         call.is_begun = True
-        name, toolset = self._plan.toolset_members.get(call.name, (call.name, ""))
+        name, toolset = self.plan.toolset_members.get(call.name, (call.name, ""))
         head: dict[str, Any] = {
             "type": "tool_use",
             "id": mint_id(call.id, self._context.nonce()),
@@ -422,7 +422,7 @@ class ChatTurn:
         arguments = parse_arguments(call.text)
         if arguments is None:
             self._has_cut_call = True
-        if call.name in self._plan.server_tools:
+        if call.name in self.plan.server_tools:
             self._end_server_call(call, arguments or {})
             return
         self._client_calls += 1
@@ -436,7 +436,7 @@ class ChatTurn:
 
     def _end_server_call(self, call: ToolCall, arguments: dict[str, Any]) -> None:
         """Show a call of a tool that the API itself would run, and that it is unavailable here."""
-        tool = self._plan.server_tools[call.name]
+        tool = self.plan.server_tools[call.name]
         nonce = self._context.nonce()
         prefix = "mcptoolu_" if tool.mcp_server else "srvtoolu_"
         call_id = mint_id("", nonce, prefix=prefix)
@@ -459,7 +459,7 @@ class ChatTurn:
         )
 
     def _only_tool(self) -> str:
-        names = self._plan.tool_names
+        names = self.plan.tool_names
         if len(names) != 1:
             raise UpstreamProtocolError("The model's server sent a tool call without a name.")
         return next(iter(names))
@@ -498,7 +498,7 @@ class ChatTurn:
             self._end_tool(segment.call)
             return
         if segment.kind == "thinking":
-            carry = self._plan.show_thinking == "omitted"
+            carry = self.plan.show_thinking == "omitted"
             self._sink.sign(self._context.signer.sign("".join(self._thinking), carry=carry))
             self._thinking.clear()
         self._sink.end_block()
@@ -542,7 +542,7 @@ class ChatTurn:
         self._forced.clear()
         call = parse_partial(text)
         name, arguments = call.get("name"), call.get("arguments")
-        if not isinstance(name, str) or name not in self._plan.tool_names:
+        if not isinstance(name, str) or name not in self.plan.tool_names:
             name = self._only_tool()
         is_whole = parse_arguments(text) is not None and isinstance(arguments, dict)
         written = _encode(arguments or {}).decode()
@@ -553,7 +553,7 @@ class ChatTurn:
 
     def _stop_reason(self) -> str:
         finish = self._finish or "stop"
-        known = self._plan.deployment.profile.finish_reasons
+        known = self.plan.deployment.profile.finish_reasons
         reason = known.get(finish) or _STOP_REASONS[finish]
         if reason in ("end_turn", "tool_use"):
             if self._stop_string is not None and (self._has_cut_call or not self._has_calls):

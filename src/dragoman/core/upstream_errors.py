@@ -26,6 +26,19 @@ from dragoman.core.errors import (
 )
 
 _decode: Final = msgspec.json.Decoder().decode
+_NATIVE_STATUSES: Final = frozenset({400, 404, 409, 413, 422, 429, 529})
+# Inside a stream only the type tells; names of the Anthropic and the OpenAI API.
+_TYPE_STATUSES: Final = {
+    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "billing_error": 402,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "request_too_large": 413,
+    "rate_limit_error": 429,
+    "timeout_error": 504,
+    "overloaded_error": 529,
+}
 _MARGIN_TOKENS: Final = 16  # a chat template may add a few between two counts
 _MAX_EXCERPT: Final = 1000  # characters of an upstream's text that are shown or logged
 
@@ -136,6 +149,7 @@ class ReplyContext(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens_estimate: int = 0
     context_window: int | None = None
     max_reply_bytes: int = 64 * 2**20
+    is_native: bool = False  # the upstream speaks the Anthropic API: its own errors may go on
     secrets: Sequence[str] = ()
 
 
@@ -184,6 +198,13 @@ def error_of_reply(
     retry_after = _retry_after_s(headers)
     if retry_after is not None and error.status in (429, 529):
         error.retry_after_s = retry_after
+    if context.is_native and status in _NATIVE_STATUSES and body.lstrip().startswith(b"{"):
+        text = body.decode("utf-8", "replace")
+        if _masked(text, context.secrets) == text:
+            error.status, error.passthrough_body = status, body
+            error.should_retry = {b"true": True, b"false": False}.get(
+                headers.get(b"x-should-retry", b"")
+            )
     return error
 
 
@@ -191,18 +212,23 @@ def error_of_event(error: object, context: ReplyContext) -> GatewayError:
     """Return the error for an error object inside a stream whose status was 200."""
     complaint = read_complaint(error)
     code = _int(complaint.code)
-    status = code if code is not None and 400 <= code <= 599 else 500
+    is_status = code is not None and 400 <= code <= 599
+    status = code if code is not None and is_status else _TYPE_STATUSES.get(complaint.type, 500)
     log = f"upstream error in stream: {redact(complaint.message, context.secrets)}"
     return _classify(status, complaint, context=context, log=log)
 
 
 def redact(text: str, secrets: Sequence[str] = ()) -> str:
     """Return *text*, shortened, without anything that is or looks like a key or an address."""
+    return _masked(text, secrets)[:_MAX_EXCERPT]
+
+
+def _masked(text: str, secrets: Sequence[str]) -> str:
     for secret in secrets:
         if secret:
             text = text.replace(secret, "[redacted]")
     text = _KEY_LIKE.sub("[redacted]", text)
-    return _ADDRESS.sub("[address]", text)[:_MAX_EXCERPT]
+    return _ADDRESS.sub("[address]", text)
 
 
 def _classify(

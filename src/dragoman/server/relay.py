@@ -295,7 +295,6 @@ class _Attempt:
                 body=bytes(self._whole or b""),
                 context=self._context,
             )
-            error.upstream_status = self._status
             self._fail(error)
         else:
             self._end_body()
@@ -346,6 +345,7 @@ class _Attempt:
 
     def _fail(self, error: GatewayError) -> None:
         self._is_over = True
+        error.upstream_status = self._status
         self._abort()
         self._relay.finish(self, error)
 

@@ -1,0 +1,73 @@
+"""
+Find members of a JSON document by their place in the bytes, to change one and leave the rest alone.
+
+The document must be valid JSON (it has been decoded before); then the scan cannot go wrong.
+"""
+
+import re
+from typing import Final, NamedTuple
+
+import msgspec
+
+_TOKEN: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{},:]|[^\s\[\]{},:"]+', re.DOTALL)
+_decode: Final = msgspec.json.Decoder(str).decode
+
+
+class Member(NamedTuple):
+    """One member of an object or array; ``name`` is its key or its index."""
+
+    name: str | int
+    start: int  # of the key, or of the item
+    value_start: int
+    end: int
+
+
+def members(document: bytes, at: int = 0) -> list[Member]:
+    """
+    Return the members of the container that begins at or after *at*, in document order.
+
+    Repeated keys appear repeatedly; a value that is no container has no members.
+    """
+    tokens = _TOKEN.finditer(document, at)
+    opening = next(tokens, None)
+    if opening is None or opening.group() not in (b"{", b"["):
+        return []
+    is_object = opening.group() == b"{"
+    found: list[Member] = []
+    depth = 0
+    name_start = value_start = end = -1
+    name: str | int = 0
+    for match in tokens:
+        token = match.group()
+        if depth == 0 and token in (b",", b"}", b"]"):
+            if value_start >= 0:
+                found.append(Member(name, name_start, value_start, end))
+            name_start = value_start = -1
+            name = len(found)
+            if token != b",":
+                break
+            continue
+        if depth == 0 and token == b":":
+            continue
+        if depth == 0 and is_object and name_start < 0:
+            name_start = match.start()
+            name = _decode(token)
+            continue
+        if value_start < 0:
+            value_start = match.start()
+            name_start = value_start if name_start < 0 else name_start
+        depth += (token in (b"{", b"[")) - (token in (b"}", b"]"))
+        end = match.end()
+    return found
+
+
+def cut(document: bytes, spans: list[tuple[int, int]]) -> bytes:
+    """Return *document* without the given members and the commas that belonged to them."""
+    for start, stop in sorted(spans, reverse=True):
+        after = stop + len(document[stop:]) - len(document[stop:].lstrip())
+        if document[after : after + 1] == b",":
+            document = document[:start] + document[after + 1 :].lstrip()
+            continue
+        before = document[:start].rstrip()
+        document = before.removesuffix(b",") + document[stop:]
+    return document

@@ -1,0 +1,245 @@
+"""
+Anthropic-native upstreams: same bytes out, except what must not go on as it is.
+
+Of the request: the model's name, thinking blocks that bear our mark (another upstream's reasoning,
+which a native one would refuse) or no signature at all, and ``safeguards`` unless the upstream is
+trusted with paths and rules of the user's machine. Of the reply: the model's name. Everything else
+is forwarded byte for byte; usage and errors are read beside it.
+"""
+
+import re
+from typing import Any, Final
+
+import msgspec
+
+from dragoman.core.errors import GatewayError, UpstreamProtocolError, render_error_event
+from dragoman.core.json_spans import Member, cut, members
+from dragoman.core.signatures import has_our_mark
+from dragoman.core.sse import SseParser
+from dragoman.core.upstream_errors import ReplyContext, error_of_event
+from dragoman.core.usage import Usage
+from dragoman.wire.anthropic import Block, MessagesRequest
+
+_encode: Final = msgspec.json.Encoder().encode
+_MODEL: Final = re.compile(rb'"model"\s*:\s*"(?:[^"\\]|\\.)*"')
+_PING: Final = b'event: ping\ndata: {"type":"ping"}\n\n'
+
+
+class _WireUsage(msgspec.Struct, gc=False):
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
+
+
+class _WireMessage(msgspec.Struct, gc=False):
+    usage: _WireUsage | None = None
+    stop_reason: str | None = None
+
+
+class _WireEvent(msgspec.Struct, gc=False):
+    type: str = ""
+    message: _WireMessage | None = None
+    delta: _WireMessage | None = None
+    usage: _WireUsage | None = None
+    stop_reason: str | None = None
+    error: Any = None
+
+
+_decode_event: Final = msgspec.json.Decoder(_WireEvent, strict=False).decode
+
+
+def rewrite_request(
+    body: bytes, request: MessagesRequest, *, model: str, is_trusted: bool
+) -> bytes:
+    """
+    Return *body* as it may go to a native upstream.
+
+    Args:
+        body: The client's bytes, of which *request* was decoded.
+        request: The same, decoded.
+        model: The upstream's name for the model.
+        is_trusted: The upstream may see ``safeguards``.
+    """
+    drops_safeguards = request.safeguards is not None and not is_trusted
+    marked = _marked_thinking(request)
+    if request.model == model and not drops_safeguards and not marked:
+        return body
+    top = members(body)
+    if marked:
+        body = _without_thinking(body, top, marked)
+        top = members(body)
+    if drops_safeguards:
+        body = cut(body, [(m.start, m.end) for m in top if m.name == "safeguards"])
+        top = members(body)
+    name = _encode(model)
+    for member in reversed([m for m in top if m.name == "model"]):
+        body = body[: member.value_start] + name + body[member.end :]
+    return body
+
+
+def _is_marked(block: Block) -> bool:
+    is_ours = not block.signature or has_our_mark(block.signature)
+    return block.type == "thinking" and is_ours
+
+
+def _marked_thinking(request: MessagesRequest) -> dict[int, set[int] | None]:
+    """Return message index -> blocks to remove; None: all, and the message with them."""
+    found: dict[int, set[int] | None] = {}
+    for number, message in enumerate(request.messages):
+        if message.role != "assistant" or isinstance(message.content, str):
+            continue
+        marked = {i for i, block in enumerate(message.content) if _is_marked(block)}
+        if marked:
+            found[number] = marked if len(marked) < len(message.content) else None
+    return found
+
+
+def _without_thinking(body: bytes, top: list[Member], marked: dict[int, set[int] | None]) -> bytes:
+    spans: list[tuple[int, int]] = []
+    listed = [m for m in top if m.name == "messages"][-1]
+    for message in members(body, listed.value_start):
+        number = message.name
+        if not isinstance(number, int) or number not in marked:
+            continue
+        blocks = marked[number]
+        if blocks is None:
+            spans.append((message.start, message.end))
+            continue
+        content = [m for m in members(body, message.value_start) if m.name == "content"][-1]
+        spans += [(m.start, m.end) for m in members(body, content.value_start) if m.name in blocks]
+    return cut(body, spans)
+
+
+class PassthroughTurn:
+    """
+    The turn for native replies, streamed or whole.
+
+    Args:
+        model: The name that the client asked for, put in the place of the upstream's.
+        upstream_model: The upstream's name for it.
+        is_stream: The client asked for a stream.
+        request_id: Shown in an error event.
+        reply: Bounds, and what is known about the request.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        upstream_model: str,
+        is_stream: bool,
+        request_id: str,
+        reply: ReplyContext,
+    ) -> None:
+        self._model_member = b'"model":' + _encode(model)
+        self._is_stream = is_stream
+        self._request_id = request_id
+        self._reply = reply
+        self._sse = SseParser()
+        self._taken_bytes = 0
+        # Bytes before the model's name has been found; None once it has, or need not be.
+        self._head: bytes | None = b"" if is_stream and model != upstream_model else None
+        self._renames = model != upstream_model
+        self.usage = Usage()
+        self.stop_reason: str | None = None
+        self.has_content = self.is_done = False
+        self.is_finishing = False
+        self.is_cut = False
+
+    def start(self) -> bytes:
+        """Return nothing: the message's start is the upstream's to write."""
+        return b""
+
+    def ping(self) -> bytes:
+        return _PING if self.has_content and not self._sse.is_mid_event else b""
+
+    def feed(self, data: bytes) -> bytes:
+        self._taken_bytes += len(data)
+        limit = self._reply.max_reply_bytes
+        if self._taken_bytes > limit:
+            raise UpstreamProtocolError(f"The model's server sent a reply over {limit} bytes.")
+        for payload in self._sse.feed(data):
+            self._observe(payload)
+        if self._head is not None:
+            data = self._rename_head(data)
+        self.has_content = self.has_content or bool(data)
+        return data
+
+    def feed_whole(self, body: bytes) -> bytes:
+        self._observe(body)
+        if self._renames:
+            name = next((m for m in reversed(members(body)) if m.name == "model"), None)
+            if name is not None:
+                body = body[: name.start] + self._model_member + body[name.end :]
+        if self._is_stream:  # a client that waits for events cannot read this
+            raise UpstreamProtocolError("The model's server sent a whole reply, not a stream.")
+        self.has_content = self.is_done = True
+        return body
+
+    def close(self) -> bytes:
+        for payload in self._sse.close():
+            self._observe(payload)
+        if not self.is_done:
+            raise UpstreamProtocolError("The model's server ended the reply before it was done.")
+        head, self._head = self._head, None
+        return head or b""
+
+    def fail(self, error: GatewayError) -> bytes:
+        if self.is_done:
+            return b""
+        self.is_done = True
+        # The empty line ends an event that the upstream left unfinished.
+        return b"\n\n" + render_error_event(error, self._request_id)
+
+    def _rename_head(self, data: bytes) -> bytes:
+        """Put the asked name into message_start; hold the stream back until it is there."""
+        head = (self._head or b"") + data
+        event_end = head.find(b"message_start")
+        line_end = head.find(b"\n\n", event_end) if event_end >= 0 else -1
+        if event_end < 0 and len(head) < 2**16:
+            self._head = head
+            return b""
+        if event_end >= 0 and line_end < 0 and b"\r\n\r\n" not in head and len(head) < 2**20:
+            self._head = head
+            return b""
+        self._head = None
+        return _MODEL.sub(lambda _: self._model_member, head, count=1)
+
+    def _observe(self, payload: bytes) -> None:
+        try:
+            event = _decode_event(payload)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            if self._is_stream:
+                return  # not ours to judge: the bytes go on as they are
+            raise UpstreamProtocolError("The model's server sent no message.") from error
+        if event.type == "error":
+            if not self.has_content:
+                raise error_of_event(event.error, self._reply)
+            self.is_done = True
+            return
+        part = event.message or event.delta
+        self.stop_reason = event.stop_reason or (part and part.stop_reason) or self.stop_reason
+        self._count(event.usage or (event.message.usage if event.message else None))
+        if event.type == "message_stop":
+            self.is_done = True
+
+    def _count(self, wire: _WireUsage | None) -> None:
+        if wire is None:
+            return
+        old = self.usage
+        self.usage = Usage(
+            input_tokens=_newer(wire.input_tokens, old.input_tokens),
+            cache_read_input_tokens=_newer(
+                wire.cache_read_input_tokens, old.cache_read_input_tokens
+            ),
+            cache_creation_input_tokens=_newer(
+                wire.cache_creation_input_tokens, old.cache_creation_input_tokens
+            ),
+            output_tokens=_newer(wire.output_tokens, old.output_tokens),
+            is_estimate=False,
+        )
+
+
+def _newer(new: int | None, old: int) -> int:
+    return old if new is None else new

@@ -1,0 +1,166 @@
+import itertools
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dragoman.core.errors import GatewayError, UpstreamOverloaded, UpstreamProtocolError
+from dragoman.core.passthrough import PassthroughTurn, rewrite_request
+from dragoman.core.signatures import Signer
+from dragoman.core.upstream_errors import ReplyContext
+from dragoman.wire.anthropic import decode_request
+
+OURS = Signer(b"a secret of sixteen bytes or more").sign("hm")
+STREAM = (
+    b'event: message_start\ndata: {"type":"message_start","message":{"id":"msg_1","type":"message",'
+    b'"role":"assistant","model":"upstream-name","content":[],"stop_reason":null,'
+    b'"stop_sequence":null,"usage":{"input_tokens":7,"cache_read_input_tokens":3,'
+    b'"output_tokens":1}}}\n\n'
+    b'event: content_block_start\ndata: {"type":"content_block_start","index":0,'
+    b'"content_block":{"type":"text","text":""}}\n\n'
+    b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,'
+    b'"delta":{"type":"text_delta","text":"\\"model\\":\\"upstream-name\\" stays"}}\n\n'
+    b'event: content_block_stop\ndata: {"type":"content_block_stop","index":0}\n\n'
+    b'event: message_delta\ndata: {"type":"message_delta","delta":{"stop_reason":"end_turn",'
+    b'"stop_sequence":null},"usage":{"output_tokens":12}}\n\n'
+    b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
+)
+ERROR = (
+    b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error","message":"x"}}\n\n'
+)
+RENAMED = STREAM.replace(b'"model":"upstream-name"', b'"model":"alias"', 1)
+
+
+def turn(*, model: str = "alias", is_stream: bool = True, limit: int = 2**20) -> PassthroughTurn:
+    return PassthroughTurn(
+        model=model,
+        upstream_model="upstream-name",
+        is_stream=is_stream,
+        request_id="req_1",
+        reply=ReplyContext(max_reply_bytes=limit, is_native=True),
+    )
+
+
+def rewritten(body: str, *, is_trusted: bool = False) -> str:
+    raw = body.encode()
+    out = rewrite_request(raw, decode_request(raw), model="real", is_trusted=is_trusted)
+    return out.decode()
+
+
+@given(st.lists(st.integers(0, len(STREAM)), max_size=12))
+def test_only_the_model_changes_in_a_stream_however_it_is_cut(cuts) -> None:
+    edges = [0, *sorted(cuts), len(STREAM)]
+    subject = turn()
+    out = b"".join(subject.feed(STREAM[a:b]) for a, b in itertools.pairwise(edges))
+    assert out + subject.close() == RENAMED
+    assert (subject.usage.input_tokens, subject.usage.output_tokens) == (7, 12)
+    assert subject.usage.cache_read_input_tokens == 3
+    assert subject.stop_reason == "end_turn"
+    assert subject.is_done
+
+
+def test_a_stream_under_the_same_name_is_not_touched() -> None:
+    subject = turn(model="upstream-name")
+    assert b"".join(subject.feed(bytes([b])) for b in STREAM) + subject.close() == STREAM
+
+
+def test_only_the_model_changes_in_a_whole_reply() -> None:
+    body = (
+        b'{ "content":[{"type":"tool_use","id":"t","name":"f","input":{"model":"upstream-name"}}'
+        b"],\n"
+        b'"model": "upstream-name" ,"stop_reason":"tool_use","usage":{"input_tokens":1,'
+        b'"output_tokens":2}}'
+    )
+    subject = turn(is_stream=False)
+    assert subject.feed_whole(body) + subject.close() == body.replace(
+        b'"model": "upstream-name"', b'"model":"alias"'
+    )
+    assert (subject.stop_reason, subject.usage.output_tokens) == ("tool_use", 2)
+
+
+def test_an_error_before_any_content_is_raised() -> None:
+    with pytest.raises(UpstreamOverloaded):
+        turn().feed(ERROR)
+
+
+def test_an_error_after_content_goes_through_and_ends_the_turn() -> None:
+    subject = turn()
+    assert subject.feed(STREAM[: STREAM.index(b"event: content_block_stop")])
+    assert subject.feed(ERROR).endswith(ERROR)
+    assert subject.is_done
+    assert subject.fail(GatewayError("late")) == b""
+
+
+@pytest.mark.parametrize("size", [0, 40, len(STREAM) - 30])
+def test_a_stream_that_stops_short_is_an_error(size) -> None:
+    subject = turn()
+    subject.feed(STREAM[:size])
+    with pytest.raises(UpstreamProtocolError, match="before it was done"):
+        subject.close()
+    failed = subject.fail(GatewayError("cut"))
+    assert b"\n\nevent: error\n" in failed
+
+
+def test_a_reply_over_the_limit_is_an_error() -> None:
+    with pytest.raises(UpstreamProtocolError, match="over 100 bytes"):
+        turn(limit=100).feed(STREAM)
+
+
+def test_garbage_in_place_of_a_message_is_an_error() -> None:
+    with pytest.raises(UpstreamProtocolError):
+        turn(is_stream=False).feed_whole(b"<html>")
+
+
+def test_a_whole_reply_to_a_stream_is_an_error() -> None:
+    with pytest.raises(UpstreamProtocolError):
+        turn().feed_whole(b'{"type":"message","model":"upstream-name"}')
+
+
+def test_pings_only_between_events_of_a_begun_stream() -> None:
+    subject = turn()
+    assert (subject.start(), subject.ping()) == (b"", b"")
+    subject.feed(STREAM[:500])
+    assert subject.ping() == b""
+    subject.feed(STREAM[500:])
+    assert subject.ping().startswith(b"event: ping\n")
+
+
+def test_an_unchanged_request_is_the_very_bytes() -> None:
+    body = '{"model":"real","messages":[ {"role":"user","content":"x"}],"safeguards":[1]}'
+    assert rewritten(body, is_trusted=True) == body
+
+
+REQUESTS = {
+    "model, wherever and however often it stands": (
+        '{"model" : "a","messages":[],"x":{"model":"a"}, "model":"a"}',
+        '{"model" : "real","messages":[],"x":{"model":"a"}, "model":"real"}',
+    ),
+    "safeguards of an untrusted upstream": (
+        '{"model":"real","safeguards":[{"a":"]"}],"messages":[]}',
+        '{"model":"real","messages":[]}',
+    ),
+    "safeguards at the end": (
+        '{"model":"real","messages":[] , "safeguards":{} }',
+        '{"model":"real","messages":[]  }',
+    ),
+    "thinking of ours beside what is not": (
+        '{"model":"real","messages":[{"role":"assistant","content":[{"type":"thinking","thinking":'
+        f'"hm","signature":"{OURS}"}}, {{"type":"text","text":"a"}},'
+        '{"type":"thinking","thinking":"theirs","signature":"EqoB"}]}]}',
+        '{"model":"real","messages":[{"role":"assistant","content":[{"type":"text","text":"a"},'
+        '{"type":"thinking","thinking":"theirs","signature":"EqoB"}]}]}',
+    ),
+    "a message of nothing but unsigned thinking": (
+        '{"model":"real","messages":[{"role":"user","content":"q"},{"role":"assistant","content":'
+        '[{"type":"thinking","thinking":"hm","signature":""}]}]}',
+        '{"model":"real","messages":[{"role":"user","content":"q"}]}',
+    ),
+}
+
+
+@pytest.mark.parametrize(("body", "expected"), REQUESTS.values(), ids=REQUESTS)
+def test_request(body, expected) -> None:
+    out = rewritten(body)
+    assert out == expected
+    json.loads(out)
