@@ -440,20 +440,20 @@ class ChatTurn:
         nonce = self._context.nonce()
         prefix = "mcptoolu_" if tool.mcp_server else "srvtoolu_"
         call_id = mint_id("", nonce, prefix=prefix)
-        use: dict[str, Any] = {"id": call_id, "name": tool.name, "input": arguments}
+        head: dict[str, Any] = {"type": "server_tool_use", "id": call_id, "name": tool.name}
         if tool.mcp_server:
-            block = {"type": "mcp_tool_use", "server_name": tool.mcp_server, **use}
+            head |= {"type": "mcp_tool_use", "server_name": tool.mcp_server}
             said = "unavailable: this gateway reaches no MCP servers"
             content: Any = [{"type": "text", "text": said}]
             result = {"type": tool.result_type, "is_error": True}
         else:
-            block = {"type": "server_tool_use", **use}
             content = {"type": tool.error_type, "error_code": "unavailable"}
             result = {"type": tool.result_type}
         self._sink.start(self.usage)
-        self._sink.add_block(block)
-        self._sink.add_block({**result, "tool_use_id": call_id, "content": content})
         arguments_json = _encode(arguments).decode()
+        self._sink.begin_tool(head)
+        self._sink.add_tool_json(arguments_json)
+        self._sink.add_block({**result, "tool_use_id": call_id, "content": content})
         self.server_calls.append(
             ServerCall(id=call.id or call_id, name=call.name, arguments_json=arguments_json)
         )
