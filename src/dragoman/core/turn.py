@@ -254,7 +254,12 @@ class ChatTurn:
         self._end()
 
     def _take_choice(self, choice: Choice) -> None:
-        delta = choice.delta or choice.message
+        delta = choice.delta
+        if delta is None and choice.message is not None:
+            delta = choice.message
+            # Each call is complete here; without indexes two with no ids would look like one.
+            for index, tool_call in enumerate(delta.tool_calls or ()):
+                tool_call.index = index
         if delta is not None:
             content = delta.content
             if content.__class__ is str and content and delta.tool_calls is None:
