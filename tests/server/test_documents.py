@@ -457,6 +457,29 @@ def test_linked_documents(body: bytes, kind: str, text: str) -> None:
     assert read_url(body, kind) == (text, "")
 
 
+def test_a_link_is_followed_once_per_switch() -> None:
+    async def use(documents: Documents) -> None:
+        n_requests = 0
+
+        async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal n_requests
+            n_requests += 1
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\n\r\nhello")
+            writer.close()
+
+        async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
+            url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/a"
+            document, image = url_attachment(url), url_attachment(url, "image_url")
+            for _ in range(2):
+                assert (await resolve(documents, document, image)).texts == {document.key: "hello"}
+            with pytest.raises(InvalidRequest):
+                await documents.resolve([document], allow_private_urls=False)
+        assert (n_requests, documents.n_cache_hits) == (1, 1)
+
+    run(use)
+
+
 def test_linked_text_is_bounded() -> None:
     cut = "only the first 5 characters were read"
     found = read_url(b"a" * 100, "text/plain", pdf=PdfLimits(max_text_chars=5))

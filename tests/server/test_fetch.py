@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import ssl
 import subprocess
+import tracemalloc
 import zlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -153,6 +154,22 @@ def test_bad_answer_names_the_field_and_no_address(answer: bytes, reason: str) -
         assert "169.254" not in caught.value.message
 
     run_on_site({"/a": answer}, use)
+
+
+def test_a_bomb_is_not_inflated_first() -> None:
+    bomb = reply(gzip.compress(bytes(50 * 2**20)), extra="content-encoding: gzip\r\n")
+
+    async def use(site: Site, fetcher: GuardedFetcher) -> None:
+        url = f"http://127.0.0.1:{site.port}/a"
+        tracemalloc.start()
+        try:
+            with pytest.raises(InvalidRequest, match="limit"):
+                await fetch(fetcher, url, max_bytes=100_000, allow_private=True)
+            assert tracemalloc.get_traced_memory()[1] < 5 * 2**20
+        finally:
+            tracemalloc.stop()
+
+    run_on_site({"/a": bomb}, use)
 
 
 def test_nobody_listens() -> None:

@@ -44,6 +44,7 @@ class DocumentLimits(Struct, frozen=True, kw_only=True):
     max_waiting_bytes: int = 256 * 2**20  # of PDFs being read, for all requests together
     cache_bytes: int = 64 * 2**20
     failure_ttl_s: float = 600.0  # a time-out is believed for so long
+    url_ttl_s: float = 300.0  # clients send the same URL again on every turn
 
 
 class Resolved(Struct, frozen=True):
@@ -67,7 +68,7 @@ class Documents:
         limits: Bounds.
 
     Attributes:
-        n_cache_hits: PDFs whose text was known.
+        n_cache_hits: Documents whose text was known.
     """
 
     def __init__(self, fetcher: GuardedFetcher, limits: DocumentLimits | None = None) -> None:
@@ -101,7 +102,9 @@ class Documents:
             InvalidRequest: At an attachment's path: a refused or unreachable URL, invalid base64.
             Overloaded: Too many PDFs are being read for other requests.
         """
-        distinct = {attachment.key: attachment for attachment in attachments}
+        distinct: dict[tuple[str, str], Attachment] = {}
+        for attachment in attachments:  # errors name the first of several equal ones
+            distinct.setdefault((attachment.kind, attachment.key), attachment)
         if len(distinct) > self._limits.max_attachments:
             path = list(distinct.values())[self._limits.max_attachments].path
             raise InvalidRequest(
@@ -165,6 +168,18 @@ class Documents:
     async def _read_url(
         self, attachment: Attachment, resolved: Resolved, *, allow_private: bool
     ) -> None:
+        # What one upstream's clients may reach says nothing about another's.
+        key = f"{'lab' if allow_private else 'public'} {attachment.url}"
+        answer = self._cache.get(key)
+        if answer is None:
+            answer = await self._fetch(attachment, allow_private=allow_private)
+            if answer.is_lasting:
+                self._cache.add(key, answer, self._limits.url_ttl_s)
+        else:
+            self.n_cache_hits += 1
+        _add(attachment, answer, resolved)
+
+    async def _fetch(self, attachment: Attachment, *, allow_private: bool) -> PdfAnswer:
         fetched = await self._fetcher.fetch(
             attachment.url or "",
             path=attachment.path,
@@ -175,14 +190,12 @@ class Documents:
         )
         if b"%PDF-" in fetched.body[:1024]:
             digest = await asyncio.to_thread(hashlib.sha256, fetched.body)
-            answer = await self._read_pdf(digest.hexdigest(), fetched.body, is_base64=False)
-        elif is_media_type(fetched.content_type, ("text/*",)):
-            answer = _read_text(fetched, self._limits.pdf.max_text_chars)
-        else:
-            raise InvalidRequest(
-                attachment.path, "the URL leads neither to a PDF nor to text; send such a document"
-            )
-        _add(attachment, answer, resolved)
+            return await self._read_pdf(digest.hexdigest(), fetched.body, is_base64=False)
+        if is_media_type(fetched.content_type, ("text/*",)):
+            return _read_text(fetched, self._limits.pdf.max_text_chars)
+        raise InvalidRequest(
+            attachment.path, "the URL leads neither to a PDF nor to text; send such a document"
+        )
 
     async def _read_pdf(self, key: str, data: bytes, *, is_base64: bool) -> PdfAnswer:
         """Read a PDF once, whoever and however many ask for it."""
@@ -228,6 +241,8 @@ class _AnswerCache:
         return answer
 
     def add(self, key: str, answer: PdfAnswer, ttl_s: float | None) -> None:
+        if key in self._rows:  # fetched twice at the same time
+            self._remove(key)
         self._rows[key] = answer, None if ttl_s is None else _now_s() + ttl_s
         self._n_bytes += _size(answer)
         while self._n_bytes > self._max_bytes:
