@@ -1,0 +1,369 @@
+"""
+TOML file, environment and flags -> Config. Flags beat the environment, which beats the file.
+
+Every problem is found in one go; ``load_config`` raises them together, ``examine_config`` returns
+them beside what could be read, for ``dragoman check``.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, get_origin
+
+import msgspec
+import platformdirs
+from msgspec import Struct
+
+from dragoman.config_rules import profile_problems, rule_problems, rule_warnings
+from dragoman.presets import Preset, guess_platform, load_catalog
+from dragoman.settings import (
+    Config,
+    KeyConfig,
+    ModelConfig,
+    RolesConfig,
+    Secret,
+    ServerConfig,
+    UpstreamConfig,
+)
+from dragoman.tables import ConfigError, TableReader, join, unknown_name
+
+__all__ = [
+    "Config",
+    "ConfigError",
+    "Examined",
+    "KeyConfig",
+    "ModelConfig",
+    "RolesConfig",
+    "Secret",
+    "ServerConfig",
+    "UpstreamConfig",
+    "examine_config",
+    "find_config",
+    "load_config",
+    "with_engine",
+]
+
+_MAX_FILE_BYTES: Final = 4 * 2**20  # far over any that a person writes
+_SERVER_PREFIX: Final = "DRAGOMAN_SERVER_"
+_SHORT_NAMES: Final = {
+    "DRAGOMAN_HOST": "host",
+    "DRAGOMAN_PORT": "port",
+    "DRAGOMAN_DATA_DIR": "data_dir",
+    "DRAGOMAN_LOG_FORMAT": "log_format",
+}
+_CONFIG_VARIABLE: Final = "DRAGOMAN_CONFIG"
+_KEY_VARIABLE: Final = "DRAGOMAN_KEY"  # a client key without any file, as containers want it
+_TABLES: Final = ("server", "keys", "upstreams", "models", "roles")
+
+
+class Examined(Struct, frozen=True, kw_only=True):
+    """What could be read, what stops a start, and what only deserves a look."""
+
+    config: Config
+    problems: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def load_config(
+    path: Path | None, *, environ: Mapping[str, str], overrides: Mapping[str, Any] | None = None
+) -> Config:
+    """
+    Return the configuration.
+
+    Args:
+        path: Of the file; None: ``find_config`` looks for one, and there need be none.
+        environ: The environment; ``env:NAME`` is looked up in it, too.
+        overrides: Flags, by the dotted path of what they set: ``{"server.port": 8080}``.
+
+    Raises:
+        ConfigError: With every problem that was found.
+    """
+    examined = examine_config(path, environ=environ, overrides=overrides)
+    if examined.problems:
+        raise ConfigError(examined.problems, source=examined.config.source)
+    return examined.config
+
+
+def examine_config(
+    path: Path | None, *, environ: Mapping[str, str], overrides: Mapping[str, Any] | None = None
+) -> Examined:
+    """
+    Return what could be read, beside everything that is wrong with it.
+
+    Raises:
+        ConfigError: The file cannot be read, or is not TOML.
+    """
+    path = path or find_config(environ)
+    document = _read_document(path) if path else {}
+    reader = TableReader(environ)
+    for name in document:
+        if name not in _TABLES:
+            reader.problems.append(unknown_name(name, "unknown table", name=name, known=_TABLES))
+    builder = _Builder(reader, document, environ=environ)
+    config = builder.build(overrides or {}, source=path)
+    problems = (*reader.problems, *rule_problems(config))
+    return Examined(config=config, problems=problems, warnings=rule_warnings(config))
+
+
+def find_config(environ: Mapping[str, str]) -> Path | None:
+    """Return the file that is read when none is named; None: there is none."""
+    if named := environ.get(_CONFIG_VARIABLE):
+        return Path(named)
+    own = platformdirs.user_config_path("dragoman", appauthor=False) / "config.toml"
+    return next((path for path in (Path("dragoman.toml"), own) if path.is_file()), None)
+
+
+def with_engine(
+    config: Config, alias: str, base_url: str, *, display_name: str, leads: bool
+) -> Config:
+    """
+    Return *config* with the embedded engine as the upstream ``engine`` and its model.
+
+    Args:
+        config: What was loaded.
+        alias: The model's name.
+        base_url: Where the engine listens.
+        display_name: Shown in the list of models.
+        leads: The model comes first and, where no role is written down, serves every claude name.
+            Otherwise it does so only where nothing else is configured. It is never in the failover
+            order of another model, and no other upstream is in its own.
+    """
+    upstream = UpstreamConfig(base_url=base_url, platform="llamacpp", retries=2)
+    model = ModelConfig(upstream=("engine",), display_name=display_name)
+    others = {name: other for name, other in config.models.items() if name != alias}
+    models = {alias: model, **others} if leads else {**others, alias: model}
+    leading = RolesConfig(default=alias) if leads else config.preset_roles
+    return msgspec.structs.replace(
+        config,
+        upstreams={**config.upstreams, "engine": upstream},
+        models=models,
+        preset_roles=leading,
+    )
+
+
+def _read_document(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_FILE_BYTES + 1)
+        if len(data) > _MAX_FILE_BYTES:
+            raise ConfigError([f"{path}: larger than {_MAX_FILE_BYTES} bytes"])
+        # With a line end at the end, every complaint of the parser names a line.
+        return tomllib.loads(data.decode("utf-8-sig") + "\n")
+    except OSError as error:
+        raise ConfigError([f"{path}: {error.strerror or error}"]) from None
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise ConfigError([f"{path}: not UTF-8 (at line {line})"]) from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError([f"{path}: {error}"]) from None
+    except RecursionError:
+        raise ConfigError([f"{path}: nested too deeply"]) from None
+
+
+class _Builder:
+    """Builds one Config out of a document; problems go to the reader."""
+
+    def __init__(
+        self, reader: TableReader, document: dict[str, Any], *, environ: Mapping[str, str]
+    ) -> None:
+        self._reader = reader
+        self._document = document
+        self._environ = environ
+        self._catalog = load_catalog()
+
+    def build(self, overrides: Mapping[str, Any], *, source: Path | None) -> Config:
+        server = self._server(overrides)
+        upstreams = self._upstreams()
+        models = self._models(upstreams)
+        automatic: dict[str, UpstreamConfig] = {}
+        if server.environment_presets and not self._document.get("upstreams"):
+            automatic = self._from_environment()
+        upstreams |= automatic
+        preset_roles = self._add_preset_models(upstreams, models)
+        roles = self._reader.read(self._document.get("roles", {}), RolesConfig, "roles")
+        implied = _add_role_models(roles or RolesConfig(), upstreams, models)
+        return Config(
+            server=server,
+            keys=self._keys(),
+            upstreams=upstreams,
+            models=models,
+            roles=roles or RolesConfig(),
+            preset_roles=preset_roles,
+            automatic=tuple(automatic),
+            implied=implied,
+            source=source,
+        )
+
+    def _server(self, overrides: Mapping[str, Any]) -> ServerConfig:
+        values = self._document.get("server", {})
+        server = self._reader.read(values, ServerConfig, "server") or ServerConfig()
+        changes = self._server_variables()
+        fields = {known.name: known for known in msgspec.structs.fields(ServerConfig)}
+        for path, value in overrides.items():
+            name = path.removeprefix("server.")
+            if name not in fields:
+                line = unknown_name(path, "unknown setting", name=name, known=fields)
+                self._reader.problems.append(line)
+                continue
+            read = self._reader.read_value(value, fields[name].type, path=path)
+            if read is not msgspec.UNSET:
+                changes[name] = read
+        if "data_dir" not in changes and not (isinstance(values, dict) and "data_dir" in values):
+            changes["data_dir"] = platformdirs.user_data_path("dragoman", appauthor=False)
+        return msgspec.structs.replace(server, **changes)
+
+    def _server_variables(self) -> dict[str, Any]:
+        """Return what the environment says about the server; the short names count for less."""
+        fields = {known.name: known for known in msgspec.structs.fields(ServerConfig)}
+        known = {f"{_SERVER_PREFIX}{name.upper()}": name for name in fields}
+        changes: dict[str, Any] = {}
+        for variable, name in (_SHORT_NAMES | known).items():
+            text = self._environ.get(variable, "")
+            if not text:
+                continue
+            type_ = fields[name].type
+            is_list = get_origin(type_) is tuple
+            value: Any = [part.strip() for part in text.split(",")] if is_list else text
+            read = self._reader.read_value(value, type_, path=variable, strict=False)
+            if read is not msgspec.UNSET:
+                changes[name] = read
+        for variable in self._environ:
+            if variable.startswith(_SERVER_PREFIX) and variable not in known:
+                line = unknown_name(variable, "unknown setting", name=variable, known=known)
+                self._reader.problems.append(line)
+        return changes
+
+    def _keys(self) -> tuple[KeyConfig, ...]:
+        tables = self._document.get("keys", [])
+        if not isinstance(tables, list):
+            self._reader.problems.append("keys: expected [[keys]], each with a name and a key")
+            return ()
+        read = [
+            self._reader.read(table, KeyConfig, f"keys[{index}]")
+            for index, table in enumerate(tables)
+        ]
+        value = self._environ.get(_KEY_VARIABLE, "")
+        if not tables and value:
+            return (KeyConfig(name=_KEY_VARIABLE, key=Secret(value)),)
+        return tuple(key for key in read if key is not None)
+
+    def _entries(self, name: str) -> dict[str, Any]:
+        tables = self._document.get(name, {})
+        if isinstance(tables, dict):
+            return tables
+        self._reader.problems.append(f"{name}: expected [{name}.NAME] tables")
+        return {}
+
+    def _upstreams(self) -> dict[str, UpstreamConfig]:
+        found: dict[str, UpstreamConfig] = {}
+        for name, table in self._entries("upstreams").items():
+            path = join("upstreams", name)
+            values = self._with_preset(table, path) if isinstance(table, dict) else table
+            upstream = self._reader.read(values, UpstreamConfig, path)
+            if upstream is not None:
+                found[name] = _tidy(upstream)
+        return found
+
+    def _with_preset(self, table: dict[str, Any], path: str) -> dict[str, Any]:
+        """Return *table* over the defaults of its preset, with the platform filled in."""
+        name = table.get("preset")
+        if name is None:
+            url = table.get("base_url")
+            return {"platform": guess_platform(url), **table} if isinstance(url, str) else table
+        preset = self._catalog.presets.get(name) if isinstance(name, str) else None
+        if preset is None:
+            known = self._catalog.presets
+            self._reader.problems.append(
+                unknown_name(f"{path}.preset", "unknown preset", name=str(name), known=known)
+            )
+            return {"base_url": "http://unknown.invalid", **table, "preset": None}
+        values = {**preset.defaults(table.get("kind")), **table}
+        if "base_url" not in values:
+            self._reader.problems.append(f"{path}.base_url: {name} has no Anthropic endpoint")
+            values["base_url"] = preset.base_url
+        if "api_key" not in values:
+            variable = preset.variable_in(self._environ) or preset.key_variables[0]
+            values["api_key"] = f"env:{variable}"
+        return values
+
+    def _models(self, upstreams: Mapping[str, UpstreamConfig]) -> dict[str, ModelConfig]:
+        found: dict[str, ModelConfig] = {}
+        for alias, table in self._entries("models").items():
+            path = join("models", alias)
+            model = self._reader.read(table, ModelConfig, path)
+            if model is None:
+                continue
+            profile, problems = profile_problems(model.profile, f"{path}.profile")
+            self._reader.problems += problems
+            if not model.upstream and len(upstreams) == 1:
+                model = msgspec.structs.replace(model, upstream=tuple(upstreams))
+            found[alias] = msgspec.structs.replace(model, profile=profile)
+        return found
+
+    def _from_environment(self) -> dict[str, UpstreamConfig]:
+        """Return an upstream for each vendor whose key variable is set."""
+        found: dict[str, UpstreamConfig] = {}
+        for name, preset in self._catalog.presets.items():
+            if variable := preset.variable_in(self._environ):
+                table = {**preset.defaults("openai"), "preset": name}
+                table["api_key"] = self._environ[variable].strip()
+                upstream = self._reader.read(table, UpstreamConfig, join("upstreams", name))
+                if upstream is not None:
+                    found[name] = upstream
+        return found
+
+    def _add_preset_models(
+        self, upstreams: Mapping[str, UpstreamConfig], models: dict[str, ModelConfig]
+    ) -> RolesConfig:
+        """
+        Add the models of presets that nothing was said about; return the roles of the first one.
+
+        A name that is taken already stays as it is: the second vendor's is ``<upstream>/<name>``.
+        """
+        used = {name for model in models.values() for name in model.upstream}
+        roles = RolesConfig()
+        for name, upstream in upstreams.items():
+            if upstream.preset is None or name in used:
+                continue
+            preset = self._catalog.presets[upstream.preset]
+            aliases = _add_models(name, preset, models)
+            if roles == RolesConfig():
+                roles = _renamed(preset.roles, aliases)
+        return roles
+
+
+def _add_models(upstream: str, preset: Preset, models: dict[str, ModelConfig]) -> dict[str, str]:
+    """Add the preset's models; return the names that they got, by the preset's own."""
+    aliases: dict[str, str] = {}
+    for own, theirs in preset.models.items():
+        alias = f"{upstream}/{own}" if own in models else own
+        aliases[own] = alias
+        models[alias] = ModelConfig(upstream=(upstream,), upstream_model=theirs)
+    return aliases
+
+
+def _add_role_models(
+    roles: RolesConfig, upstreams: Mapping[str, UpstreamConfig], models: dict[str, ModelConfig]
+) -> tuple[str, ...]:
+    """Add models that only a role names, where one upstream leaves no doubt; return their names."""
+    if len(upstreams) != 1:
+        return ()
+    named = [name for name in msgspec.structs.asdict(roles).values() if name]
+    missing = tuple(dict.fromkeys(name for name in named if name not in models))
+    models |= {name: ModelConfig(upstream=tuple(upstreams)) for name in missing}
+    return missing
+
+
+def _renamed(roles: RolesConfig, aliases: Mapping[str, str]) -> RolesConfig:
+    values = msgspec.structs.asdict(roles)
+    return RolesConfig(
+        **{role: aliases.get(name) if name else None for role, name in values.items()}
+    )
+
+
+def _tidy(upstream: UpstreamConfig) -> UpstreamConfig:
+    """Return *upstream* with a base URL to which a path can be appended."""
+    url = upstream.base_url.rstrip("/")
+    if upstream.kind == "anthropic":  # the path there begins with /v1 itself
+        url = url.removesuffix("/v1")
+    return msgspec.structs.replace(upstream, base_url=url)

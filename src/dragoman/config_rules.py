@@ -1,0 +1,193 @@
+"""What must hold between settings; each breach is one line that says where and what to do."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import msgspec
+
+from dragoman.core.dialects.profile import DialectProfile
+from dragoman.presets import is_loopback
+from dragoman.settings import Config, KeyConfig, UpstreamConfig
+from dragoman.tables import TableReader, join, unknown_name
+
+_MIN_OPEN_KEY: Final = 16  # characters; a key that a network can try must not be guessed
+_MIN_SIGNING_SECRET: Final = 16
+_KEY: Final = re.compile(r"[\x21-\x7e]{1,512}")
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_ALIAS: Final = re.compile(r"[^\s\x00-\x1f\x7f]{1,200}")
+_HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
+_HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e]{0,4096}")
+_ALLOWED_HOST: Final = re.compile(r"[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]")
+# Set by the transport itself; a second one would be an illegal request, or show another credential.
+_OWN_HEADERS: Final = frozenset(
+    {"connection", "content-length", "content-type", "expect", "host", "transfer-encoding"}
+)
+_ENDPOINTS: Final = ("/chat/completions", "/messages", "/completions")
+
+
+def rule_problems(config: Config) -> tuple[str, ...]:
+    """Return what stops a start, in the order of the file's tables."""
+    checks: tuple[Callable[[Config], Iterator[str]], ...] = (
+        _server_problems,
+        _key_problems,
+        _upstream_problems,
+        _model_problems,
+        _role_problems,
+    )
+    return tuple(line for check in checks for line in check(config))
+
+
+def rule_warnings(config: Config) -> tuple[str, ...]:
+    """Return what is allowed and yet probably not meant."""
+    return tuple(_warnings(config))
+
+
+def profile_problems(table: Mapping[str, Any], path: str) -> tuple[dict[str, Any], list[str]]:
+    """Return the overrides that can be used, and a line for each that cannot."""
+    fields = {known.name: known for known in msgspec.structs.fields(DialectProfile)}
+    reader = TableReader({})
+    values: dict[str, Any] = {}
+    for name, value in table.items():
+        here = join(path, name)
+        if name not in fields:
+            reader.problems.append(unknown_name(here, "unknown key", name=name, known=fields))
+            continue
+        read = reader.read_value(value, fields[name].type, path=here)
+        if read is not msgspec.UNSET:
+            values[name] = read
+    return values, reader.problems
+
+
+def _server_problems(config: Config) -> Iterator[str]:
+    server = config.server
+    if not server.host or re.search(r"[\s/]", server.host):
+        yield f'server.host: "{server.host}" is no host name or address'
+    elif not is_loopback(server.host) and not config.keys:
+        yield (
+            f"server.host: {server.host} can be reached from other machines, which needs a client "
+            f"key: add [[keys]] with a name and a key, or set DRAGOMAN_KEY"
+        )
+    for host in server.allowed_hosts:
+        if not _ALLOWED_HOST.fullmatch(host):
+            yield f'server.allowed_hosts: "{host}" is no host name (leave out scheme and port)'
+    secret = server.signing_secret
+    if secret is not None and len(secret.reveal()) < _MIN_SIGNING_SECRET:
+        yield f"server.signing_secret: shorter than {_MIN_SIGNING_SECRET} characters"
+
+
+def _key_problems(config: Config) -> Iterator[str]:
+    is_open = not is_loopback(config.server.host)
+    names: set[str] = set()
+    values: dict[str, str] = {}
+    for index, key in enumerate(config.keys):
+        path = f"keys[{index}]"
+        if not _ALIAS.fullmatch(key.name):
+            yield f"{path}.name: must be one word of at most 200 characters"
+        elif key.name in names:
+            yield f'{path}.name: "{key.name}" is used twice'
+        names.add(key.name)
+        if line := _key_problem(key, is_open=is_open):
+            yield f"{path}.key: {line}"
+        elif key.key.reveal() in values:
+            yield f'{path}.key: the same as that of "{values[key.key.reveal()]}"'
+        values.setdefault(key.key.reveal(), key.name)
+
+
+def _key_problem(key: KeyConfig, *, is_open: bool) -> str | None:
+    value = key.key.reveal()
+    if not _KEY.fullmatch(value):
+        return "must be 1 to 512 visible ASCII characters, without spaces"
+    if is_open and len(value) < _MIN_OPEN_KEY:
+        return f"at least {_MIN_OPEN_KEY} characters, as server.host is not this machine alone"
+    return None
+
+
+def _upstream_problems(config: Config) -> Iterator[str]:
+    for name, upstream in config.upstreams.items():
+        path = join("upstreams", name)
+        if not _NAME.fullmatch(name):
+            yield f"{path}: a name has letters, digits, '.', '_' and '-', at most 64 of them"
+        if line := _url_problem(upstream.base_url):
+            yield f"{path}.base_url: {line}"
+        if upstream.api_key is not None and not _KEY.fullmatch(upstream.api_key.reveal()):
+            yield f"{path}.api_key: must be 1 to 512 visible ASCII characters, without spaces"
+        yield from _header_problems(upstream, path)
+
+
+def _url_problem(url: str) -> str | None:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return "not a URL"
+    if parts.scheme not in {"http", "https"}:
+        return "must begin with http:// or https://"
+    if parts.username is not None or parts.password is not None:
+        return "holds a credential: put it into api_key"
+    if not parts.hostname or port == 0 or re.search(r"[\s\x00-\x1f\x7f]", url):
+        return "not a URL"
+    if parts.query or parts.fragment:
+        return "must end with its path, without '?' or '#'"
+    for endpoint in _ENDPOINTS:
+        if parts.path.endswith(endpoint):
+            return f"leave {endpoint} out: it is added to the base URL"
+    return None
+
+
+def _header_problems(upstream: UpstreamConfig, path: str) -> Iterator[str]:
+    for name, value in upstream.headers.items():
+        here = join(f"{path}.headers", name)
+        if not _HEADER_NAME.fullmatch(name):
+            yield f"{here}: no header name"
+        elif name.lower() in _OWN_HEADERS:
+            yield f"{here}: set by the gateway itself"
+        elif not _HEADER_VALUE.fullmatch(value.reveal()):
+            yield f"{here}: a value is ASCII, on one line"
+
+
+def _model_problems(config: Config) -> Iterator[str]:
+    for alias, model in config.models.items():
+        path = join("models", alias)
+        if not _ALIAS.fullmatch(alias):
+            yield f"{path}: a name is one word of at most 200 characters"
+        elif alias.endswith("[1m]"):
+            yield f"{path}: clients add [1m] themselves; leave it out"
+        if not model.upstream:
+            known = config.upstreams
+            yield unknown_name(f"{path}.upstream", "required", name="", known=known)
+        if len(set(model.upstream)) < len(model.upstream):
+            yield f"{path}.upstream: names an upstream twice"
+        names = model.upstream_model if isinstance(model.upstream_model, dict) else {}
+        for name in model.upstream:
+            if name not in config.upstreams:
+                what = f'no upstream "{name}"'
+                known = config.upstreams
+                yield unknown_name(f"{path}.upstream", what, name=name, known=known)
+        for name in names:
+            if name not in model.upstream:
+                yield f'{path}.upstream_model: "{name}" is not among its upstreams'
+
+
+def _role_problems(config: Config) -> Iterator[str]:
+    for role, alias in msgspec.structs.asdict(config.roles).items():
+        if alias is not None and alias not in config.models:
+            what = f'no model "{alias}"'
+            yield unknown_name(f"roles.{role}", what, name=alias, known=config.models)
+
+
+def _warnings(config: Config) -> Iterator[str]:
+    used = {name for model in config.models.values() for name in model.upstream}
+    for name, upstream in config.upstreams.items():
+        path = join("upstreams", name)
+        if name not in used:
+            yield f"{path}: no model uses it; add [models.NAME] with upstream = {name!r}"
+        parts = urlsplit(upstream.base_url if not _url_problem(upstream.base_url) else "")
+        if parts.scheme == "http" and upstream.api_key and not is_loopback(parts.hostname or ""):
+            yield f"{path}.base_url: the key travels unencrypted over http"
+    for alias in config.implied:
+        yield f"roles: {alias} has no [models] table; it is asked of the only upstream as it is"
+    for index, key in enumerate(config.keys):
+        if len(key.key.reveal()) < _MIN_OPEN_KEY:
+            yield f"keys[{index}].key: shorter than {_MIN_OPEN_KEY} characters"

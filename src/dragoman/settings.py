@@ -1,0 +1,184 @@
+"""
+The configuration as typed values. Each field is a setting; docs/reference/configuration.md has all.
+
+Seconds, bytes and counts carry bounds, so that a slip of the keyboard cannot switch a limit off.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct, field
+
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+SecondsOrNever = Annotated[float, Meta(ge=0, le=86_400)]
+ByteCount = Annotated[int, Meta(ge=1024, le=2**40)]
+Count = Annotated[int, Meta(ge=1, le=10_000_000)]
+Port = Annotated[int, Meta(ge=0, le=65_535)]
+
+Platform = Literal[
+    "generic",
+    "kspmas",
+    "deepseek",
+    "moonshot",
+    "zai",
+    "bigmodel",
+    "dashscope",
+    "mimo",
+    "siliconflow",
+    "ark",
+    "openrouter",
+    "vllm",
+    "sglang",
+    "llamacpp",
+    "ollama",
+]
+
+
+class Secret:
+    """A credential. Printing, formatting or encoding it never shows it; ``reveal`` does."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """Return the credential itself."""
+        return self._value
+
+    def __bool__(self) -> bool:
+        return bool(self._value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._value == self._value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+    def __str__(self) -> str:
+        return "***"
+
+    def __format__(self, spec: str) -> str:
+        return format("***", spec)
+
+
+class ServerConfig(Struct, frozen=True, kw_only=True):
+    """Where to listen, whom to answer, and every limit on the client's side."""
+
+    host: str = "127.0.0.1"
+    port: Port = 7777  # 0: any free one
+    data_dir: Path = Path("dragoman-data")  # load_config: the user's data folder
+    allowed_hosts: tuple[str, ...] = ()
+    environment_presets: bool = True
+    local_engines: bool = True
+    signing_secret: Secret | None = None
+
+    early_start_s: SecondsOrNever = 10.0  # 0: never
+    ping_interval_s: Seconds = 10.0
+    max_body_bytes: ByteCount = 32 * 2**20  # the API's own limit
+    max_messages: Count = 100_000  # the API's own limit
+    max_nesting: Annotated[int, Meta(ge=16, le=500)] = 200
+    max_header_bytes: ByteCount = 64 * 2**10
+    header_timeout_s: Seconds = 20.0
+    body_timeout_s: Seconds = 120.0
+    keep_alive_timeout_s: Seconds = 75.0
+    max_connections: Count = 10_000
+    max_concurrent_requests: Count = 1_000
+    shutdown_timeout_s: SecondsOrNever = 30.0
+
+    max_reply_bytes: ByteCount = 64 * 2**20
+    max_event_bytes: ByteCount = 16 * 2**20
+
+    log_format: Literal["auto", "human", "json"] = "auto"  # auto: human on a terminal
+
+
+class KeyConfig(Struct, frozen=True, kw_only=True):
+    """A client key; *name* is what the log shows."""
+
+    name: str
+    key: Secret
+
+
+class UpstreamConfig(Struct, frozen=True, kw_only=True):
+    """A base URL with its credential, and how long to wait for it."""
+
+    base_url: str
+    kind: Literal["openai", "anthropic"] = "openai"
+    preset: str | None = None
+    platform: Platform = "generic"
+    api_key: Secret | None = None
+    # None: bearer, or x-api-key where the kind is anthropic.
+    credential_header: Literal["authorization", "x-api-key", "api-key"] | None = None
+    headers: dict[str, Secret] = field(default_factory=dict)  # may hold credentials, too
+    connect_timeout_s: Seconds = 5.0
+    first_byte_timeout_s: Seconds = 600.0
+    idle_timeout_s: Seconds = 300.0
+    retries: Annotated[int, Meta(ge=0, le=10)] = 2
+    max_connections: Count = 1_000
+    allow_private_urls: bool = False
+    trusted: bool = False
+
+    def credential(self) -> tuple[str, str] | None:
+        """Return the header that carries the key, in lower case, and its value."""
+        if not self.api_key:
+            return None
+        default = "x-api-key" if self.kind == "anthropic" else "authorization"
+        name = self.credential_header or default
+        key = self.api_key.reveal()
+        return name, f"Bearer {key}" if name == "authorization" else key
+
+
+class ModelConfig(Struct, frozen=True, kw_only=True):
+    """What a model alias stands for. None: as the upstream says."""
+
+    upstream: tuple[str, ...] = ()  # tried in order; empty: the only upstream there is
+    upstream_model: str | dict[str, str] | None = None  # by upstream, where the names differ
+    display_name: str | None = None
+    description: str | None = None
+    profile: dict[str, Any] = field(default_factory=dict)  # checked against DialectProfile
+    connect_timeout_s: Seconds | None = None
+    first_byte_timeout_s: Seconds | None = None
+    idle_timeout_s: Seconds | None = None
+    retries: Annotated[int, Meta(ge=0, le=10)] | None = None
+
+
+class RolesConfig(Struct, frozen=True, kw_only=True):
+    """What the names of Claude models become; *default* serves those that match no role."""
+
+    opus: str | None = None
+    sonnet: str | None = None
+    haiku: str | None = None
+    fable: str | None = None
+    default: str | None = None
+
+
+class Config(Struct, frozen=True, kw_only=True):
+    """
+    Everything a gateway is built from.
+
+    Attributes:
+        preset_roles: From the presets in use; *roles* stands above them.
+        automatic: Upstreams that were found in the environment, not written down.
+        implied: Models that only a role names; they are asked of the one upstream there is.
+        source: The file, None without one.
+    """
+
+    server: ServerConfig = ServerConfig()
+    keys: tuple[KeyConfig, ...] = ()
+    upstreams: dict[str, UpstreamConfig] = field(default_factory=dict)
+    models: dict[str, ModelConfig] = field(default_factory=dict)
+    roles: RolesConfig = RolesConfig()
+    preset_roles: RolesConfig = RolesConfig()
+    automatic: tuple[str, ...] = ()
+    implied: tuple[str, ...] = ()
+    source: Path | None = None
+
+    def upstream_model(self, alias: str, upstream: str) -> str:
+        """Return the name that *upstream* knows the model *alias* by."""
+        name = self.models[alias].upstream_model
+        if isinstance(name, dict):
+            name = name.get(upstream)
+        return name or alias

@@ -1,0 +1,444 @@
+"""The file, the environment and the flags: what is read, what wins, and what every slip says."""
+
+import contextlib
+import json
+import os
+import tomllib
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dragoman.config import (
+    Config,
+    ConfigError,
+    Secret,
+    UpstreamConfig,
+    examine_config,
+    find_config,
+    load_config,
+    with_engine,
+)
+from dragoman.settings import RolesConfig
+
+CONTRACT = """
+[server]
+host = "127.0.0.1"        # any other host without a client key refuses to start
+port = 7777
+[[keys]]                  # client keys; none at all on loopback = open to local programs
+name = "dev"
+key = "env:DRAGOMAN_KEY"  # or the literal
+[upstreams.lab]
+kind = "openai"           # or "anthropic" (pass-through)
+base_url = "http://127.0.0.1:8000/v1"
+api_key = "env:LAB_KEY"   # or the literal; never shown or logged
+connect_timeout_s = 5
+first_byte_timeout_s = 600
+idle_timeout_s = 300      # silence between two upstream bytes
+retries = 2               # see section 6
+[models."deepseek-v3.1"]
+upstream = "lab"          # or a list: tried in order (failover)
+upstream_model = "deepseek-v3.1"   # default: the alias itself
+first_byte_timeout_s = 600         # any upstream setting may be overridden here
+[roles]                   # what claude-* names (and opus, sonnet, haiku) become
+opus = "glm-4.7"
+sonnet = "kimi-k2-thinking"
+haiku = "qwen3-235b-a22b-instruct-2507"
+"""
+LAB = '[upstreams.lab]\nbase_url = "http://127.0.0.1:8000/v1"\n'
+MODEL = LAB + '[models.m]\nupstream = "lab"\n'
+LONG_KEY = "a-key-that-is-long-enough"
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "own"))
+
+
+def write(text: str) -> Path:
+    path = Path("file.toml")
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def load(text: str, environ: dict[str, str] | None = None) -> Config:
+    return load_config(write(text), environ=environ or {})
+
+
+def problems(text: str, environ: dict[str, str] | None = None) -> tuple[str, ...]:
+    return examine_config(write(text), environ=environ or {}).problems
+
+
+def test_the_contract_loads_verbatim() -> None:
+    config = load(CONTRACT, {"DRAGOMAN_KEY": "dev-key", "LAB_KEY": "lab-key"})
+    assert (config.server.host, config.server.port) == ("127.0.0.1", 7777)
+    assert [(key.name, key.key.reveal()) for key in config.keys] == [("dev", "dev-key")]
+    lab = config.upstreams["lab"]
+    assert lab.credential() == ("authorization", "Bearer lab-key")
+    assert (lab.kind, lab.base_url) == ("openai", "http://127.0.0.1:8000/v1")
+    assert (lab.connect_timeout_s, lab.first_byte_timeout_s) == (5, 600)
+    assert (lab.idle_timeout_s, lab.retries) == (300, 2)
+    assert config.models["deepseek-v3.1"].upstream == ("lab",)
+    assert config.models["deepseek-v3.1"].first_byte_timeout_s == 600
+    assert config.roles.opus == "glm-4.7"
+    # The roles name models without a table of their own: the only upstream is asked for them.
+    assert config.implied == ("glm-4.7", "kimi-k2-thinking", "qwen3-235b-a22b-instruct-2507")
+    assert config.models["glm-4.7"].upstream == ("lab",)
+
+
+PROBLEMS = {
+    "unknown key": ("[server]\nprot = 1", 'server.prot: unknown key; did you mean "port"?'),
+    "unknown table": ("[sever]", 'sever: unknown table; did you mean "server"?'),
+    "unknown deep": (
+        MODEL + "[models.m.profile]\nsees_image = true",
+        'models.m.profile.sees_image: unknown key; did you mean "sees_images"?',
+    ),
+    "quoted path": (
+        LAB + '[models."a.b"]\nupstraem = "lab"',
+        'models."a.b".upstraem: unknown key; did you mean "upstream"?',
+    ),
+    "type": ('[server]\nport = "80"', "server.port: expected integer, got string"),
+    "true is no number": ("[server]\nport = true", "server.port: expected integer, got true or f"),
+    "range": ("[server]\nport = 65536", "server.port: expected integer <= 65535"),
+    "nan": ("[server]\nping_interval_s = nan", "server.ping_interval_s: expected number > 0"),
+    "limit off": (
+        "[server]\nmax_body_bytes = 0",
+        "server.max_body_bytes: expected integer >= 1024",
+    ),
+    "choice": (
+        '[server]\nlog_format = "jsn"',
+        'server.log_format: expected one of auto, human, json, got "jsn"; did you mean "json"?',
+    ),
+    "profile value": (
+        MODEL + '[models.m.profile]\nthinking = "off"',
+        'models.m.profile.thinking: expected one of never, toggle, always, unknown, got "off"',
+    ),
+    "table wanted": ("server = 1", "server: expected table, got integer"),
+    "tables wanted": ("models = 1", "models: expected [models.NAME] tables"),
+    "table of upstreams": ("[upstreams]\nlab = 3", "upstreams.lab: expected table, got integer"),
+    "keys": ('[keys]\nname = "a"', "keys: expected [[keys]], each with a name and a key"),
+    "key without value": ('[[keys]]\nname = "a"', "keys[0].key: required"),
+    "item": (LAB + "[models.m]\nupstream = [1]", "models.m.upstream[0]: expected string, got int"),
+    "secret type": ('[[keys]]\nname = "a"\nkey = 1', "keys[0].key: expected string, got integer"),
+    "open host": ('[server]\nhost = "0.0.0.0"', "server.host: 0.0.0.0 can be reached from other"),
+    "short open key": (
+        '[server]\nhost = "::"\n[[keys]]\nname = "a"\nkey = "short"',
+        "keys[0].key: at least 16 characters",
+    ),
+    "key with space": ('[[keys]]\nname = "a"\nkey = "a b"', "keys[0].key: must be 1 to 512"),
+    "key name twice": (
+        '[[keys]]\nname = "a"\nkey = "x"\n[[keys]]\nname = "a"\nkey = "y"',
+        'keys[1].name: "a" is used twice',
+    ),
+    "key value twice": (
+        '[[keys]]\nname = "a"\nkey = "x"\n[[keys]]\nname = "b"\nkey = "x"',
+        'keys[1].key: the same as that of "a"',
+    ),
+    "no url": (
+        '[upstreams.a]\nbase_url = "lab:8000"',
+        "upstreams.a.base_url: must begin with http",
+    ),
+    "url without host": ('[upstreams.a]\nbase_url = "http://"', "upstreams.a.base_url: not a URL"),
+    "url port": ('[upstreams.a]\nbase_url = "http://h:99999"', "upstreams.a.base_url: not a URL"),
+    "url bracket": ('[upstreams.a]\nbase_url = "http://[::1"', "upstreams.a.base_url: not a URL"),
+    "url credential": (
+        '[upstreams.a]\nbase_url = "http://me:pw@h/v1"',
+        "upstreams.a.base_url: holds a credential: put it into api_key",
+    ),
+    "url endpoint": (
+        '[upstreams.a]\nbase_url = "http://h/v1/chat/completions"',
+        "upstreams.a.base_url: leave /chat/completions out",
+    ),
+    "url query": (
+        '[upstreams.a]\nbase_url = "http://h/v1?x=1"',
+        "upstreams.a.base_url: must end with its path",
+    ),
+    "upstream without url": ("[upstreams.a]", "upstreams.a.base_url: required"),
+    "upstream name": ('[upstreams."a b"]\nbase_url = "http://h"', 'upstreams."a b": a name has'),
+    "own header": (
+        LAB + '[upstreams.lab.headers]\nHost = "x"',
+        "upstreams.lab.headers.Host: set by the gateway itself",
+    ),
+    "header value": (
+        LAB + '[upstreams.lab.headers]\nx-a = "b\\nc"',
+        "upstreams.lab.headers.x-a: a value is ASCII, on one line",
+    ),
+    "unknown upstream": (
+        LAB + '[models.m]\nupstream = "lap"',
+        'models.m.upstream: no upstream "lap"; did you mean "lab"?',
+    ),
+    "no upstream at all": (
+        '[models.m]\nupstream = "lab"',
+        'models.m.upstream: no upstream "lab"; there is none yet',
+    ),
+    "which upstream": (
+        LAB + '[upstreams.two]\nbase_url = "http://h"\n[models.m]',
+        "models.m.upstream: required; known: lab, two",
+    ),
+    "upstream twice": (
+        LAB + '[models.m]\nupstream = ["lab", "lab"]',
+        "models.m.upstream: names an upstream twice",
+    ),
+    "foreign upstream model": (
+        LAB + '[models.m]\nupstream = "lab"\nupstream_model = { other = "x" }',
+        'models.m.upstream_model: "other" is not among its upstreams',
+    ),
+    "alias": (LAB + '[models."a b"]', 'models."a b": a name is one word'),
+    "window suffix": (LAB + '[models."a[1m]"]', 'models."a[1m]": clients add [1m] themselves'),
+    "role": (
+        MODEL + '[upstreams.two]\nbase_url = "http://h"\n[roles]\nopus = "n"',
+        'roles.opus: no model "n"; known: m',
+    ),
+    "preset": (
+        '[upstreams.a]\npreset = "deepsek"',
+        'upstreams.a.preset: unknown preset; did you mean "deepseek"?',
+    ),
+    "preset without key": (
+        '[upstreams.a]\npreset = "deepseek"',
+        "upstreams.a.api_key: the environment variable DEEPSEEK_API_KEY is not set",
+    ),
+    "preset without native side": (
+        '[upstreams.a]\npreset = "siliconflow"\nkind = "anthropic"\napi_key = "k"',
+        "upstreams.a.base_url: siliconflow has no Anthropic endpoint",
+    ),
+    "signing secret": ('[server]\nsigning_secret = "x"', "server.signing_secret: shorter than 16"),
+    "allowed host": (
+        '[server]\nallowed_hosts = ["http://h"]',
+        'server.allowed_hosts: "http://h" is no host name',
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "line"), PROBLEMS.values(), ids=PROBLEMS)
+def test_problems(text: str, line: str) -> None:
+    found = problems(text)
+    assert found[0].startswith(line), found
+    with pytest.raises(ConfigError) as raised:
+        load(text)
+    assert str(raised.value).startswith(f"file.toml: {line}")
+    assert "\n" not in str(raised.value)
+
+
+def test_all_missing_variables_are_listed() -> None:
+    found = problems(CONTRACT, {"LAB_KEY": ""})
+    assert found[:2] == (
+        "upstreams.lab.api_key: the environment variable LAB_KEY is empty",
+        "keys[0].key: the environment variable DRAGOMAN_KEY is not set",
+    )
+    with pytest.raises(ConfigError, match=r"LAB_KEY is empty \(and 1 more: see `dragoman check`\)"):
+        load(CONTRACT, {"LAB_KEY": ""})
+
+
+def test_references_are_resolved_at_any_depth() -> None:
+    text = LAB + '[upstreams.lab.headers]\nx-team = "env:TEAM"\n[server]\nallowed_hosts = ["env:H"]'
+    config = load(text, {"TEAM": "blue", "H": "gw"})
+    assert config.upstreams["lab"].headers["x-team"].reveal() == "blue"
+    assert config.server.allowed_hosts == ("gw",)
+    assert problems(text)[:1] == ("server.allowed_hosts[0]: the environment variable H is not set",)
+
+
+@pytest.mark.parametrize("text", ["[server", 'a = "b', "a = 1\na = 2", "\0", "x = [" * 5000])
+def test_broken_toml_is_one_line_with_its_place(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"^file\.toml: .*(line \d|too deeply)"):
+        load("\n" + text)
+
+
+def test_a_file_that_is_no_text() -> None:
+    Path("file.toml").write_bytes(b"[server]\nhost = '\xff'\n")
+    with pytest.raises(ConfigError, match=r"not UTF-8 \(at line 2\)"):
+        load_config(Path("file.toml"), environ={})
+    with pytest.raises(ConfigError, match="No such file"):
+        load_config(Path("absent.toml"), environ={})
+    Path("big.toml").write_bytes(b"#" * (4 * 2**20 + 1))
+    with pytest.raises(ConfigError, match="larger than"):
+        load_config(Path("big.toml"), environ={})
+
+
+def test_flags_beat_environment_beats_file() -> None:
+    path = write('[server]\nport = 1\nhost = "localhost"\nping_interval_s = 4')
+    environ = {"DRAGOMAN_PORT": "2", "DRAGOMAN_SERVER_PING_INTERVAL_S": "5.5"}
+    server = load_config(path, environ=environ).server
+    assert (server.port, server.host, server.ping_interval_s) == (2, "localhost", 5.5)
+    environ["DRAGOMAN_SERVER_PORT"] = "3"  # the long name is the more exact one
+    assert load_config(path, environ=environ).server.port == 3
+    flags = {"server.port": 4}
+    assert load_config(path, environ=environ, overrides=flags).server.port == 4
+
+
+def test_environment_values() -> None:
+    environ = {
+        "DRAGOMAN_SERVER_ALLOWED_HOSTS": "gw, gw.lan",
+        "DRAGOMAN_SERVER_LOCAL_ENGINES": "false",
+        "DRAGOMAN_SERVER_SIGNING_SECRET": "s" * 32,
+        "DRAGOMAN_DATA_DIR": "/var/lib/gateway",
+        "DRAGOMAN_HOST": "",
+    }
+    server = load("", environ).server
+    assert server.allowed_hosts == ("gw", "gw.lan")
+    assert server.local_engines is False
+    assert server.signing_secret == Secret("s" * 32)
+    assert server.data_dir == Path("/var/lib/gateway")
+    assert server.host == "127.0.0.1"
+    assert problems("", {"DRAGOMAN_PORT": "http"}) == (
+        "DRAGOMAN_PORT: expected integer, got string",
+    )
+    assert problems("", {"DRAGOMAN_SERVER_PROT": "1"}) == (
+        'DRAGOMAN_SERVER_PROT: unknown setting; did you mean "DRAGOMAN_SERVER_PORT"?',
+    )
+
+
+def test_bad_flags_are_problems() -> None:
+    examined = examine_config(write(""), environ={}, overrides={"server.port": -1, "server.x": 1})
+    assert examined.problems[0] == "server.port: expected integer >= 0"
+    assert examined.problems[1].startswith("server.x: unknown setting")
+
+
+def test_a_key_from_the_environment_serves_where_the_file_has_none() -> None:
+    environ = {"DRAGOMAN_KEY": LONG_KEY, "DRAGOMAN_HOST": "0.0.0.0"}
+    assert [key.name for key in load("", environ).keys] == ["DRAGOMAN_KEY"]
+    text = '[[keys]]\nname = "own"\nkey = "another-key-of-the-file"'
+    assert [key.name for key in load(text, environ).keys] == ["own"]
+
+
+def test_where_the_file_is_looked_for(tmp_path: Path) -> None:
+    assert find_config({}) is None
+    assert load_config(None, environ={}).source is None
+    own = tmp_path / "own" / "dragoman" / "config.toml"
+    if os.name == "posix" and os.uname().sysname == "Linux":
+        own.parent.mkdir(parents=True)
+        own.write_text("[server]\nport = 1")
+        assert load_config(None, environ={}).server.port == 1
+    Path("dragoman.toml").write_text("[server]\nport = 2")
+    assert load_config(None, environ={}).server.port == 2
+    Path("named.toml").write_text("[server]\nport = 3")
+    assert load_config(None, environ={"DRAGOMAN_CONFIG": "named.toml"}).server.port == 3
+
+
+def test_secrets_are_never_shown() -> None:
+    value = "sk-very-secret-value"
+    text = (
+        f'[[keys]]\nname = "a"\nkey = "{value}"\n{LAB}api_key = "{value}"\n'
+        f'headers = {{ x-key = "{value}" }}\n[server]\nsigning_secret = "{value}"'
+    )
+    config = load(text)
+    assert config.keys[0].key.reveal() == value
+    secret = config.keys[0].key
+    shown = f"{config!r} {config} {secret} {secret!r} {secret:>30} {[secret]}"
+    assert value not in shown
+    with pytest.raises(TypeError):
+        msgspec.json.encode(config)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[[keys]]\nname = "a"\nkey = "has space SECRET"',
+        LAB + 'api_key = "SECRET with space"',
+        LAB + 'headers = { x = "SECRET\\u0001" }',
+        '[upstreams.a]\nbase_url = "http://u:SECRET@h"',
+        '[server]\nsigning_secret = "SECRET"',
+        '[[keys]]\nname = "a"\nkey = "SECRET"\n[[keys]]\nname = "b"\nkey = "SECRET"',
+    ],
+)
+def test_problems_show_no_secret(text: str) -> None:
+    found = problems(text)
+    assert found
+    assert "SECRET" not in " ".join(found)
+
+
+def test_credential_headers() -> None:
+    def credential(**settings: object) -> tuple[str, str] | None:
+        table = {"base_url": "http://h", **settings}
+        return msgspec.structs.replace(
+            UpstreamConfig(base_url="http://h"),
+            **table,  # type: ignore[arg-type]
+        ).credential()
+
+    key = Secret("k")
+    assert credential() is None
+    assert credential(api_key=key) == ("authorization", "Bearer k")
+    assert credential(api_key=key, kind="anthropic") == ("x-api-key", "k")
+    assert credential(api_key=key, credential_header="api-key") == ("api-key", "k")
+    native = credential(api_key=key, kind="anthropic", credential_header="authorization")
+    assert native == ("authorization", "Bearer k")
+
+
+def test_base_urls_are_tidied() -> None:
+    config = load(
+        '[upstreams.a]\nbase_url = "http://h/v1/"\n'
+        '[upstreams.b]\nkind = "anthropic"\nbase_url = "http://h/api/v1"'
+    )
+    assert config.upstreams["a"].base_url == "http://h/v1"
+    assert config.upstreams["b"].base_url == "http://h/api"
+
+
+def test_names_upstream() -> None:
+    config = load(
+        LAB + '[upstreams.two]\nbase_url = "http://h"\n'
+        '[models.m]\nupstream = ["lab", "two"]\nupstream_model = { two = "vendor/m" }\n'
+        '[models.n]\nupstream = ["lab"]\nupstream_model = "x"\n'
+    )
+    assert config.upstream_model("m", "lab") == "m"
+    assert config.upstream_model("m", "two") == "vendor/m"
+    assert config.upstream_model("n", "lab") == "x"
+
+
+def test_warnings() -> None:
+    text = (
+        '[[keys]]\nname = "a"\nkey = "short"\n'
+        '[upstreams.a]\nbase_url = "http://lab.lan/v1"\napi_key = "k"'
+    )
+    examined = examine_config(write(text), environ={})
+    assert examined.problems == ()
+    assert [line.split(":")[0] for line in examined.warnings] == [
+        "upstreams.a",
+        "upstreams.a.base_url",
+        "keys[0].key",
+    ]
+
+
+def test_the_engine_joins_without_mixing_with_paid_upstreams() -> None:
+    url = "http://127.0.0.1:1/v1"
+    alone = with_engine(load(""), "demo", url, display_name="Demo", leads=False)
+    assert list(alone.models) == ["demo"]
+    paid = load("", {"DEEPSEEK_API_KEY": "k"})
+    beside = with_engine(paid, "demo", url, display_name="Demo", leads=False)
+    assert list(beside.models)[-1] == "demo"
+    assert beside.preset_roles.opus == "deepseek-v4-pro"
+    leading = with_engine(paid, "demo", url, display_name="Demo", leads=True)
+    assert next(iter(leading.models)) == "demo"
+    assert leading.preset_roles == RolesConfig(default="demo")
+    for config in (alone, beside, leading):
+        for alias, model in config.models.items():
+            assert ("engine" in model.upstream) == (alias == "demo")
+            assert "engine" not in model.upstream or model.upstream == ("engine",)
+
+
+VALUES = st.recursive(
+    st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=6,
+)
+NAMES = st.sampled_from(["lab", "upstream", "base_url", "key", "profile", "preset", "headers"])
+TABLES = st.dictionaries(NAMES, st.dictionaries(NAMES, VALUES, max_size=3) | VALUES, max_size=3)
+
+
+def to_toml(value: object) -> str:
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{to_toml(k)} = {to_toml(v)}' for k, v in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(to_toml, value))}]"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return str(value).lower()
+
+
+@given(st.sampled_from(["server", "keys", "upstreams", "models", "roles"]), VALUES | TABLES)
+def test_any_document_gives_only_config_errors(table: str, value: object) -> None:
+    text = f"{table} = {to_toml(value)}"
+    assert tomllib.loads(text)  # it is a document, whatever it says
+    with contextlib.suppress(ConfigError):
+        load(text)
