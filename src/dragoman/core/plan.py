@@ -1,19 +1,49 @@
 """Request + deployment -> Plan: everything decided before the upstream is called."""
 
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal
 
+import msgspec
 from msgspec import Struct, field
 
+from dragoman.core.adjustments import Adjustment, Adjustments
+from dragoman.core.blocks import BlockRenderer
 from dragoman.core.dialects.profile import DialectProfile
-from dragoman.wire.anthropic import MessagesRequest
+from dragoman.core.errors import InvalidRequest
+from dragoman.core.history import HistoryReader, HistoryWriter, cut_at_compaction, system_text
+from dragoman.core.server_tools import UNAVAILABLE, ServerTool
+from dragoman.core.settings import (
+    note_other_fields,
+    plan_format,
+    plan_max_tokens,
+    plan_sampling,
+    plan_stops,
+)
+from dragoman.core.signatures import Signer
+from dragoman.core.thinking import plan_thinking
+from dragoman.core.token_count import estimate_tokens
+from dragoman.core.tool_choice import plan_tool_choice
+from dragoman.core.tools import plan_tools
+from dragoman.wire.anthropic import Block, MessagesRequest
 
+__all__ = [
+    "Adjustment",
+    "Deployment",
+    "Plan",
+    "ServerCall",
+    "ServerTool",
+    "make_plan",
+    "plan_after_server_tools",
+]
 
-class Adjustment(Struct, frozen=True, gc=False):
-    """One thing the client asked for that the upstream will not get as asked."""
-
-    field: str
-    action: Literal["dropped", "clamped", "emulated", "repaired", "refused"]
-    reason: str
+_encode: Final = msgspec.json.Encoder().encode
+# A client fingerprint that changes with every conversation: it would spoil prefix caches.
+_ATTRIBUTION: Final = "x-anthropic-billing-header"
+_PREFILL_FIELDS: Final = ("continue_final_message", "add_generation_prompt")
+_SUMMARIZE: Final = (
+    "Summarize the conversation so far, so that it can be continued from the summary alone. "
+    "Write nothing but the summary."
+)
 
 
 class Deployment(Struct, frozen=True, kw_only=True):
@@ -23,15 +53,6 @@ class Deployment(Struct, frozen=True, kw_only=True):
     model: str
     profile: DialectProfile
     kind: Literal["openai", "anthropic"] = "openai"
-
-
-class ServerTool(Struct, frozen=True, kw_only=True):
-    """A tool that the API itself would run; shown to the model as a function of this name."""
-
-    name: str
-    result_type: str  # type of the result block: web_search_tool_result, ...
-    error_type: str  # type of the error object inside; "" for mcp_tool_result
-    mcp_server: str = ""
 
 
 class ServerCall(Struct, frozen=True, kw_only=True):
@@ -64,3 +85,222 @@ class Plan(Struct, frozen=True, kw_only=True):
     forced_by_schema: bool = False
     show_thinking: Literal["full", "omitted", "none"] = "none"
     single_tool_call: bool = False
+
+
+def make_plan(
+    request: MessagesRequest,
+    deployment: Deployment,
+    *,
+    signer: Signer,
+    texts: Mapping[str, str] | None = None,
+    stream: bool | None = None,
+) -> Plan:
+    """
+    Decide everything about the upstream's request. Pure: the same arguments give the same plan.
+
+    Args:
+        request: As parsed.
+        deployment: Where it goes.
+        signer: Reads thinking that our own signatures carry.
+        texts: Texts of documents by attachment key; a document without one could not be read.
+        stream: Whether the upstream shall stream; it always does unless told otherwise.
+
+    Raises:
+        InvalidRequest: A message thread, or content that only a file id points at.
+    """
+    _refuse_thread(request)
+    profile, adjustments = deployment.profile, Adjustments()
+    tools = plan_tools(request, profile, adjustments)
+    choice = plan_tool_choice(request, profile, tools=tools, adjustments=adjustments)
+    form = plan_format(
+        request, profile, is_taken=choice.response_format is not None, adjustments=adjustments
+    )
+    thinking = plan_thinking(
+        request, profile, is_forcing_tool=choice.is_forcing, adjustments=adjustments
+    )
+    blocks = BlockRenderer(
+        deployment.model,
+        sees_images=profile.sees_images,
+        texts=texts or {},
+        tools=tools,
+        adjustments=adjustments,
+    )
+    reader = HistoryReader(
+        profile, tools=tools, blocks=blocks, signer=signer, adjustments=adjustments
+    )
+    notes = [*tools.notes, choice.note, form.note]
+    body: dict[str, Any] = {"model": deployment.model}
+    body["messages"], prefill = _messages(request, reader, notes=notes, adjustments=adjustments)
+    if tools.functions and not choice.hides_tools:
+        body["tools"] = tools.functions
+        if choice.tool_choice is not None:
+            body["tool_choice"] = choice.tool_choice
+        if choice.is_single and profile.parallel_tool_calls_field:
+            body["parallel_tool_calls"] = False
+    response_format = choice.response_format or form.response_format
+    if response_format is not None:
+        body["response_format"] = response_format
+    prompt_tokens = _estimate(body, blocks)
+    stops = plan_stops(request, profile, adjustments)
+    body[profile.max_tokens_field] = plan_max_tokens(
+        request, profile, prompt_tokens=prompt_tokens, adjustments=adjustments
+    )
+    body |= plan_sampling(request, profile, adjustments)
+    if stops.upstream:
+        body["stop"] = stops.upstream
+    body |= thinking.fields | prefill
+    body |= _delivery_fields(request, profile, is_stream=stream is not False)
+    note_other_fields(request, profile, adjustments)
+    return Plan(
+        request=request,
+        deployment=deployment,
+        body=body,
+        adjustments=adjustments.take(),
+        input_tokens_estimate=prompt_tokens,
+        tool_names=tools.names if "tools" in body else frozenset(),
+        toolset_members=tools.toolset_members,
+        server_tools=tools.server_tools,
+        local_stop_sequences=stops.local,
+        forced_by_schema=choice.response_format is not None,
+        show_thinking=thinking.show,
+        single_tool_call=choice.is_single,
+    )
+
+
+def plan_after_server_tools(plan: Plan, text: str, calls: Sequence[ServerCall]) -> Plan:
+    """
+    Return the plan for going on after the model has called server tools.
+
+    It is told that they are unavailable, and they are gone from the tools: there is one such round.
+
+    Args:
+        plan: The plan that led to the calls.
+        text: What the model said before them.
+        calls: The calls.
+    """
+    profile = plan.deployment.profile
+    body = {key: value for key, value in plan.body.items() if key not in _PREFILL_FIELDS}
+    messages = [*body["messages"]]
+    message: dict[str, Any] = {"role": "assistant", "content": text}
+    if messages and messages[-1]["role"] == "assistant":  # a prefill: both are one message
+        message["content"] = f"{messages.pop()['content']}{text}"
+    if profile.echo_reasoning != "never" and profile.reasoning_placeholder is not None:
+        message[profile.reasoning_field] = profile.reasoning_placeholder
+    message["tool_calls"] = [
+        {
+            "id": call.id,
+            "type": "function",
+            "function": {"name": call.name, "arguments": call.arguments_json},
+        }
+        for call in calls
+    ]
+    messages.append(message)
+    messages += [
+        {"role": "tool", "tool_call_id": call.id, "content": UNAVAILABLE} for call in calls
+    ]
+    body["messages"] = messages
+    tools = [t for t in body.get("tools", ()) if t["function"]["name"] not in plan.server_tools]
+    _replace_tools(body, tools, is_forced=plan.forced_by_schema)
+    return msgspec.structs.replace(
+        plan,
+        body=body,
+        tool_names=plan.tool_names - plan.server_tools.keys(),
+        server_tools={},
+        forced_by_schema=False,
+    )
+
+
+def _replace_tools(body: dict[str, Any], tools: list[dict[str, Any]], *, is_forced: bool) -> None:
+    """Put *tools* in; whatever call was forced has been made."""
+    if is_forced:
+        body.pop("response_format", None)
+    if is_forced or body.get("tool_choice") not in (None, "auto", "none"):
+        body.pop("tool_choice", None)
+    if tools:
+        body["tools"] = tools
+        return
+    for key in ("tools", "tool_choice", "parallel_tool_calls"):
+        body.pop(key, None)
+
+
+def _refuse_thread(request: MessagesRequest) -> None:
+    if request.thread is None:
+        return
+    reason = "message threads are not kept here; send the whole conversation"
+    details = {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
+    raise InvalidRequest("thread", reason, details=details)
+
+
+def _messages(
+    request: MessagesRequest,
+    reader: HistoryReader,
+    *,
+    notes: Sequence[str],
+    adjustments: Adjustments,
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Return the messages, the system prompt first, and fields that a prefill needs."""
+    summary, messages = cut_at_compaction(request.messages, adjustments)
+    prompt = [_system_prompt(request.system, adjustments)]
+    while messages and messages[0][1].role == "system" and not summary:
+        number, message = messages.pop(0)
+        prompt.append(system_text(message.content, f"messages.{number}.content", adjustments))
+    if summary:
+        reader.add_user_text(f"<summary>\nThe conversation so far:\n{summary}\n</summary>")
+    entries = reader.read(messages)
+    if request.compaction is not None:
+        reason = "the summary will come as text, not as a compaction block"
+        adjustments.add("compaction", "emulated", reason=reason)
+        reader.add_user_text(_summary_request(request.compaction))
+    writer = HistoryWriter(reader.profile, adjustments)
+    writer.write(entries)
+    is_prefill = request.messages[-1].role == "assistant" and request.compaction is None
+    prefill = writer.finish(is_prefill=is_prefill)
+    writer.require_user()
+    text = "\n\n".join(part for part in (*prompt, *notes) if part)
+    head = [{"role": "system", "content": text}] if text else []
+    return [*head, *writer.messages], prefill
+
+
+def _system_prompt(system: str | list[Block] | None, adjustments: Adjustments) -> str:
+    if system is None:
+        return ""
+    blocks = [Block("text", text=system)] if isinstance(system, str) else system
+    kept = []
+    for block in blocks:
+        text = block.text
+        if text is not None and text.startswith(_ATTRIBUTION):
+            text = text.partition("\n")[2].lstrip("\n")
+            kept.append(Block("text", text=text))
+        else:
+            kept.append(block)
+    return system_text(kept, "system", adjustments)
+
+
+def _summary_request(compaction: object) -> str:
+    instructions = compaction.get("instructions") if isinstance(compaction, dict) else None
+    return instructions if isinstance(instructions, str) and instructions else _SUMMARIZE
+
+
+def _estimate(body: dict[str, Any], blocks: BlockRenderer) -> int:
+    tools = body.get("tools", [])
+    prompt = _encode([body["messages"], tools, body.get("response_format")])
+    return estimate_tokens(
+        prompt,
+        images=blocks.n_images,
+        image_bytes=blocks.image_bytes,
+        messages=len(body["messages"]),
+        tools=len(tools),
+    )
+
+
+def _delivery_fields(
+    request: MessagesRequest, profile: DialectProfile, *, is_stream: bool
+) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    user_id = request.metadata.user_id if request.metadata is not None else None
+    if user_id is not None and profile.sends_user:
+        fields["user"] = user_id
+    fields["stream"] = is_stream
+    if is_stream and profile.stream_options:
+        fields["stream_options"] = {"include_usage": True}
+    return fields

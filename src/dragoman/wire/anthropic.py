@@ -40,6 +40,7 @@ class Block(Struct):
     type: str
     text: str | None = None
     source: Source | str | None = None  # search_result: a string
+    transformations: Any = None  # image
     title: str | None = None
     context: str | None = None
     content: "str | list[Block] | dict[str, Any] | None" = None
@@ -57,15 +58,33 @@ class Block(Struct):
     tool: dict[str, Any] | None = None  # tool_addition, tool_removal
     file_id: str | None = None  # container_upload
     encrypted_content: str | None = None
+    url: str | None = None  # web_search_result
+    page_age: str | None = None
+    mcp_server_name: str | None = None  # mcp_tool_listing
+    tools: list[Any] | None = None
+    tool_changes: "list[Block] | None" = None  # compaction
+    tabs: Any = None  # browser_state
+    state_changes: Any = None
     citations: Any = None
     cache_control: CacheControl | None = None
+
+
+class _Missing(str):
+    """Tells content that was left out from content that is empty."""
+
+    __slots__ = ()
+
+
+MISSING_CONTENT: Final = _Missing()
 
 
 class Message(Struct):
     """One turn of the conversation; ``system`` may stand in the middle."""
 
     role: Literal["user", "assistant", "system"]
-    content: str | list[Block]
+    content: str | list[Block] = MISSING_CONTENT  # only ``system`` may leave it out
+    clear_at: str | None = None  # system: never, next_user_message
+    output_config: Any = None  # system: {effort}
 
 
 class Tool(Struct, omit_defaults=True):
@@ -84,6 +103,8 @@ class Tool(Struct, omit_defaults=True):
     enable_zoom: bool | None = None
     max_characters: int | None = None
     configs: Any = None
+    default_config: Any = None
+    allowed_callers: list[Any] | None = None
     mcp_server_name: str | None = None
     tools: list[Any] | None = None  # mcp_toolset with a pinned listing
     cache_control: CacheControl | None = None
@@ -103,6 +124,7 @@ class Thinking(Struct, gc=False):
     type: str
     budget_tokens: int | None = None
     display: str | None = None
+    block_binding: Any = None
 
 
 class OutputFormat(Struct):
@@ -158,6 +180,14 @@ class MessagesRequest(Struct, kw_only=True):
     diagnostics: Any = None
     billing_policy: Any = None
     safeguards: Any = None
+    # Names of fields that we do not know: set by the parser, whatever the client sends.
+    unknown_fields: Any = ()
 
 
+class _KnownFieldsOnly(MessagesRequest, forbid_unknown_fields=True):
+    """The same, refusing unknown fields at the top level."""
+
+
+decode_known: Final = msgspec.json.Decoder(_KnownFieldsOnly).decode
 decode_request: Final = msgspec.json.Decoder(MessagesRequest).decode
+decode_members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode

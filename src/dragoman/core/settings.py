@@ -1,0 +1,199 @@
+"""Sampling, limits, structured output, and the fields that have nothing to become upstream."""
+
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from dragoman.core.adjustments import Adjustments
+from dragoman.core.dialects.profile import DialectProfile
+from dragoman.wire.anthropic import MessagesRequest, OutputFormat
+
+_encode: Final = msgspec.json.Encoder().encode
+_MIN_ROOM: Final = 256  # tokens; estimates err, and what truly does not fit the upstream refuses
+_JSON_NOTE: Final = (
+    "Answer with JSON only, without any other text, fences or comments. "
+    "The JSON must conform to this schema:\n"
+)
+# Asked for, but with no counterpart: field -> (value that asks for nothing, reason).
+_WITHOUT_COUNTERPART: Final[tuple[tuple[str, tuple[Any, ...], str], ...]] = (
+    ("service_tier", ("auto", "standard_only"), "there is one service tier"),
+    ("container", (), "there is no sandbox"),
+    ("speed", ("standard",), "there is one speed"),
+    ("inference_geo", (), "the place of inference is the upstream's"),
+    ("diagnostics", (), "cache misses are not diagnosed"),
+    ("fallbacks", ("none",), "fallback models are set by the gateway's configuration"),
+    ("fallback_credit_token", (), "no credit is applied"),
+    ("billing_policy", ({"type": "self"},), "the gateway's key pays"),
+    ("safeguards", (), "there are no safety verdicts, and they are not sent on"),
+)
+_EDITS: Final = {
+    "clear_tool_uses_20250919": "old tool results are not cleared",
+    "compact_20260112": "conversations are not compacted here",
+}
+
+
+class StopPlan(Struct, frozen=True):
+    """Stop strings for the upstream, and those that the gateway looks for itself."""
+
+    upstream: list[str]
+    local: tuple[str, ...]
+
+
+def plan_sampling(
+    request: MessagesRequest, profile: DialectProfile, adjustments: Adjustments
+) -> dict[str, Any]:
+    """Return temperature, top_p and top_k as far as the upstream takes them."""
+    fields: dict[str, Any] = {}
+    if request.temperature is not None:
+        fields |= _temperature(request.temperature, profile, adjustments)
+    if request.top_p is not None and profile.top_p:
+        fields["top_p"] = request.top_p
+    elif request.top_p is not None:
+        adjustments.add("top_p", "dropped", reason="the upstream fixes it")
+    if request.top_k is not None and request.top_k > 0:  # 0 and -1: off
+        if profile.top_k:
+            fields["top_k"] = request.top_k
+        else:
+            adjustments.add("top_k", "dropped", reason="the upstream does not know it")
+    return fields
+
+
+def _temperature(
+    asked: float, profile: DialectProfile, adjustments: Adjustments
+) -> dict[str, float]:
+    limit = profile.temperature_max
+    if limit is None:
+        adjustments.add("temperature", "dropped", reason="the upstream fixes it")
+        return {}
+    # Two decimals are what the strictest upstream reads (GLM); finer ones change nothing.
+    temperature = round(min(asked, limit), 2)
+    if asked > limit:
+        adjustments.add("temperature", "clamped", reason=f"the upstream takes at most {limit:g}")
+    return {"temperature": temperature}
+
+
+def plan_max_tokens(
+    request: MessagesRequest,
+    profile: DialectProfile,
+    *,
+    prompt_tokens: int,
+    adjustments: Adjustments,
+) -> int:
+    """Return max_tokens as far as the model and its window allow."""
+    asked = request.max_tokens if request.max_tokens is not None else profile.default_max_tokens
+    allowed = max(1, asked)
+    if profile.max_output_tokens is not None:
+        allowed = min(allowed, profile.max_output_tokens)
+    if profile.context_window is not None:
+        room = profile.context_window - prompt_tokens
+        allowed = min(allowed, max(room, _MIN_ROOM))
+    if request.max_tokens is not None and allowed < asked:
+        adjustments.add("max_tokens", "clamped", reason=f"{allowed} is what fits the model")
+    return allowed
+
+
+def plan_stops(
+    request: MessagesRequest, profile: DialectProfile, adjustments: Adjustments
+) -> StopPlan:
+    """
+    Share the stop strings out between the upstream and the gateway.
+
+    The client is told which one matched; where the upstream does not say, only our own match can.
+    """
+    stops = [stop for stop in request.stop_sequences if stop and not stop.isspace()]
+    if len(stops) < len(request.stop_sequences):
+        reason = "stop sequences without a visible character are ignored"
+        adjustments.add("stop_sequences", "dropped", reason=reason)
+    stops = list(dict.fromkeys(stops))
+    if not profile.reports_stop:
+        return StopPlan([], tuple(stops))
+    limit = profile.max_stop_sequences
+    sent = stops if limit is None else stops[:limit]
+    return StopPlan(sent, tuple(stops[len(sent) :]))
+
+
+class FormatPlan(Struct, frozen=True):
+    """How structured output is asked for."""
+
+    response_format: dict[str, Any] | None = None
+    note: str = ""  # for the system prompt
+
+
+def plan_format(
+    request: MessagesRequest,
+    profile: DialectProfile,
+    *,
+    is_taken: bool,
+    adjustments: Adjustments,
+) -> FormatPlan:
+    """
+    Return how to ask for the format that *request* wants.
+
+    Args:
+        request: The request.
+        profile: Of the upstream's model.
+        is_taken: A forced tool call needs the field already.
+        adjustments: Where what is emulated is reported.
+    """
+    config = request.output_config
+    path, form = "output_config.format", config.format if config is not None else None
+    if form is None:
+        path, form = "output_format", request.output_format
+    if form is None:
+        return FormatPlan()
+    if form.type != "json_schema" or form.schema is None:
+        adjustments.add(path, "dropped", reason=f"unknown format {form.type[:40]}")
+        return FormatPlan()
+    if is_taken:
+        adjustments.add(path, "dropped", reason="a tool call is forced, so there is no text")
+        return FormatPlan()
+    return _format(form, path, profile=profile, adjustments=adjustments)
+
+
+def _format(
+    form: OutputFormat, path: str, *, profile: DialectProfile, adjustments: Adjustments
+) -> FormatPlan:
+    if profile.response_format == "json_schema":
+        json_schema = {"name": "response", "schema": form.schema, "strict": True}
+        return FormatPlan({"type": "json_schema", "json_schema": json_schema})
+    reason = "the schema goes into the prompt: the upstream does not enforce it"
+    adjustments.add(path, "emulated", reason=reason)
+    note = _JSON_NOTE + _encode(form.schema).decode()
+    if profile.response_format == "json_object":
+        return FormatPlan({"type": "json_object"}, note)
+    return FormatPlan(None, note)
+
+
+def note_other_fields(
+    request: MessagesRequest, profile: DialectProfile, adjustments: Adjustments
+) -> None:
+    """Report what is accepted without being done."""
+    for name, harmless, reason in _WITHOUT_COUNTERPART:
+        value = getattr(request, name)
+        if value is not None and value not in harmless and value not in ({}, []):
+            adjustments.add(name, "dropped", reason=reason)
+    if request.output_config is not None and request.output_config.task_budget is not None:
+        reason = "the model is not told of a budget"
+        adjustments.add("output_config.task_budget", "dropped", reason=reason)
+    _note_edits(request, profile, adjustments)
+    for name in request.unknown_fields:
+        adjustments.add(name, "dropped", reason=f"unknown field {name}")
+
+
+def _note_edits(
+    request: MessagesRequest, profile: DialectProfile, adjustments: Adjustments
+) -> None:
+    management = request.context_management
+    edits = management.get("edits") if isinstance(management, dict) else None
+    for number, edit in enumerate(edits if isinstance(edits, list) else ()):
+        kind = edit.get("type") if isinstance(edit, dict) else None
+        path = f"context_management.edits.{number}"
+        if kind == "clear_thinking_20251015":
+            # Claude Code asks for "all" with every request; other values save tokens, and only
+            # where thinking goes back at all.
+            if edit.get("keep", "all") != "all" and profile.echo_reasoning != "never":
+                adjustments.add(path, "dropped", reason="old thinking is not cleared")
+            continue
+        reason = _EDITS.get(kind) if isinstance(kind, str) else None
+        adjustments.add(path, "dropped", reason=reason or "this edit is not known")

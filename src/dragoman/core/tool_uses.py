@@ -1,0 +1,101 @@
+"""Which tools a conversation has referred to, called, added and removed."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+from msgspec import Struct, field
+
+from dragoman.core.adjustments import Adjustments
+from dragoman.wire.anthropic import Block, MessagesRequest, Tool
+
+
+class ToolUses(Struct):
+    """What is found in the messages; a removal undoes an earlier addition and the reverse."""
+
+    wanted: set[str] = field(default_factory=set)  # called, referred to or added by name
+    added: list[tuple[str, Tool]] = field(default_factory=list)  # defined on the way, with path
+    removed: set[str] = field(default_factory=set)
+    removed_mcp: set[tuple[str, str]] = field(default_factory=set)
+    removed_servers: set[str] = field(default_factory=set)
+    listings: dict[str, list[Any]] = field(default_factory=dict)  # MCP server -> its tools
+
+
+def scan_tool_uses(request: MessagesRequest, adjustments: Adjustments) -> ToolUses:
+    """Return what the messages say about tools, in their order."""
+    uses = ToolUses()
+    for number, message in enumerate(request.messages):
+        if not isinstance(message.content, str):
+            _scan(message.content, f"messages.{number}.content", uses=uses, adjustments=adjustments)
+    return uses
+
+
+def referenced_tools(content: object) -> list[str]:
+    """Return the tools named by the content of a ``tool_search_tool_result``."""
+    references = content.get("tool_references") if isinstance(content, dict) else None
+    if not isinstance(references, list):
+        return []
+    names = [r.get("tool_name") for r in references if isinstance(r, dict)]
+    return [name for name in names if isinstance(name, str)]
+
+
+def _scan(blocks: Iterable[Block], path: str, *, uses: ToolUses, adjustments: Adjustments) -> None:
+    for number, block in enumerate(blocks):
+        match block.type:
+            case "text" | "thinking":
+                pass
+            case "tool_use" if block.name:
+                uses.wanted.add(block.name)
+            case "tool_reference" if block.tool_name:
+                uses.wanted.add(block.tool_name)
+            case "tool_result" if isinstance(block.content, list):
+                _scan(block.content, path, uses=uses, adjustments=adjustments)
+            case "tool_search_tool_result":
+                uses.wanted.update(referenced_tools(block.content))
+            case "mcp_tool_listing" if block.mcp_server_name and block.tools is not None:
+                uses.listings[block.mcp_server_name] = block.tools
+            case "compaction" if block.tool_changes:
+                _scan(block.tool_changes, path, uses=uses, adjustments=adjustments)
+            case "tool_addition":
+                _add(block.tool or {}, f"{path}.{number}", uses=uses, adjustments=adjustments)
+            case "tool_removal":
+                _remove(block.tool or {}, uses)
+
+
+def _add(tool: dict[str, Any], path: str, *, uses: ToolUses, adjustments: Adjustments) -> None:
+    if tool.get("type") == "tool_definition":
+        try:
+            definition = msgspec.convert(tool.get("definition"), Tool)
+        except msgspec.ValidationError:
+            adjustments.add(path, "dropped", reason="this is not the definition of a tool")
+            return
+        name = definition.name
+        if name:  # a later definition takes the place of an earlier one
+            uses.added = [(at, known) for at, known in uses.added if known.name != name]
+            uses.wanted.add(name)
+            uses.removed.discard(name)
+        uses.added.append((path, definition))
+        return
+    name, server = _names(tool)
+    if not server:
+        uses.wanted.add(name)
+        uses.removed.discard(name)
+    elif name:
+        uses.removed_mcp.discard((server, name))
+    else:
+        uses.removed_servers.discard(server)
+
+
+def _remove(tool: dict[str, Any], uses: ToolUses) -> None:
+    name, server = _names(tool)
+    if not server:
+        uses.removed.add(name)
+    elif name:
+        uses.removed_mcp.add((server, name))
+    else:
+        uses.removed_servers.add(server)
+
+
+def _names(tool: dict[str, Any]) -> tuple[str, str]:
+    name, server = tool.get("name"), tool.get("server_name")
+    return (name if isinstance(name, str) else ""), (server if isinstance(server, str) else "")

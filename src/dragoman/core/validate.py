@@ -1,0 +1,268 @@
+"""
+Bytes of a request -> MessagesRequest, or InvalidRequest with the path of the field that is wrong.
+
+Only what no model could make sense of is refused; what merely breaks a rule of Anthropic's models
+is repaired later and reported. Unknown fields and block types are never an error.
+"""
+
+import codecs
+import re
+from collections.abc import Iterator
+from typing import Final
+
+import msgspec
+
+from dragoman.core.errors import InvalidRequest
+from dragoman.core.validate_blocks import check_message, check_system
+from dragoman.wire.anthropic import (
+    MessagesRequest,
+    Tool,
+    decode_known,
+    decode_members,
+    decode_request,
+)
+
+_MAX_CONTAINERS: Final = 2_000_000  # objects and arrays: they take far more memory than bytes
+_MAX_COUNT: Final = 2**31 - 1  # what the integers of every upstream's own parser can hold
+_MAX_UNKNOWN_FIELDS: Final = 20
+_MAX_NAME: Final = 60  # characters of the client's own names that are repeated to it
+_KEPT: Final = b'"[]{}'
+_NOT_KEPT: Final = bytes(set(range(256)) - set(_KEPT))
+_TO_BRACES: Final = bytes.maketrans(b"[]", b"{}")
+_TOOL_NAME: Final = re.compile(r"[a-zA-Z0-9_-]{1,128}")
+_AT: Final = re.compile(r"(.*?)(?: - at `\$(.*)`)?", re.DOTALL)
+_INDEX: Final = re.compile(r"\[(\d+|\.\.\.)\]")
+_MISSING: Final = re.compile(r"Object missing required field `(.*)`")
+_EXPECTED: Final = re.compile(r"Expected `(.*)`, got `(.*)`")
+_KINDS: Final = {
+    "str": "a string",
+    "int": "an integer",
+    "float": "a number",
+    "bool": "true or false",
+    "array": "an array",
+    "object": "an object",
+}
+_ENUMS: Final = {
+    "role": "'user', 'assistant' or 'system'",
+    "tool_choice.type": "'auto', 'any', 'tool' or 'none'",
+}
+
+
+def parse_request(
+    body: bytes, *, max_messages: int, max_nesting: int, for_count: bool = False
+) -> MessagesRequest:
+    """
+    Read the body of a request.
+
+    Args:
+        body: Any bytes at all, already inflated.
+        max_messages: More are refused.
+        max_nesting: Deepest allowed nesting of objects and arrays, the body itself included.
+        for_count: ``max_tokens`` may be missing.
+
+    Raises:
+        InvalidRequest: In every case of bad input; nothing else comes out.
+    """
+    if not body or body.isspace():
+        raise InvalidRequest("", "the body is empty; send a JSON object")
+    _check_utf8(body)
+    _check_nesting(body, max_nesting)
+    request = _decode(body)
+    _check_fields(request, max_messages=max_messages, for_count=for_count)
+    _check_tools(request)
+    check_system(request.system)
+    for number, message in enumerate(request.messages):
+        check_message(message, f"messages.{number}")
+    return request
+
+
+def _check_utf8(body: bytes) -> None:
+    """Check all of the body: the decoder skips the strings of fields that it does not know."""
+    if body.isascii():
+        return
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    view, step = memoryview(body), 2**20  # in pieces: a decoded copy may be four times as large
+    try:
+        for start in range(0, len(body), step):
+            decoder.decode(view[start : start + step], final=start + step >= len(body))
+    except UnicodeDecodeError as error:
+        reason = f"the body is not valid UTF-8 ({error.reason}); send JSON in UTF-8"
+        raise InvalidRequest("", reason) from None
+
+
+def _check_nesting(body: bytes, max_nesting: int) -> None:
+    """
+    Bound depth and number of containers before anything is built from them.
+
+    Nothing but quotes and brackets is left of the body, then nothing but brackets; innermost pairs
+    are removed until none is left. All in C: 60 us for a request of 50 kB with twelve tools.
+    """
+    if b"\\" in body:
+        body = body.replace(rb"\\", b"").replace(rb"\"", b"")
+    outside_strings = body.translate(None, _NOT_KEPT).split(b'"')[::2]
+    brackets = b"".join(outside_strings).translate(_TO_BRACES)
+    if brackets.count(b"{") > _MAX_CONTAINERS:
+        reason = f"the body holds more than {_MAX_CONTAINERS} objects and arrays; send fewer"
+        raise InvalidRequest("", reason)
+    for _ in range(max_nesting):
+        rest = brackets.replace(b"{}", b"")
+        if len(rest) == len(brackets):  # done, or not JSON, which the decoder says better
+            return
+        brackets = rest
+    if brackets:
+        _refuse_nesting(max_nesting)
+
+
+def _refuse_nesting(max_nesting: int | None = None) -> None:
+    limit = f" than {max_nesting} levels" if max_nesting else ""
+    raise InvalidRequest("", f"the body is nested deeper{limit or ' than can be read'}; flatten it")
+
+
+def _decode(body: bytes) -> MessagesRequest:
+    try:
+        request = _decode_known_or_not(body)
+    except msgspec.ValidationError as error:
+        raise _translate(str(error)) from None
+    except msgspec.DecodeError as error:
+        reason = f"the body is not valid JSON: {_reason(str(error))}"
+        raise InvalidRequest("", reason) from None
+    except RecursionError:
+        _refuse_nesting()
+    except (UnicodeError, ValueError, OverflowError, MemoryError) as error:
+        reason = f"the body cannot be read ({type(error).__name__}); send a JSON object"
+        raise InvalidRequest("", reason) from None
+    return request
+
+
+def _decode_known_or_not(body: bytes) -> MessagesRequest:
+    try:
+        request: MessagesRequest = decode_known(body)
+    except msgspec.ValidationError as error:
+        if not str(error).startswith("Object contains unknown field"):
+            raise
+        request = decode_request(body)
+        request.unknown_fields = tuple(_unknown_fields(body))
+        return request
+    is_ours = request.unknown_fields == ()
+    request.unknown_fields = () if is_ours else ("unknown_fields",)
+    return request
+
+
+def _unknown_fields(body: bytes) -> Iterator[str]:
+    known = set(MessagesRequest.__struct_fields__) - {"unknown_fields"}
+    unknown = [name for name in decode_members(body) if name not in known]
+    for name in unknown[:_MAX_UNKNOWN_FIELDS]:
+        yield name[:_MAX_NAME]
+
+
+def _reason(said: str) -> str:
+    if "truncated" in said:  # also said of half a surrogate pair
+        return "it ends too early, or holds half of a \\u surrogate pair"
+    return said.removeprefix("JSON is malformed: ")
+
+
+def _translate(said: str) -> InvalidRequest:
+    """Return msgspec's sentence in the API's form."""
+    match = _AT.fullmatch(said)
+    reason, at = match.groups() if match else (said, None)
+    path = _INDEX.sub(r".\1", at or "").removeprefix(".").removesuffix(".[...]")
+    if missing := _MISSING.fullmatch(reason):
+        field = f"{path}.{missing[1]}" if path else missing[1]
+        return InvalidRequest(field, "Field required")
+    if expected := _EXPECTED.fullmatch(reason):
+        wanted = " or ".join(_KINDS.get(kind, kind) for kind in expected[1].split(" | "))
+        got = _KINDS.get(expected[2], expected[2])
+        path = path or ("" if reason.startswith("Expected `object`") else path)
+        return InvalidRequest(path, f"Input should be {wanted}, not {got}")
+    if reason.startswith("Invalid enum value"):
+        for name, values in _ENUMS.items():
+            if path.endswith(name):
+                return InvalidRequest(path, f"Input should be {values}")
+    return InvalidRequest(path, reason)
+
+
+# -- fields
+
+
+def _check_fields(request: MessagesRequest, *, max_messages: int, for_count: bool) -> None:
+    if not request.model:
+        raise InvalidRequest("model", "String should have at least 1 character; name a model")
+    if not request.messages:
+        raise InvalidRequest("messages", "at least one message is required")
+    if len(request.messages) > max_messages:
+        raise InvalidRequest("messages", f"at most {max_messages} messages are allowed")
+    if request.max_tokens is None and not for_count:
+        raise InvalidRequest("max_tokens", "Field required")
+    _check_range("max_tokens", request.max_tokens, 0, _MAX_COUNT)
+    _check_range("temperature", request.temperature, 0, 2)
+    _check_range("top_p", request.top_p, 0, 1)
+    _check_range("top_k", request.top_k, -1, _MAX_COUNT)  # -1: off, to some clients
+    if request.thinking is not None:
+        budget = request.thinking.budget_tokens
+        _check_range("thinking.budget_tokens", budget, 0, _MAX_COUNT)
+    config = request.output_config
+    for path, form in (
+        ("output_config.format", config.format if config is not None else None),
+        ("output_format", request.output_format),
+    ):
+        if form is not None and form.type == "json_schema" and form.schema is None:
+            raise InvalidRequest(f"{path}.schema", "Field required")
+
+
+def _check_range(path: str, value: float | None, low: float, high: float) -> None:
+    if value is None:
+        return
+    if value < low:
+        raise InvalidRequest(path, f"Input should be greater than or equal to {low}")
+    if value > high:
+        raise InvalidRequest(path, f"Input should be less than or equal to {high}")
+
+
+# -- tools
+
+
+def _check_tools(request: MessagesRequest) -> None:
+    names: set[str] = set()
+    for number, tool in enumerate(request.tools):
+        path = f"tools.{number}"
+        if tool.name is not None:
+            _check_tool_name(tool.name, path, names)
+        if tool.type in (None, "custom"):
+            for field, value in (("name", tool.name), ("input_schema", tool.input_schema)):
+                if value is None:
+                    raise InvalidRequest(f"{path}.custom.{field}", "Field required")
+    _check_tool_choice(request, names)
+
+
+def _check_tool_name(name: str, path: str, names: set[str]) -> None:
+    if not _TOOL_NAME.fullmatch(name):
+        reason = "String should match pattern '^[a-zA-Z0-9_-]{1,128}$'"
+        raise InvalidRequest(f"{path}.custom.name", reason)
+    if name in names:
+        reason = f"Tool names must be unique; {name[:_MAX_NAME]!r} is declared twice."
+        raise InvalidRequest("tools", reason, details={"error_code": "tool_name_conflict"})
+    names.add(name)
+
+
+def _check_tool_choice(request: MessagesRequest, names: set[str]) -> None:
+    choice = request.tool_choice
+    if choice is None or choice.type != "tool":
+        return
+    if choice.name is None:
+        raise InvalidRequest("tool_choice.name", "Field required")
+    if choice.name in names or not request.tools:  # without any tool it is ignored, and reported
+        return
+    if any(_names_more(tool) for tool in request.tools) or _adds_tools(request):
+        return
+    reason = f"{choice.name[:_MAX_NAME]!r} is not the name of a tool in this request; declare it"
+    raise InvalidRequest("tool_choice.name", reason)
+
+
+def _names_more(tool: Tool) -> bool:
+    """Tell whether *tool* stands for several, or has a name that goes without saying."""
+    return tool.name is None or tool.type not in (None, "custom")
+
+
+def _adds_tools(request: MessagesRequest) -> bool:
+    blocks = (m.content for m in request.messages if not isinstance(m.content, str))
+    return any(block.type == "tool_addition" for content in blocks for block in content)
