@@ -1,0 +1,102 @@
+"""
+DeepSeek.
+
+Sources, read 2026-11-22: model dialects, sections 1 to 3; api-docs.deepseek.com
+(create-chat-completion, guides/thinking_mode) through third-party notes of 2026-07 to 2026-09;
+sglang 0.5.23 and vllm 0.33.0 packages; litellm 1.109.1 price file.
+"""
+
+from typing import Final
+
+from dragoman.core.dialects.facts import Facts, Family, ModelFacts
+
+_LATEST: Final[Facts] = {
+    "context_window": 1_000_000,
+    "max_output_tokens": 393_216,
+    "thinking": "toggle",  # on by default
+    # 400 "must be passed back" without it in a tool loop; ignored elsewhere (third-party notes).
+    "echo_reasoning": "always",
+}
+_EFFORT: Final[Facts] = {"effort_values": ("low", "high", "max"), "reasoning_placeholder": " "}
+
+DEEPSEEK: Final = Family(
+    name="deepseek",
+    platforms=frozenset({"deepseek", "kspmas"}),
+    vendor_switch="thinking_type",
+    template_switch="template_thinking",  # sglang keeps thinking off without it
+    vendor={
+        "max_stop_sequences": 16,
+        "response_format": "json_object",
+        "parallel_tool_calls_field": False,  # ignored: a third party's live probe, 2026-10
+        # 400 "Thinking mode does not support this tool_choice".
+        "forced_tools_need_no_thinking": True,
+    },
+    models=(
+        ModelFacts(
+            name="deepseek-v4-pro",
+            pattern=r"deepseek-v4(?:[.p-]\d)?-pro",
+            weights=_LATEST,
+            vendor=_EFFORT,
+            hosts={"siliconflow": {"effort_values": ("high", "max")}},
+        ),
+        ModelFacts(
+            name="deepseek-flash",
+            pattern=r"deepseek-(?:v4|flash)",
+            weights={**_LATEST, "sees_images": True},
+            vendor=_EFFORT,
+            hosts={"siliconflow": {"effort_values": ("high", "max")}},
+        ),
+        ModelFacts(
+            # Reasoning only, no tools: press text of 2025-12, unverified elsewhere.
+            name="deepseek-v3.2-speciale",
+            pattern=r"deepseek-v3[.p_-]2-speciale",
+            weights={
+                "context_window": 131_072,
+                "max_output_tokens": 131_072,
+                "thinking": "always",
+                "has_tools": False,
+            },
+        ),
+        ModelFacts(
+            name="deepseek-v3.2",
+            pattern=r"deepseek-(?:chat-)?v3[.p_-]2(?!\d)",
+            weights={
+                "context_window": 131_072,
+                "max_output_tokens": 65_536,
+                "thinking": "toggle",
+                "echo_reasoning": "always",
+            },
+            vendor={"reasoning_placeholder": " "},  # one space: the least it accepts (litellm)
+        ),
+        ModelFacts(
+            name="deepseek-v3.1",
+            pattern=r"deepseek-(?:chat-)?v3[.p_-]1(?!\d)",
+            weights={
+                "context_window": 131_072,
+                "max_output_tokens": 65_536,
+                "thinking": "toggle",  # off by default
+            },
+        ),
+        ModelFacts(
+            name="deepseek-r1",
+            pattern=r"deepseek-(?:r1|reasoner)",
+            weights={
+                "context_window": 131_072,
+                "max_output_tokens": 32_768,
+                "thinking": "always",
+                "echo_reasoning": "never",  # sending it was a 400 in this generation
+            },
+            vendor={"forced_tools": "hint"},  # takes none and auto
+            hosts={"dashscope": {"max_output_tokens": 16_384, "forced_tools": "hint"}},
+        ),
+        ModelFacts(
+            name="deepseek-v3",
+            pattern=r"deepseek-(?:v3|chat)",
+            weights={
+                "context_window": 131_072,
+                "max_output_tokens": 8_192,  # the vendor's figure of its time; hosts give more
+                "thinking": "never",
+            },
+        ),
+    ),
+)

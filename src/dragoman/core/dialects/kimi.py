@@ -1,0 +1,81 @@
+"""
+Kimi.
+
+Sources, read 2026-11-22: model dialects, sections 1 to 3; platform.kimi.ai and platform.moonshot.cn
+documentation, partly through third-party notes of 2026-07 to 2026-10; MoonshotAI/kimi-cli, commit
+4a550ef; sglang 0.5.23 package.
+"""
+
+from typing import Final
+
+from dragoman.core.dialects.facts import Facts, Family, ModelFacts
+
+_K2: Final[Facts] = {"context_window": 262_144, "max_output_tokens": 262_144}
+# Sampling is fixed from K2.5 on, and any other value is a 400.
+_FIXED_SAMPLING: Final[Facts] = {"temperature_max": None, "top_p": False}
+# DashScope: 32768 tokens of thinking and 16384 of answer.
+_DASHSCOPE: Final = {"dashscope": {"max_output_tokens": 32_768, "forced_tools": "hint"}}
+# 400 "reasoning_content is missing in assistant tool call message" without it; one space passes.
+_PLACEHOLDER: Final[Facts] = {"reasoning_placeholder": " "}
+
+KIMI: Final = Family(
+    name="kimi",
+    platforms=frozenset({"moonshot", "kspmas"}),
+    vendor_switch="thinking_type",
+    template_switch="template_thinking",
+    vendor={
+        "max_stop_sequences": 5,  # each at most 32 bytes
+        "forced_tools": "hint",  # none and auto; named is a 400 while thinking
+        "forced_tools_need_no_thinking": True,
+        "parallel_tool_calls_field": False,
+        "temperature_max": 1.0,
+    },
+    models=(
+        ModelFacts(
+            # ``required`` binds, a named tool is a 400 while it thinks, and it always does.
+            name="kimi-k3",
+            pattern=r"kimi-k3",
+            weights={
+                "context_window": 1_048_576,
+                "max_output_tokens": 1_048_576,
+                "sees_images": True,
+                "thinking": "always",
+                "echo_reasoning": "always",
+            },
+            vendor={
+                **_FIXED_SAMPLING,
+                **_PLACEHOLDER,
+                "effort_values": ("low", "high", "max"),
+                "default_max_tokens": 131_072,
+            },
+        ),
+        ModelFacts(
+            name="kimi-k2.7-code",
+            pattern=r"kimi-k2[.p_-]7(?!\d)",
+            weights={**_K2, "sees_images": True, "thinking": "always", "echo_reasoning": "always"},
+            vendor={**_FIXED_SAMPLING, **_PLACEHOLDER},
+        ),
+        ModelFacts(
+            name="kimi-k2.5",
+            pattern=r"kimi-k2[.p_-][56](?!\d)",
+            weights={
+                **_K2,
+                "sees_images": True,
+                "thinking": "toggle",  # on by default
+                "echo_reasoning": "tool_turns",
+            },
+            vendor={**_FIXED_SAMPLING, **_PLACEHOLDER},
+            hosts=_DASHSCOPE,
+        ),
+        ModelFacts(
+            name="kimi-k2-thinking",
+            pattern=r"kimi-k2-thinking",
+            weights={**_K2, "thinking": "always", "echo_reasoning": "tool_turns"},
+            vendor=_PLACEHOLDER,
+            hosts=_DASHSCOPE,
+        ),
+        ModelFacts(name="kimi-k2", pattern=r"kimi-k2", weights={**_K2, "thinking": "never"}),
+        ModelFacts(name="kimi-vl", pattern=r"kimi-vl", weights={"sees_images": True}),
+        ModelFacts(name="kimi", pattern=r"(?:kimi|moonshot-v1)", weights={}),
+    ),
+)

@@ -1,0 +1,54 @@
+"""
+Xiaomi MiMo.
+
+Sources, read 2026-11-22: model dialects, sections 1 to 3; platform.xiaomimimo.com documentation of
+2026-06-03 and third-party notes of 2026-06 to 2026-09; sglang 0.5.23 and vllm 0.33.0 packages.
+"""
+
+from typing import Any, Final
+
+from dragoman.core.dialects.facts import Family, ModelFacts
+
+
+def _weights(context_window: int, max_output_tokens: int, **more: object) -> dict[str, Any]:
+    return {
+        "context_window": context_window,
+        "max_output_tokens": max_output_tokens,
+        # v2-flash: off by default, later ones on. vLLM's parser assumes on, SGLang's off.
+        "thinking": "toggle",
+        "echo_reasoning": "always",  # 400 "Param Incorrect" without it while thinking
+        **more,
+    }
+
+
+MIMO: Final = Family(
+    name="mimo",
+    platforms=frozenset({"mimo", "kspmas"}),
+    vendor_switch="thinking_type",
+    template_switch="template_enable_thinking",
+    vendor={
+        "response_format": "json_object",
+        "forced_tools": "hint",  # every value but auto is dropped by the service
+        "forced_tools_need_no_thinking": True,
+        "parallel_tool_calls_field": False,
+        "reasoning_placeholder": " ",  # as for the others that insist; not tried there
+    },
+    models=(
+        ModelFacts(
+            name="mimo-v2-flash",
+            pattern=r"mimo-v2-flash",
+            weights=_weights(262_144, 65_536),
+        ),
+        ModelFacts(
+            name="mimo-v2.5-pro",
+            pattern=r"mimo-v2[.p_-]5-pro",
+            weights=_weights(1_048_576, 131_072),
+        ),
+        ModelFacts(
+            name="mimo-v2.6",  # 2.5, 2.6-flash, 2.6-pro
+            pattern=r"mimo-v2[.p_-][56](?!\d)",
+            weights=_weights(1_048_576, 131_072, sees_images=True),
+        ),
+        ModelFacts(name="mimo", pattern=r"mimo(?![a-z])", weights={}),
+    ),
+)

@@ -1,0 +1,84 @@
+"""
+Qwen.
+
+Sources, read 2026-11-22: model dialects, sections 1 to 3; help.aliyun.com/zh/model-studio
+(qwen-api-via-openai-chat-completions, deep-thinking); anomalyco/models.dev of 2026-07-02; litellm
+1.109.1 price file; sglang 0.5.23 and vllm 0.33.0 packages.
+"""
+
+from typing import Final
+
+from dragoman.core.dialects.facts import Facts, Family, ModelFacts
+
+_CURRENT: Final[Facts] = {
+    "context_window": 991_808,
+    "max_output_tokens": 131_072,
+    "thinking": "toggle",  # on by default
+}
+
+QWEN: Final = Family(
+    name="qwen",
+    platforms=frozenset({"kspmas"}),  # DashScope serves many families: it is a platform
+    vendor_switch="enable_thinking",
+    template_switch="template_enable_thinking",
+    vendor={"response_format": "json_object", "parallel_tool_calls_field": False},
+    models=(
+        ModelFacts(
+            name="qwen3-coder-480b-a35b-instruct",
+            pattern=r"qwen3-coder",
+            weights={
+                "context_window": 262_144,
+                "max_output_tokens": 65_536,
+                "thinking": "never",
+            },
+        ),
+        ModelFacts(
+            name="qwen3-235b-a22b-thinking-2507",
+            pattern=r"qwen3-(?:\d+b-a\d+b|next-80b-a3b|4b|max)-thinking",
+            weights={
+                "context_window": 262_144,
+                "max_output_tokens": 32_768,
+                "thinking": "always",
+                # Without a reasoning parser only the closing tag is written; a think block that a
+                # parser has taken out leaves content that this would swallow.
+                "think_tag_open_at_start": False,
+            },
+            vendor={"forced_tools": "hint"},  # no forcing while it thinks, and it always does
+            hosts={"dashscope": {"forced_tools": "hint"}},
+        ),
+        ModelFacts(
+            # 131072 and 16384 on some hosts. The output limit is a cautious guess.
+            name="qwen3-235b-a22b-instruct-2507",
+            pattern=r"qwen3-(?:235b-a22b-(?:instruct-)?2507|235b-a22b-instruct|30b-a3b-instruct"
+            r"|4b-instruct|next-80b-a3b-instruct)",
+            weights={
+                "context_window": 262_144,
+                "max_output_tokens": 32_768,
+                "thinking": "never",
+            },
+        ),
+        ModelFacts(
+            name="qwen3.8",
+            pattern=r"qwen3[.p-]8-(?:max|plus|flash)",
+            weights={**_CURRENT, "sees_images": True},
+        ),
+        ModelFacts(
+            name="qwen3.7-max",
+            pattern=r"qwen3[.p-]7-max",
+            weights={**_CURRENT, "max_output_tokens": 65_536},
+        ),
+        ModelFacts(
+            name="qwen-vl",
+            pattern=r"(?:qwen[\d.]*-vl|qwen-vl|qvq)",
+            weights={"sees_images": True},
+        ),
+        ModelFacts(
+            # Hybrid since Qwen3; the limits differ with the size.
+            name="qwen3",
+            pattern=r"(?:qwen3|qwen-(?:plus|flash|turbo))",
+            weights={"thinking": "toggle"},
+        ),
+        ModelFacts(name="qwq", pattern=r"qwq", weights={"thinking": "always"}),
+        ModelFacts(name="qwen2", pattern=r"qwen[12]", weights={"thinking": "never"}),
+    ),
+)
