@@ -17,7 +17,7 @@ GENERIC_FAMILY: Final = Family(
             },
         ),
         ModelFacts(
-            name="vision",
+            name="any-vision",
             pattern=r"(?:llava|pixtral|internvl|gemma-?3|llama-?4|gpt-4o|gpt-4[.]1"
             r"|[a-z0-9._-]+-(?:vl|vision)(?![a-z0-9]))",
             weights={"sees_images": True},

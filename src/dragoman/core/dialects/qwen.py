@@ -58,7 +58,7 @@ QWEN: Final = Family(
             },
         ),
         ModelFacts(
-            name="qwen3.8",
+            name="qwen3.8-max",
             pattern=r"qwen3[.p-]8-(?:max|plus|flash)",
             weights={**_CURRENT, "sees_images": True},
         ),
