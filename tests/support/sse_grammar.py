@@ -22,7 +22,7 @@ STOP_REASONS = {
     "model_context_window_exceeded",
 }
 # With these the last block may have been cut in its middle.
-_CUTTING = {"max_tokens", "model_context_window_exceeded", "refusal"}
+_CUTTING = {"max_tokens", "model_context_window_exceeded", "refusal", "stop_sequence"}
 ERROR_TYPES = {
     "invalid_request_error",
     "authentication_error",

@@ -115,7 +115,7 @@ class SseSink:
         self.is_ended = False
 
     def start(self, usage: Usage) -> None:
-        if not self._started:
+        if not self._started and not self.is_ended:
             self._started = True
             start = (_encode(self._head.message_id), _encode(self._head.model), render_usage(usage))
             self._out.append(_MESSAGE_START % start)

@@ -2,8 +2,8 @@
 Find the client's stop sequences in the text ourselves.
 
 Most upstreams cut a stop string out without saying which it was, and some take fewer than were
-given; the API promises the matched one in ``stop_sequence``. The earliest match wins; of two that
-begin at the same place, the one that is complete first.
+given; the API promises the matched one in ``stop_sequence``. The match that is complete first wins;
+of two that end at the same place, the longer one.
 """
 
 from collections.abc import Sequence

@@ -51,19 +51,20 @@ class ThinkTagCutter:
             self._held = ""
         return pieces
 
-    def close(self) -> list[Piece]:
+    def close(self, *, is_end: bool = True) -> list[Piece]:
         """
         Return what is held when the content ends.
 
         Content that was taken for thinking only because it should have begun inside the block, but
-        never showed the closing tag, was the answer: it comes back as text.
+        never showed the closing tag, was the answer: it comes back as text. Not so where something
+        else follows (*is_end* is False): models begin a tool call without closing the tag.
         """
         pieces: list[Piece] = []
         if self._state == "inside":
             if self._held:
                 pieces.append(("thinking", self._held))
                 self._unproved.append(self._held)
-            if self._open_at_start:
+            if self._open_at_start and is_end and self._unproved:
                 pieces.append(("text", "".join(self._unproved)))
         elif self._held and self._state != "after":
             pieces.append(("text", self._held))

@@ -1,23 +1,25 @@
 """
 Upstream reply -> events: the state machine.
 
-Blocks never overlap and indexes count 0, 1, 2, ...: what may not be shown yet, because an earlier
-tool call is incomplete, waits in a queue. Everything that only sometimes happens lives in its own
-method, so that the common delta takes the first branch.
+The turn decides what a chunk means; the blocks that come of it are put in order elsewhere.
+Everything that only sometimes happens lives in its own method, so that the common delta takes the
+first branch.
 """
 
-from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, Literal, Protocol
+from contextlib import suppress
+from typing import Final, Protocol
 
 import msgspec
 
+from dragoman.core.block_writer import BlockWriter
 from dragoman.core.errors import (
     GatewayError,
     UpstreamOverloaded,
     UpstreamProtocolError,
     UpstreamUnavailable,
 )
+from dragoman.core.odd_chunks import Halves, read_odd_chunk
 from dragoman.core.plan import Plan, ServerCall
 from dragoman.core.signatures import Signer
 from dragoman.core.sinks import Sink
@@ -25,10 +27,8 @@ from dragoman.core.sse import SseParser
 from dragoman.core.stop_sequences import StopMatcher
 from dragoman.core.think_tags import ThinkTagCutter
 from dragoman.core.tool_arguments import parse_arguments, parse_partial
-from dragoman.core.tool_calls import ToolCall, ToolCallAssembler
-from dragoman.core.tool_ids import mint_id
 from dragoman.core.upstream_errors import RefusedByUpstream, ReplyContext, error_of_event
-from dragoman.core.usage import Usage, usage_of_chat
+from dragoman.core.usage import Usage, UsageMeter
 from dragoman.wire.openai_chat import Choice, Chunk, Delta, Function, decode_chunk
 from dragoman.wire.openai_chat import ToolCall as WireCall
 
@@ -48,7 +48,6 @@ _STOP_REASONS: Final = {
     "sensitive": "refusal",
     "model_context_window_exceeded": "model_context_window_exceeded",
 }
-_CHARS_PER_TOKEN: Final = 4  # of an output that the upstream did not count
 
 
 class Turn(Protocol):
@@ -96,17 +95,6 @@ class TurnContext(msgspec.Struct, frozen=True, kw_only=True):
     usage_before: Usage | None = None  # of earlier upstream replies to the same request
 
 
-class _Segment:
-    """A run of text or thinking, or one tool call, in the order in which it arrived."""
-
-    __slots__ = ("call", "kind", "pieces")
-
-    def __init__(self, kind: Literal["text", "thinking", "tool"], call: ToolCall | None) -> None:
-        self.kind = kind
-        self.call = call
-        self.pieces: list[str] = []
-
-
 class ChatTurn:
     """
     The turn for chat-completions replies, streamed or whole.
@@ -121,37 +109,37 @@ class ChatTurn:
         self._context = context
         self._sse = SseParser(context.max_event_bytes)
         self._taken_bytes = 0
-        self._open: _Segment | None = None
-        self._queue: deque[_Segment] = deque()
-        self._assembler = ToolCallAssembler()
-        self._space = {"text": "", "thinking": ""}  # white space that waits for more of its kind
-        self._thinking: list[str] = []  # of the open thinking block, for its signature
+        self._meter = UsageMeter(plan.input_tokens_estimate, context.usage_before)
+        self._blocks = BlockWriter(
+            plan, sink, meter=self._meter, signer=context.signer, nonce=context.nonce
+        )
+        self._halves: Halves = {}
         self._forced: list[str] = []  # text that is a forced call
-        self._written_chars = 0
         self._finish: str | None = None
-        self._client_calls = 0
-        self._has_calls = self._has_cut_call = self._has_choices = self._has_done = False
+        self._has_choices = self._has_done = False
         self._stop_string: str | None = None
         self._stops = StopMatcher(s) if (s := plan.local_stop_sequences) else None
         profile = plan.deployment.profile
         self._tags: ThinkTagCutter | None = None
         if profile.think_tags and not plan.forced_by_schema:
             self._tags = ThinkTagCutter(open_at_start=profile.think_tag_open_at_start)
-        self._wire_usage = Usage(input_tokens=plan.input_tokens_estimate)
-        self.server_calls: list[ServerCall] = []
-        self.written_text: list[str] = []  # kept only where a server tool may need it
         self.stop_reason: str | None = None
         self.is_done = False
 
     @property
     def usage(self) -> Usage:
         """Tokens of the whole message so far."""
-        own = self._wire_usage
-        if not own.output_tokens and self._written_chars:
-            estimate = max(1, self._written_chars // _CHARS_PER_TOKEN)
-            own = msgspec.structs.replace(own, output_tokens=estimate, is_estimate=True)
-        before = self._context.usage_before
-        return before.plus(own) if before else own
+        return self._meter.total
+
+    @property
+    def server_calls(self) -> list[ServerCall]:
+        """Calls of tools that the API itself would run; the message goes on after them."""
+        return self._blocks.server_calls
+
+    @property
+    def written_text(self) -> list[str]:
+        """The text so far, where the plan has server tools."""
+        return self._blocks.written_text
 
     @property
     def is_finishing(self) -> bool:
@@ -194,8 +182,11 @@ class ChatTurn:
         return self._sink.take()
 
     def close(self) -> bytes:
-        for payload in self._sse.close():
-            self._take_payload(payload)
+        if self.is_done:
+            return b""
+        with suppress(UpstreamProtocolError):  # an event that was cut off adds nothing
+            for payload in self._sse.close():
+                self._take_payload(payload)
         if not self.is_done:
             if self._finish is None and not self._has_done:
                 raise UpstreamProtocolError(
@@ -220,22 +211,41 @@ class ChatTurn:
     def _take_payload(self, payload: bytes) -> None:
         try:
             chunk = decode_chunk(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            if payload.strip() == b"[DONE]":
-                self._take_done()
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            odd = self._read_odd(payload)
+            if odd is None:
                 return
+            chunk = odd
+        if chunk.error or chunk.object == "error":
+            self._take_error(chunk)
+            return
+        if chunk.usage is not None:
+            self._meter.take(chunk.usage)
+        choices = chunk.choices
+        if choices:
+            choice = choices[0]
+            if choice.index:  # a second answer, which nobody asked for; the first may be behind it
+                first = next((c for c in choices if not c.index), None)
+                if first is None:
+                    return
+                choice = first
+            self._has_choices = True
+            self._take_choice(choice)
+
+    def _read_odd(self, payload: bytes) -> Chunk | None:
+        """Read what the decoder refused; None if nothing more is to be done about it."""
+        stripped = payload.strip()
+        if stripped == b"[DONE]":
+            self._take_done()
+        if stripped in (b"", b"[DONE]"):  # without data it is a sign of life
+            return None
+        try:
+            return read_odd_chunk(payload, self._halves)
+        except (ValueError, RecursionError) as error:
             raise UpstreamProtocolError(
                 "The model's server sent something that is not a chat completion.",
                 log_detail=f"{error}: {payload[:200]!r}",
             ) from error
-        choices = chunk.choices
-        if choices:
-            self._has_choices = True
-            self._take_choice(choices[0])
-        if chunk.usage is not None:
-            self._wire_usage = usage_of_chat(chunk.usage, self._wire_usage)
-        if chunk.error or chunk.object == "error":
-            self._take_error(chunk)
 
     def _take_done(self) -> None:
         self._has_done = True
@@ -254,6 +264,8 @@ class ChatTurn:
         self._end()
 
     def _take_choice(self, choice: Choice) -> None:
+        if choice.usage is not None:
+            self._meter.take(choice.usage)
         delta = choice.delta
         if delta is None and choice.message is not None:
             delta = choice.message
@@ -262,20 +274,25 @@ class ChatTurn:
                 tool_call.index = index
         if delta is not None:
             content = delta.content
-            if content.__class__ is str and content and delta.tool_calls is None:
-                # The common delta; reasoning beside content comes first, as models write it.
-                if delta.reasoning_content or delta.reasoning:
-                    self._take_reasoning(delta)
-                self._take_content(content)
+            # The common delta holds content alone.
+            if content.__class__ is str and not (
+                delta.tool_calls
+                or delta.reasoning_content
+                or delta.reasoning
+                or delta.reasoning_details
+                or delta.refusal
+                or delta.function_call
+            ):
+                if content:
+                    self._take_content(content)
             else:
                 self._take_delta(delta)
-        if choice.usage is not None:
-            self._wire_usage = usage_of_chat(choice.usage, self._wire_usage)
-        if choice.finish_reason is not None and choice.finish_reason != "null" and not self.is_done:
+        if choice.finish_reason and choice.finish_reason != "null" and not self.is_done:
             self._take_finish(choice)
 
     def _take_delta(self, delta: Delta) -> None:
-        self._take_reasoning(delta)
+        if delta.reasoning_content or delta.reasoning or delta.reasoning_details:
+            self._take_reasoning(delta)
         content = delta.content
         if isinstance(content, list):
             content = "".join(part.text or "" for part in content)
@@ -310,15 +327,17 @@ class ChatTurn:
             reasoning = "".join(d.text or d.summary or "" for d in delta.reasoning_details)
         if reasoning:
             if self._tags is not None:  # the upstream separates thinking itself: tags are text
-                self._close_tags()
-            self._add("thinking", reasoning)
+                self._close_tags(is_end=False)
+            self._release_text()
+            if not self.is_done:
+                self._blocks.add("thinking", reasoning)
 
     def _take_content(self, content: str) -> None:
         if self._tags is not None:
             self._take_tagged(content)
         elif self.plan.forced_by_schema:
             self._forced.append(content)
-            self._written_chars += len(content)
+            self._meter.written_chars += len(content)
         else:
             self._take_text(content)
 
@@ -327,7 +346,7 @@ class ChatTurn:
         if tags is None:
             return
         for kind, piece in tags.feed(content):
-            self._add(kind, piece) if kind == "thinking" else self._take_text(piece)
+            self._blocks.add(kind, piece) if kind == "thinking" else self._take_text(piece)
         if tags.is_done:
             self._tags = None
 
@@ -336,206 +355,46 @@ class ChatTurn:
             text = self._stops.feed(text)
             if self._stops.matched is not None:
                 if text:
-                    self._add("text", text)
+                    self._blocks.add("text", text)
                 self._stop_string = self._stops.matched
                 self._finish = self._finish or "stop"
                 self._end()
                 return
         if text:
-            self._add("text", text)
+            self._blocks.add("text", text)
 
-    def _add(self, kind: Literal["text", "thinking"], text: str) -> None:
-        self._written_chars += len(text)
-        is_open = self._open is not None and self._open.kind == kind
-        if is_open and not self._queue:
-            self._show(kind, text)
-            return
-        if kind == "thinking" and self.plan.show_thinking == "none":
-            return
-        if not self._queue or self._queue[-1].kind != kind:
-            if text.isspace():  # no block for line breaks between thinking and a tool call
-                self._space[kind] += text
-                return
-            self._queue.append(_Segment(kind, None))
-            text, self._space[kind] = self._space[kind] + text, ""
-        self._queue[-1].pieces.append(text)
-        self._advance()
-
-    def _show(self, kind: Literal["text", "thinking"], text: str) -> None:
-        if kind == "text":
-            self._sink.add_text(text)
-            if self.plan.server_tools:
-                self.written_text.append(text)
-            return
-        self._thinking.append(text)
-        if self.plan.show_thinking == "full":
-            self._sink.add_thinking(text)
-
-    # -- tool calls
+    def _release_text(self) -> None:
+        """Show the text that might have begun a stop string: something else follows it."""
+        if self._stops is not None and (rest := self._stops.close()):
+            self._blocks.add("text", rest)
 
     def _take_tool(self, fragment: WireCall) -> None:
         if self._tags is not None:
-            self._close_tags()
-        before = self._has_calls
-        call, is_new = self._assembler.take(fragment)
-        if is_new:
-            if before and self.plan.single_tool_call:
-                return  # parallel calls were forbidden: it belongs to no segment, so none is shown
-            self._has_calls = True
-            self._space["text"] = ""
-            self._queue.append(_Segment("tool", call))
-            self._advance()
-        elif self._open is not None and self._open.call is call:
-            self._show_arguments(call)
-            if self._queue:
-                self._advance()
-
-    def _show_arguments(self, call: ToolCall) -> None:
-        """Show new arguments of the open call, once it is clear that they need no repair."""
-        if call.is_held or not call.arguments:
-            return
-        if not call.is_begun:
-            start = call.text.lstrip()
-            if not start:
-                return
-            if start[0] != "{" or not call.name or call.name in self.plan.server_tools:
-                call.is_held = True
-                return
-            self._begin_tool(call)
-        for piece in call.arguments[call.shown :]:
-            self._sink.add_tool_json(piece)
-            self._written_chars += len(piece)
-        call.shown = len(call.arguments)
-
-    def _begin_tool(self, call: ToolCall) -> None:
-        call.is_begun = True
-        name, toolset = self.plan.toolset_members.get(call.name, (call.name, ""))
-        head: dict[str, Any] = {
-            "type": "tool_use",
-            "id": mint_id(call.id, self._context.nonce()),
-            "name": name,
-        }
-        if toolset:
-            head["toolset_name"] = toolset
-        self._sink.start(self.usage)
-        self._sink.begin_tool(head)
-
-    def _end_tool(self, call: ToolCall) -> None:
-        """Close a call: check its arguments as a whole and show what was held."""
-        if not call.name:
-            call.name = self._only_tool()
-        arguments = parse_arguments(call.text)
-        if arguments is None:
-            self._has_cut_call = True
-        if call.name in self.plan.server_tools:
-            self._end_server_call(call, arguments or {})
-            return
-        self._client_calls += 1
-        if not call.is_begun:
-            self._begin_tool(call)
-        if call.shown == 0:
-            whole = call.text if arguments is None else _encode(arguments).decode()
-            self._sink.add_tool_json(whole)
-            self._written_chars += len(whole)
-        self._sink.end_block()
-
-    def _end_server_call(self, call: ToolCall, arguments: dict[str, Any]) -> None:
-        """Show a call of a tool that the API itself would run, and that it is unavailable here."""
-        tool = self.plan.server_tools[call.name]
-        nonce = self._context.nonce()
-        prefix = "mcptoolu_" if tool.mcp_server else "srvtoolu_"
-        call_id = mint_id("", nonce, prefix=prefix)
-        head: dict[str, Any] = {"type": "server_tool_use", "id": call_id, "name": tool.name}
-        if tool.mcp_server:
-            head |= {"type": "mcp_tool_use", "server_name": tool.mcp_server}
-            said = "unavailable: this gateway reaches no MCP servers"
-            content: Any = [{"type": "text", "text": said}]
-            result = {"type": tool.result_type, "is_error": True}
-        else:
-            content = {"type": tool.error_type, "error_code": "unavailable"}
-            result = {"type": tool.result_type}
-        self._sink.start(self.usage)
-        arguments_json = _encode(arguments).decode()
-        self._sink.begin_tool(head)
-        self._sink.add_tool_json(arguments_json)
-        self._sink.add_block({**result, "tool_use_id": call_id, "content": content})
-        self.server_calls.append(
-            ServerCall(id=call.id or call_id, name=call.name, arguments_json=arguments_json)
-        )
-
-    def _only_tool(self) -> str:
-        names = self.plan.tool_names
-        if len(names) != 1:
-            raise UpstreamProtocolError("The model's server sent a tool call without a name.")
-        return next(iter(names))
-
-    # -- the order of blocks
-
-    def _advance(self) -> None:
-        """Go on to the next segment while the open one is complete."""
-        while self._queue and self._may_close():
-            self._close_open()
-            self._open = segment = self._queue.popleft()
-            if segment.call is not None:
-                self._show_arguments(segment.call)
-                continue
-            self._sink.start(self.usage)
-            if segment.kind == "text":
-                self._sink.begin_text()
-            else:
-                self._sink.begin_thinking()
-            for piece in segment.pieces:
-                self._show("text" if segment.kind == "text" else "thinking", piece)
-
-    def _may_close(self) -> bool:
-        """Tell whether the open segment is complete; of a call, whether its arguments are."""
-        call = self._open.call if self._open is not None else None
-        if call is None:
-            return True
-        is_maybe_whole = bool(call.arguments) and call.arguments[-1].rstrip().endswith("}")
-        return is_maybe_whole and parse_arguments(call.text) is not None
-
-    def _close_open(self) -> None:
-        segment, self._open = self._open, None
-        if segment is None:
-            return
-        if segment.call is not None:
-            self._end_tool(segment.call)
-            return
-        if segment.kind == "thinking":
-            carry = self.plan.show_thinking == "omitted"
-            self._sink.sign(self._context.signer.sign("".join(self._thinking), carry=carry))
-            self._thinking.clear()
-        self._sink.end_block()
+            self._close_tags(is_end=False)
+        if self._stops is not None:
+            self._release_text()
+        if not self.is_done:
+            self._blocks.add_call(fragment)
 
     # -- the end
 
-    def _close_tags(self) -> None:
+    def _close_tags(self, *, is_end: bool) -> None:
         tags, self._tags = self._tags, None
-        for kind, piece in tags.close() if tags is not None else ():
-            self._add(kind, piece) if kind == "thinking" else self._take_text(piece)
+        for kind, piece in tags.close(is_end=is_end) if tags is not None else ():
+            self._blocks.add(kind, piece) if kind == "thinking" else self._take_text(piece)
 
     def _end(self) -> None:
         if self.is_done:
             return
-        self._close_tags()
+        self._close_tags(is_end=True)
         if self.is_done:  # the text that was held matched a stop string
             return
-        if self._stops is not None and (rest := self._stops.close()):
-            self._add("text", rest)
+        self._release_text()
         if self._forced:
             self._take_forced()
-        while self._queue:
-            self._close_open()
-            self._open = None
-            self._advance()
-        self._close_open()
-        if self._space["text"] and not self._sink.has_content:  # a reply of white space only
-            self._sink.start(self.usage)
-            self._sink.begin_text()
-            self._sink.add_text(self._space["text"])
+        self._blocks.end()
         self.is_done = True
-        if self.server_calls and not self._client_calls:
+        if self._blocks.server_calls and not self._blocks.has_client_calls:
             return  # the message goes on with another upstream reply
         self.stop_reason = self._stop_reason()
         self._sink.start(self.usage)
@@ -545,27 +404,30 @@ class ChatTurn:
         """Read the text that the upstream was made to write as the call that was forced."""
         text = "".join(self._forced)
         self._forced.clear()
+        if self._blocks.has_calls:  # it called by itself, and this is no call
+            self._blocks.add("text", text)
+            return
         call = parse_partial(text)
         name, arguments = call.get("name"), call.get("arguments")
-        if not isinstance(name, str) or name not in self.plan.tool_names:
-            name = self._only_tool()
+        is_known = isinstance(name, str) and name in self.plan.tool_names
         is_whole = parse_arguments(text) is not None and isinstance(arguments, dict)
-        written = _encode(arguments or {}).decode()
+        written = _encode(arguments if isinstance(arguments, dict) else {}).decode()
         if not is_whole:  # cut off: shown as the API shows a call that was cut off
             written = written[:-1]
-        function = Function(name=name, arguments=written)
-        self._take_tool(WireCall(index=0, function=function))
+        function = Function(name=name if is_known else None, arguments=written)
+        self._blocks.add_call(WireCall(index=0, function=function))
 
     def _stop_reason(self) -> str:
         finish = self._finish or "stop"
         known = self.plan.deployment.profile.finish_reasons
         reason = known.get(finish) or _STOP_REASONS[finish]
+        is_cut, has_calls = self._blocks.has_cut_call, self._blocks.has_client_calls
         if reason in ("end_turn", "tool_use"):
-            if self._stop_string is not None and (self._has_cut_call or not self._has_calls):
+            if self._stop_string is not None and (is_cut or not has_calls):
                 return "stop_sequence"
-            if self._has_cut_call:
+            if is_cut:
                 return "max_tokens"  # what the API says of a call that is not whole
-            return "tool_use" if self._has_calls else "end_turn"
+            return "tool_use" if has_calls else "end_turn"
         return reason
 
     def _matched_stop(self) -> str | None:

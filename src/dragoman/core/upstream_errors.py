@@ -41,6 +41,7 @@ _TYPE_STATUSES: Final = {
 }
 _MARGIN_TOKENS: Final = 16  # a chat template may add a few between two counts
 _MAX_EXCERPT: Final = 1000  # characters of an upstream's text that are shown or logged
+_MAX_SEARCHED: Final = 8000  # characters; what an error says, it says at its beginning
 
 # Wordings of "the prompt does not fit", lower case, of every engine and vendor read.
 _OVERFLOW: Final = re.compile(
@@ -121,8 +122,8 @@ class Complaint(msgspec.Struct, frozen=True):
 
     @property
     def text(self) -> str:
-        """Everything that was said, in lower case, to search in."""
-        return f"{self.type} {self.code} {self.message}".lower()
+        """What was said, in lower case, to search in."""
+        return f"{self.type} {self.code} {self.message}"[:_MAX_SEARCHED].lower()
 
 
 class OutputTooLong(UpstreamRejected):

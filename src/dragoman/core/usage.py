@@ -7,6 +7,8 @@ import msgspec
 from dragoman.wire import openai_chat
 
 _encode: Final = msgspec.json.Encoder().encode
+_CHARS_PER_TOKEN: Final = 4  # of an output that the upstream did not count
+_MAX_COUNT: Final = 2**40  # whatever an upstream writes, clients and sums can hold it
 
 
 class Usage(msgspec.Struct, gc=False):
@@ -23,6 +25,11 @@ class Usage(msgspec.Struct, gc=False):
     thinking_tokens: int | None = None
     is_estimate: bool = True
 
+    @property
+    def prompt_tokens(self) -> int:
+        """All tokens of the prompt, wherever they were read from."""
+        return self.input_tokens + self.cache_read_input_tokens + self.cache_creation_input_tokens
+
     def plus(self, other: "Usage") -> "Usage":
         """Return the sum, for a turn that took several upstream replies."""
         thinking = [t for t in (self.thinking_tokens, other.thinking_tokens) if t is not None]
@@ -37,31 +44,67 @@ class Usage(msgspec.Struct, gc=False):
         )
 
 
-def usage_of_chat(wire: openai_chat.Usage, estimate: Usage) -> Usage:
+class UsageMeter:
     """
-    Return *wire* in our shape; a count that the upstream left out comes from *estimate*.
+    The tokens of one message while it is written.
+
+    Args:
+        input_tokens_estimate: Counts until the upstream says better.
+        before: Tokens of earlier upstream replies to the same request.
+    """
+
+    def __init__(self, input_tokens_estimate: int, before: Usage | None = None) -> None:
+        self._counted = Usage(input_tokens=input_tokens_estimate)
+        self._before = before
+        self.written_chars = 0  # added to by whoever writes; the base of our own estimate
+
+    def take(self, wire: openai_chat.Usage) -> None:
+        """Take what the upstream counted; counts are cumulative, so that the last one is right."""
+        self._counted = usage_of_chat(wire, self._counted)
+
+    @property
+    def total(self) -> Usage:
+        """Tokens of the whole message so far."""
+        own = self._counted
+        if not own.output_tokens and self.written_chars:
+            estimate = max(1, self.written_chars // _CHARS_PER_TOKEN)
+            own = msgspec.structs.replace(own, output_tokens=estimate, is_estimate=True)
+        return self._before.plus(own) if self._before else own
+
+
+def usage_of_chat(wire: openai_chat.Usage, known: Usage) -> Usage:
+    """
+    Return *wire* in our shape; a count that the upstream left out comes from *known*.
 
     ``prompt_tokens`` includes cached tokens on every server read (model dialects, section 5), so
     they are subtracted here, once.
     """
     details = wire.prompt_tokens_details or openai_chat.TokenDetails()
     out = wire.completion_tokens_details or openai_chat.TokenDetails()
-    has_prompt = wire.prompt_tokens is not None
-    prompt = _count(wire.prompt_tokens) if has_prompt else estimate.input_tokens
-    cached = _first(wire.prompt_cache_hit_tokens, details.cached_tokens, wire.cached_tokens)
-    written = _first(
-        wire.cache_creation_input_tokens, details.cache_write_tokens, details.created_cache_tokens
+    has_prompt, has_output = wire.prompt_tokens is not None, wire.completion_tokens is not None
+    cached = _first(
+        wire.prompt_cache_hit_tokens,
+        details.cached_tokens,
+        wire.cached_tokens,
+        known.cache_read_input_tokens,
     )
+    written = _first(
+        wire.cache_creation_input_tokens,
+        details.cache_write_tokens,
+        details.created_cache_tokens,
+        known.cache_creation_input_tokens,
+    )
+    prompt = _count(wire.prompt_tokens) if has_prompt else known.prompt_tokens
     cached = min(cached, prompt)
     written = min(written, prompt - cached)
-    has_output = wire.completion_tokens is not None
+    thinking = _first(out.reasoning_tokens, wire.reasoning_tokens, known.thinking_tokens)
     return Usage(
         input_tokens=prompt - cached - written,
         cache_read_input_tokens=cached,
         cache_creation_input_tokens=written,
-        output_tokens=_count(wire.completion_tokens) if has_output else estimate.output_tokens,
-        thinking_tokens=out.reasoning_tokens or wire.reasoning_tokens or None,
-        is_estimate=not (has_prompt and has_output),
+        output_tokens=_count(wire.completion_tokens) if has_output else known.output_tokens,
+        thinking_tokens=thinking or None,
+        is_estimate=known.is_estimate and not (has_prompt and has_output),
     )
 
 
@@ -86,4 +129,4 @@ def _first(*counts: int | None) -> int:
 
 
 def _count(value: int | None) -> int:
-    return value if value and value > 0 else 0
+    return min(value, _MAX_COUNT) if value and value > 0 else 0

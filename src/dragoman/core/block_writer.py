@@ -1,0 +1,245 @@
+"""
+Put text, thinking and tool calls into blocks that never overlap, in the order in which they began.
+
+What may not be shown yet, because an earlier tool call is incomplete, waits in a queue. A call
+whose arguments do not come whole can only be the last block of a message, as it is in the API when
+a token limit cuts it: a client would take anything behind it as leave to run the call.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final, Literal
+
+import msgspec
+
+from dragoman.core.errors import UpstreamProtocolError
+from dragoman.core.plan import Plan, ServerCall
+from dragoman.core.signatures import Signer
+from dragoman.core.sinks import Sink
+from dragoman.core.tool_calls import ToolCall, ToolCallAssembler
+from dragoman.core.tool_ids import mint_id
+from dragoman.core.usage import UsageMeter
+from dragoman.wire.openai_chat import ToolCall as WireCall
+
+_encode: Final = msgspec.json.Encoder().encode
+
+Kind = Literal["text", "thinking"]
+
+
+class _Segment:
+    """A run of text or thinking, or one tool call, in the order in which it arrived."""
+
+    __slots__ = ("call", "kind", "pieces")
+
+    def __init__(self, kind: Kind | None, call: ToolCall | None = None) -> None:
+        self.kind = kind  # None: a tool call
+        self.call = call
+        self.pieces: list[str] = []
+
+
+class BlockWriter:
+    """
+    Write one message's blocks to a sink.
+
+    Args:
+        plan: How the reply is to be read.
+        sink: Where the blocks go; the writer starts the message with its first block.
+        meter: Told what is written, and asked for the counts of the message's start.
+        signer: Signs thinking blocks.
+        nonce: Returns eleven fresh characters for each tool call.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        sink: Sink,
+        *,
+        meter: UsageMeter,
+        signer: Signer,
+        nonce: Callable[[], str],
+    ) -> None:
+        self._plan = plan
+        self._sink = sink
+        self._meter = meter
+        self._signer = signer
+        self._nonce = nonce
+        self._open: _Segment | None = None
+        self._queue: deque[_Segment] = deque()
+        self._assembler = ToolCallAssembler()
+        self._space = {"text": "", "thinking": ""}  # white space that waits for more of its kind
+        self._thinking: list[str] = []  # of the open thinking block, for its signature
+        self.has_calls = False
+        self.has_client_calls = False
+        self.has_cut_call = False
+        self.server_calls: list[ServerCall] = []
+        self.written_text: list[str] = []  # kept only where a server tool may need it
+
+    def add(self, kind: Kind, text: str) -> None:
+        """Add text or thinking, to the open block if it is of that kind."""
+        self._meter.written_chars += len(text)
+        is_open = self._open is not None and self._open.kind == kind
+        if is_open and not self._queue:
+            self._show(kind, text)
+            return
+        if kind == "thinking" and self._plan.show_thinking == "none":
+            return
+        if not self._queue or self._queue[-1].kind != kind:
+            if text.isspace():  # no block for line breaks between thinking and a tool call
+                self._space[kind] += text
+                return
+            self._queue.append(_Segment(kind))
+            text, self._space[kind] = self._space[kind] + text, ""
+        self._queue[-1].pieces.append(text)
+        self._advance()
+
+    def add_call(self, fragment: WireCall) -> None:
+        """Add a fragment to the tool call that it belongs to."""
+        call, is_new = self._assembler.take(fragment)
+        if is_new:
+            if self.has_calls and self._plan.single_tool_call:
+                return  # parallel calls were forbidden: it belongs to no segment, so none is shown
+            self.has_calls = True
+            self._space["text"] = ""
+            self._queue.append(_Segment(None, call))
+            self._advance()
+        elif self._open is not None and self._open.call is call:
+            self._show_arguments(call)
+            if self._queue:
+                self._advance()
+
+    def end(self) -> None:
+        """Write and close all that is left."""
+        self._advance()
+        while self._queue and not self.has_cut_call:
+            self._close_open()
+            self._advance()
+        self._queue.clear()
+        self._close_open()
+        if self._space["text"] and not self._sink.has_content:  # a reply of white space only
+            self._sink.start(self._meter.total)
+            self._sink.begin_text()
+            self._sink.add_text(self._space["text"])
+
+    def _show(self, kind: Kind, text: str) -> None:
+        if kind == "text":
+            self._sink.add_text(text)
+            if self._plan.server_tools:
+                self.written_text.append(text)
+            return
+        self._thinking.append(text)
+        if self._plan.show_thinking == "full":
+            self._sink.add_thinking(text)
+
+    # -- the order of blocks
+
+    def _advance(self) -> None:
+        """Go on to the next segment while the open one is complete."""
+        while self._queue and self._may_close():
+            self._close_open()
+            if self.has_cut_call:
+                return
+            self._open = segment = self._queue.popleft()
+            if segment.call is not None:
+                self._show_arguments(segment.call)
+                continue
+            self._sink.start(self._meter.total)
+            if segment.kind == "text":
+                self._sink.begin_text()
+            else:
+                self._sink.begin_thinking()
+            for piece in segment.pieces:
+                self._show("text" if segment.kind == "text" else "thinking", piece)
+            segment.pieces.clear()
+
+    def _may_close(self) -> bool:
+        """Tell whether the open segment is complete; of a call, whether its arguments are."""
+        if self.has_cut_call:
+            return False
+        call = self._open.call if self._open is not None else None
+        return call is None or call.is_whole
+
+    def _close_open(self) -> None:
+        segment, self._open = self._open, None
+        if segment is None:
+            return
+        if segment.call is not None:
+            self._end_call(segment.call)
+            return
+        if segment.kind == "thinking":
+            carry = self._plan.show_thinking == "omitted"
+            self._sink.sign(self._signer.sign("".join(self._thinking), carry=carry))
+            self._thinking.clear()
+        self._sink.end_block()
+
+    # -- tool calls
+
+    def _show_arguments(self, call: ToolCall) -> None:
+        """Show new arguments of the open call, once it is clear that the block can be begun."""
+        if call.is_held or not call.arguments:
+            return
+        if not call.is_begun:
+            if not call.name or call.name in self._plan.server_tools:
+                call.is_held = True
+                return
+            self._begin_call(call)
+        for piece in call.arguments[call.shown :]:
+            self._sink.add_tool_json(piece)
+            self._meter.written_chars += len(piece)
+        call.shown = len(call.arguments)
+
+    def _begin_call(self, call: ToolCall) -> None:
+        call.is_begun = True
+        name, toolset = self._plan.toolset_members.get(call.name, (call.name, ""))
+        call_id = mint_id(call.id, self._nonce())
+        head: dict[str, Any] = {"type": "tool_use", "id": call_id, "name": name}
+        if toolset:
+            head["toolset_name"] = toolset
+        self._sink.start(self._meter.total)
+        self._sink.begin_tool(head)
+
+    def _end_call(self, call: ToolCall) -> None:
+        """Close a call: check its arguments as a whole and show what was held."""
+        if not call.name:
+            call.name = self._only_tool()
+        arguments = call.end()
+        if call.name in self._plan.server_tools:
+            self._write_server_call(call, arguments or {})
+            return
+        self.has_client_calls = True
+        self.has_cut_call = arguments is None
+        if not call.is_begun:
+            self._begin_call(call)
+        if call.shown == 0:  # an object that is never closed says: this was cut
+            whole = call.text or "{" if arguments is None else _encode(arguments).decode()
+            self._sink.add_tool_json(whole)
+            self._meter.written_chars += len(whole)
+        self._sink.end_block()
+
+    def _write_server_call(self, call: ToolCall, arguments: dict[str, Any]) -> None:
+        """Show a call of a tool that the API itself would run, and that it is unavailable here."""
+        tool = self._plan.server_tools[call.name]
+        prefix = "mcptoolu_" if tool.mcp_server else "srvtoolu_"
+        call_id = mint_id("", self._nonce(), prefix=prefix)
+        head: dict[str, Any] = {"type": "server_tool_use", "id": call_id, "name": tool.name}
+        if tool.mcp_server:
+            head |= {"type": "mcp_tool_use", "server_name": tool.mcp_server}
+            said = "unavailable: this gateway reaches no MCP servers"
+            content: Any = [{"type": "text", "text": said}]
+            result = {"type": tool.result_type, "is_error": True}
+        else:
+            content = {"type": tool.error_type, "error_code": "unavailable"}
+            result = {"type": tool.result_type}
+        self._sink.start(self._meter.total)
+        arguments_json = _encode(arguments).decode()
+        self._sink.begin_tool(head)
+        self._sink.add_tool_json(arguments_json)
+        self._sink.add_block({**result, "tool_use_id": call_id, "content": content})
+        self.server_calls.append(
+            ServerCall(id=call.id or call_id, name=call.name, arguments_json=arguments_json)
+        )
+
+    def _only_tool(self) -> str:
+        names = self._plan.tool_names
+        if len(names) != 1:
+            raise UpstreamProtocolError("The model's server sent a tool call without a name.")
+        return next(iter(names))
