@@ -85,7 +85,7 @@ class BlockRenderer:
         """
         Return the text of a result of any kind of tool, and what must follow in a user message.
 
-        Tool messages are plain strings everywhere, so pictures cannot stay in them.
+        Upstreams take tool messages as plain strings only, so pictures cannot stay in them.
         """
         content, is_error = block.content, bool(block.is_error)
         pictures: list[Part] = []
@@ -116,7 +116,7 @@ class BlockRenderer:
                     texts.append(part)
                 else:
                     pictures.append(part)
-                    texts.append(f"[image {len(pictures)}: see the next user message]")
+                    texts.append(f"[image {len(pictures)}: shown below]")
         if results:
             texts.append(_json(results))
         return "\n".join(texts)

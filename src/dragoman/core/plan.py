@@ -298,7 +298,7 @@ def _delivery_fields(
 ) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     user_id = request.metadata.user_id if request.metadata is not None else None
-    if user_id is not None and profile.sends_user:
+    if user_id and profile.sends_user:
         fields["user"] = user_id
     fields["stream"] = is_stream
     if is_stream and profile.stream_options:

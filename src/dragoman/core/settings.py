@@ -10,7 +10,9 @@ from dragoman.core.dialects.profile import DialectProfile
 from dragoman.wire.anthropic import MessagesRequest, OutputFormat
 
 _encode: Final = msgspec.json.Encoder().encode
-_MIN_ROOM: Final = 256  # tokens; estimates err, and what truly does not fit the upstream refuses
+# Tokens that are asked for even where the estimate leaves no room: estimates err, and what truly
+# does not fit is refused by the upstream with its own count.
+_MIN_ROOM: Final = 4096
 _JSON_NOTE: Final = (
     "Answer with JSON only, without any other text, fences or comments. "
     "The JSON must conform to this schema:\n"
@@ -87,7 +89,8 @@ def plan_max_tokens(
         allowed = min(allowed, profile.max_output_tokens)
     if profile.context_window is not None:
         room = profile.context_window - prompt_tokens
-        allowed = min(allowed, max(room, _MIN_ROOM))
+        floor = min(_MIN_ROOM, max(1, profile.context_window // 4))
+        allowed = min(allowed, max(room, floor))
     if request.max_tokens is not None and allowed < asked:
         adjustments.add("max_tokens", "clamped", reason=f"{allowed} is what fits the model")
     return allowed

@@ -14,7 +14,9 @@ class ToolUses(Struct):
     """What is found in the messages; a removal undoes an earlier addition and the reverse."""
 
     wanted: set[str] = field(default_factory=set)  # called, referred to or added by name
-    added: list[tuple[str, Tool]] = field(default_factory=list)  # defined on the way, with path
+    added: dict[str, tuple[str, Tool]] = field(
+        default_factory=dict
+    )  # defined on the way, with path
     removed: set[str] = field(default_factory=set)
     removed_mcp: set[tuple[str, str]] = field(default_factory=set)
     removed_servers: set[str] = field(default_factory=set)
@@ -70,11 +72,10 @@ def _add(tool: dict[str, Any], path: str, *, uses: ToolUses, adjustments: Adjust
             adjustments.add(path, "dropped", reason="this is not the definition of a tool")
             return
         name = definition.name
-        if name:  # a later definition takes the place of an earlier one
-            uses.added = [(at, known) for at, known in uses.added if known.name != name]
+        if name:
             uses.wanted.add(name)
             uses.removed.discard(name)
-        uses.added.append((path, definition))
+        uses.added[name or path] = path, definition  # a later one takes an earlier one's place
         return
     name, server = _names(tool)
     if not server:

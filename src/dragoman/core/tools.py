@@ -112,7 +112,7 @@ def plan_tools(
     table = ToolTable()
     uses = scan_tool_uses(request, adjustments)
     declared = [(f"tools.{number}", tool) for number, tool in enumerate(request.tools)]
-    declared += uses.added
+    declared += uses.added.values()
     for _, tool in declared:
         table.remember(tool)
     if not profile.has_tools:
@@ -251,11 +251,11 @@ class _Builder:
 
     def note_unreachable_servers(self, request: MessagesRequest) -> None:
         """Tell the model of MCP servers whose tools nobody has listed."""
-        servers = [*self._unlisted_servers]
+        servers = dict.fromkeys(self._unlisted_servers)
         for server in request.mcp_servers or ():
             name = server.get("name") if isinstance(server, dict) else None
-            if isinstance(name, str) and name not in (*servers, *self._listed_servers):
-                servers.append(name)
+            if isinstance(name, str) and name not in self._listed_servers:
+                servers[name] = None
         if not servers:
             return
         reason = "MCP servers are not reached from here"
