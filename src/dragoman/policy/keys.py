@@ -1,0 +1,77 @@
+"""Client keys: who is calling. Without any key the gateway is open, see ``open_access``."""
+
+import hmac
+import secrets
+from collections.abc import Iterable
+from typing import Final
+
+from dragoman.core.errors import AuthenticationFailed
+
+KeyName = str
+
+OPEN: Final[KeyName] = "local"  # the caller's name where no key is asked for
+_SCHEME: Final = b"bearer "
+_HOW: Final = "send a client key of this gateway as x-api-key or as Authorization: Bearer"
+
+
+class KeyRing:
+    """
+    The client keys.
+
+    Args:
+        keys: Name and key of each; none at all: everyone is let in.
+    """
+
+    def __init__(self, keys: Iterable[tuple[KeyName, str]]) -> None:
+        # What is compared are digests under a secret of this process: they have one length, and
+        # how far two of them agree says nothing about the keys.
+        self._salt = secrets.token_bytes(32)
+        self._digests = [(name, self._digest(key.encode())) for name, key in keys]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether no key is asked for."""
+        return not self._digests
+
+    def verify(self, x_api_key: bytes | None, authorization: bytes | None) -> KeyName:
+        """
+        Return the name of the key that the caller has sent.
+
+        Args:
+            x_api_key: The header; whichever of the two holds a known key counts.
+            authorization: The header.
+
+        Raises:
+            AuthenticationFailed: Neither holds a known key.
+        """
+        if self.is_open:
+            return OPEN
+        sent = [key for key in (_plain(x_api_key), _bearer(authorization)) if key]
+        for key in sent:
+            if (name := self._find(key)) is not None:
+                return name
+        if sent:
+            raise AuthenticationFailed(f"unknown API key: {_HOW}")
+        if authorization and authorization.strip():
+            raise AuthenticationFailed(f"the Authorization header is not Bearer: {_HOW}")
+        raise AuthenticationFailed(f"no API key: {_HOW}")
+
+    def _find(self, key: bytes) -> KeyName | None:
+        digest = self._digest(key)
+        found: KeyName | None = None
+        for name, known in self._digests:  # all of them, so that time does not tell which
+            if hmac.compare_digest(digest, known):
+                found = name
+        return found
+
+    def _digest(self, key: bytes) -> bytes:
+        return hmac.digest(self._salt, key, "sha256")
+
+
+def _plain(value: bytes | None) -> bytes:
+    return (value or b"").strip()
+
+
+def _bearer(value: bytes | None) -> bytes:
+    text = _plain(value)
+    return text[len(_SCHEME) :].strip() if text[: len(_SCHEME)].lower() == _SCHEME else b""

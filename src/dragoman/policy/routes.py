@@ -1,0 +1,201 @@
+"""
+Model names -> routes: an alias and its deployments, in the order in which they are tried.
+
+A name is looked for as it is, then without the suffix ``[1m]``, in any case, without the prefix
+``claude-`` or ``anthropic/`` under which Claude Code discovers models, and last as the name of a
+Claude model, by its role.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from dragoman.core.dialects.profile import DialectProfile
+from dragoman.core.dialects.registry import find_profile, is_known
+from dragoman.core.errors import UnknownModel
+from dragoman.core.plan import Deployment
+from dragoman.settings import Config, RolesConfig
+from dragoman.tables import nearest
+
+ROLES: Final = ("opus", "sonnet", "haiku", "fable")
+_WINDOW_SUFFIX: Final = "[1m]"  # asks Claude Code for a long window; no part of the name
+_PREFIXES: Final = ("claude-", "anthropic/")
+_BARE: Final = frozenset({*ROLES, "default", "claude"})
+_MAX_SHOWN: Final = 100
+
+
+class Target(Struct, frozen=True, kw_only=True):
+    """A deployment and what the configuration says about calling it."""
+
+    deployment: Deployment
+    connect_timeout_s: float
+    first_byte_timeout_s: float
+    idle_timeout_s: float
+    retries: int
+    trusted: bool = False
+    allow_private_urls: bool = False
+
+
+class Route(Struct, frozen=True, kw_only=True):
+    """A model alias and where it leads; the targets are tried in order."""
+
+    alias: str
+    targets: tuple[Target, ...]
+    display_name: str
+    description: str | None = None
+
+    @property
+    def profile(self) -> DialectProfile:
+        """Of the first target: what clients are told about the model."""
+        return self.targets[0].deployment.profile
+
+
+class ListedModel(Struct, frozen=True, kw_only=True):
+    """One entry of the list of models; several ids may lead to one route."""
+
+    id: str
+    route: Route
+
+
+class Routes:
+    """All routes of a configuration without problems. Immutable."""
+
+    def __init__(self, config: Config) -> None:
+        self._routes = {alias: _route(config, alias) for alias in config.models}
+        self._folded = {alias.casefold(): alias for alias in reversed(self._routes)}
+        self._roles = _roles(config)
+
+    def __bool__(self) -> bool:
+        return bool(self._routes)
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """Role -> alias, for every role and ``default``; empty without models."""
+        return dict(self._roles)
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """The names of the models, as configured."""
+        return tuple(self._routes)
+
+    def resolve(self, model: str) -> Route:
+        """
+        Return the route that *model* means.
+
+        Raises:
+            UnknownModel: None; the message names the nearest one.
+        """
+        if (found := self._routes.get(model)) is not None:
+            return found
+        name = model.casefold().removesuffix(_WINDOW_SUFFIX).strip()
+        alias = self._find(name)
+        if alias is None:
+            raise UnknownModel(self._explain(model, name))
+        return self._routes[alias]
+
+    def listed_models(self) -> tuple[ListedModel, ...]:
+        """
+        Return the list of models in the order of the configuration.
+
+        Claude Code shows only ids that hold ``claude`` or ``anthropic``, so that the other models
+        are listed a second time under such a name, after all real ones.
+        """
+        own = [ListedModel(id=alias, route=route) for alias, route in self._routes.items()]
+        return (*own, *self._discoverable())
+
+    def _discoverable(self) -> Iterator[ListedModel]:
+        for alias, route in self._routes.items():
+            folded = alias.casefold()
+            if "claude" in folded or "anthropic" in folded:
+                continue
+            name = f"anthropic/{alias}" if "/" in alias else f"claude-{alias}"
+            if self._find_named(name.casefold()) == alias:
+                yield ListedModel(id=name, route=route)
+
+    def _find(self, name: str) -> str | None:
+        if (alias := self._find_named(name)) is not None:
+            return alias
+        if "claude" not in name and name not in _BARE:
+            return None
+        role = next((role for role in ROLES if role in name), "default")
+        return self._roles.get(role)
+
+    def _find_named(self, name: str) -> str | None:
+        """Return the alias of a name in lower case, by itself or behind a prefix."""
+        if (alias := self._folded.get(name)) is not None:
+            return alias
+        for prefix in _PREFIXES:
+            rest = name.removeprefix(prefix)
+            if rest != name and (alias := self._folded.get(rest)) is not None:
+                return alias
+        return None
+
+    def _explain(self, model: str, name: str) -> str:
+        shown = model if len(model) <= _MAX_SHOWN else f"{model[:_MAX_SHOWN]}..."
+        text = f"model: {msgspec.json.encode(shown).decode()} is not served here"
+        if not self._routes:
+            return f"{text}; no model is configured"
+        near = nearest(name[:_MAX_SHOWN], self._routes)
+        hint = f"; did you mean {msgspec.json.encode(near).decode()}?" if near else ";"
+        return f"{text}{hint} GET /v1/models lists all names"
+
+
+def _roles(config: Config) -> dict[str, str]:
+    """Return what every role becomes; what is written down stands above what a preset says."""
+    if not config.models:
+        return {}
+    written, preset = _known(config.roles, config), _known(config.preset_roles, config)
+    default = (
+        written.get("default")
+        or preset.get("default")
+        or next((written[role] for role in ("sonnet", *ROLES) if role in written), None)
+        or next((preset[role] for role in ("sonnet", *ROLES) if role in preset), None)
+        or next(iter(config.models))
+    )
+    roles = {"default": default}
+    for role in ROLES:
+        own = written.get(role) or written.get("default") or preset.get(role)
+        roles[role] = own or default
+    return roles
+
+
+def _known(roles: RolesConfig, config: Config) -> dict[str, str]:
+    named = msgspec.structs.asdict(roles)
+    return {role: alias for role, alias in named.items() if alias in config.models}
+
+
+def _route(config: Config, alias: str) -> Route:
+    model = config.models[alias]
+    targets = tuple(_target(config, alias, name) for name in model.upstream)
+    return Route(
+        alias=alias,
+        targets=targets,
+        display_name=model.display_name or alias,
+        description=model.description,
+    )
+
+
+def _target(config: Config, alias: str, name: str) -> Target:
+    model, upstream = config.models[alias], config.upstreams[name]
+    upstream_model = config.upstream_model(alias, name)
+    # An endpoint's id ("ep-2026...") says nothing about the model behind it; the alias may.
+    known_as = upstream_model if is_known(upstream_model) else alias
+    profile = find_profile(known_as, platform=upstream.platform, overrides=model.profile)
+    deployment = Deployment(
+        upstream=name, model=upstream_model, profile=profile, kind=upstream.kind
+    )
+    return Target(
+        deployment=deployment,
+        connect_timeout_s=_first(model.connect_timeout_s, upstream.connect_timeout_s),
+        first_byte_timeout_s=_first(model.first_byte_timeout_s, upstream.first_byte_timeout_s),
+        idle_timeout_s=_first(model.idle_timeout_s, upstream.idle_timeout_s),
+        retries=upstream.retries if model.retries is None else model.retries,
+        trusted=upstream.trusted,
+        allow_private_urls=upstream.allow_private_urls,
+    )
+
+
+def _first(own: float | None, inherited: float) -> float:
+    return inherited if own is None else own
