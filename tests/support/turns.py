@@ -72,7 +72,8 @@ def run(
     turn = make_turn(plan, is_stream=is_stream, **context)
     out: list[bytes] = []
     try:
-        out += [turn.feed(data) for data in slices]
+        for data in slices:
+            out.append(turn.feed(data))
         out.append(turn.close())
     except GatewayError as error:
         out.append(turn.fail(error))
