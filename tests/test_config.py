@@ -237,6 +237,7 @@ def test_references_are_resolved_at_any_depth() -> None:
     config = load(text, {"TEAM": "blue", "H": "gw"})
     assert config.upstreams["lab"].headers["x-team"].reveal() == "blue"
     assert config.server.allowed_hosts == ("gw",)
+    assert load(text, {"TEAM": "blue\n", "H": " gw"}).server.allowed_hosts == ("gw",)
     assert problems(text)[:1] == ("server.allowed_hosts[0]: the environment variable H is not set",)
 
 

@@ -305,11 +305,9 @@ class _Builder:
         found: dict[str, UpstreamConfig] = {}
         for name, preset in self._catalog.presets.items():
             if variable := preset.variable_in(self._environ):
-                table = {**preset.defaults("openai"), "preset": name}
-                table["api_key"] = self._environ[variable].strip()
-                upstream = self._reader.read(table, UpstreamConfig, join("upstreams", name))
-                if upstream is not None:
-                    found[name] = upstream
+                key = Secret(self._environ[variable].strip())
+                values = preset.defaults("openai")
+                found[name] = UpstreamConfig(preset=name, api_key=key, **values)
         return found
 
     def _add_preset_models(

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Struct, field
 
-from dragoman.settings import Platform, RolesConfig
+from dragoman.settings import CredentialHeader, Platform, RolesConfig
 
 
 class Preset(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -24,8 +24,8 @@ class Preset(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     models: dict[str, str]
     roles: RolesConfig
     anthropic_base_url: str | None = None
-    credential_header: str | None = None
-    anthropic_credential_header: str | None = None
+    credential_header: CredentialHeader | None = None
+    anthropic_credential_header: CredentialHeader | None = None
 
     def variable_in(self, environ: Mapping[str, str]) -> str | None:
         """Return the first of its key variables that holds something."""

@@ -15,6 +15,7 @@ ByteCount = Annotated[int, Meta(ge=1024, le=2**40)]
 Count = Annotated[int, Meta(ge=1, le=10_000_000)]
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 
+CredentialHeader = Literal["authorization", "x-api-key", "api-key"]
 Platform = Literal[
     "generic",
     "kspmas",
@@ -111,7 +112,7 @@ class UpstreamConfig(Struct, frozen=True, kw_only=True):
     platform: Platform = "generic"
     api_key: Secret | None = None
     # None: bearer, or x-api-key where the kind is anthropic.
-    credential_header: Literal["authorization", "x-api-key", "api-key"] | None = None
+    credential_header: CredentialHeader | None = None
     headers: dict[str, Secret] = field(default_factory=dict)  # may hold credentials, too
     connect_timeout_s: Seconds = 5.0
     first_byte_timeout_s: Seconds = 600.0

@@ -132,7 +132,8 @@ class TableReader:
         """Replace references to the environment, at any depth."""
         if isinstance(value, str) and value.startswith(_REFERENCE):
             name = value.removeprefix(_REFERENCE)
-            if found := self._environ.get(name, ""):
+            # Variables that were read from files end with a line end.
+            if found := self._environ.get(name, "").strip():
                 return found
             state = "is empty" if name in self._environ else "is not set"
             self.problems.append(f"{path}: the environment variable {name} {state}")
