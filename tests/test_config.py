@@ -20,7 +20,9 @@ from dragoman.config import (
     find_config,
     load_config,
     with_engine,
+    with_local_engine,
 )
+from dragoman.presets import LocalEngine
 from dragoman.settings import RolesConfig
 
 CONTRACT = """
@@ -416,6 +418,27 @@ def test_the_engine_joins_without_mixing_with_paid_upstreams() -> None:
         for alias, model in config.models.items():
             assert ("engine" in model.upstream) == (alias == "demo")
             assert "engine" not in model.upstream or model.upstream == ("engine",)
+
+
+def test_an_engine_that_was_found_comes_last() -> None:
+    engine = LocalEngine(name="LM Studio", port=1234, platform="generic")
+    config = load(MODEL)
+    found = with_local_engine(config, engine, ["m", "n"])
+    assert list(found.models) == ["m", "lm-studio/m", "n"]
+    assert found.models["lm-studio/m"].upstream == ("lm-studio",)
+    assert found.upstream_model("lm-studio/m", "lm-studio") == "m"
+    assert found.upstreams["lm-studio"].api_key is None
+    assert with_local_engine(found, engine, ["o"]) is found
+    written = load('[upstreams.a]\nbase_url = "http://localhost:1234/v1"\n[models.m]')
+    assert with_local_engine(written, engine, ["o"]) is written
+    taken = load('[upstreams.lm-studio]\nbase_url = "http://h/v1"\n[models.m]')
+    assert "lm-studio-1234" in with_local_engine(taken, engine, ["o"]).upstreams
+
+
+@pytest.mark.parametrize("number", ["9" * 30, "-" + "9" * 30, "0x" + "f" * 40, "1e400", "inf"])
+def test_absurd_numbers(number: str) -> None:
+    for setting in ("port", "max_messages", "ping_interval_s"):
+        assert problems(f"[server]\n{setting} = {number}")
 
 
 VALUES = st.recursive(

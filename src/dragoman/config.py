@@ -6,7 +6,7 @@ them beside what could be read, for ``dragoman check``.
 """
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, get_origin
 
@@ -15,7 +15,7 @@ import platformdirs
 from msgspec import Struct
 
 from dragoman.config_rules import profile_problems, rule_problems, rule_warnings
-from dragoman.presets import Preset, guess_platform, load_catalog
+from dragoman.presets import LocalEngine, Preset, guess_platform, load_catalog
 from dragoman.settings import (
     Config,
     KeyConfig,
@@ -41,6 +41,7 @@ __all__ = [
     "find_config",
     "load_config",
     "with_engine",
+    "with_local_engine",
 ]
 
 _MAX_FILE_BYTES: Final = 4 * 2**20  # far over any that a person writes
@@ -138,6 +139,31 @@ def with_engine(
         upstreams={**config.upstreams, "engine": upstream},
         models=models,
         preset_roles=leading,
+    )
+
+
+def with_local_engine(config: Config, engine: LocalEngine, models: Iterable[str]) -> Config:
+    """
+    Return *config* with an engine that was found on this machine and the models it serves.
+
+    Its models come after all others and take no role from them; a name that is taken already stays
+    as it is, the engine's is ``<engine>/<name>`` then. Nothing changes if the address is configured.
+    """
+    known = {upstream.base_url for upstream in config.upstreams.values()}
+    if engine.base_url in known or engine.base_url.replace("127.0.0.1", "localhost") in known:
+        return config
+    name = engine.name.casefold().replace(" ", "-")
+    if name in config.upstreams:
+        name = f"{name}-{engine.port}"
+    upstream = UpstreamConfig(base_url=engine.base_url, platform=engine.platform)
+    added = {
+        f"{name}/{model}" if model in config.models else model: ModelConfig(
+            upstream=(name,), upstream_model=model
+        )
+        for model in models
+    }
+    return msgspec.structs.replace(
+        config, upstreams={**config.upstreams, name: upstream}, models={**config.models, **added}
     )
 
 
