@@ -6,6 +6,7 @@ and hangs every tool result on its call, wherever it stood. Writing puts the res
 their calls, as upstreams require, and what stood around them into the next user message.
 """
 
+from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -84,7 +85,8 @@ class HistoryReader:
         self._blocks = blocks
         self._signer = signer
         self._adjustments = adjustments
-        self._calls: dict[str, list[Call]] = {}  # by the client's id, those without a result last
+        # By the client's id: calls without a result, a queue for each turn that has such calls.
+        self._waiting: dict[str, list[deque[Call]]] = {}
         self._answered: dict[str, Call] = {}
         self._last_assistant: AssistantEntry | None = None
         self.entries: list[Entry] = []
@@ -171,16 +173,21 @@ class HistoryReader:
         entry = self._assistant(path)
         call = Call(block.id or "", name, arguments, path, entry)
         entry.calls.append(call)
-        self._calls.setdefault(call.client_id, []).append(call)
+        turns = self._waiting.setdefault(call.client_id, [])
+        if not turns or turns[-1][-1].entry is not entry:
+            turns.append(deque())
+        turns[-1].append(call)
 
     def _read_result(self, block: Block, path: str, *, is_user: bool) -> None:
         text, pictures = self._blocks.result(block, path)
         call_id = block.tool_use_id or ""
-        waiting = self._calls.get(call_id)
-        if not waiting:
+        turns = self._waiting.get(call_id)
+        if not turns:
             self._keep_stray_result(call_id, [text, *pictures], path)
             return
-        call = waiting.pop()
+        call = turns[-1].popleft()
+        if not turns[-1]:
+            turns.pop()
         call.result, call.pictures = text, pictures
         self._answered[call_id] = call
         call.entry.is_answered = True
@@ -310,11 +317,10 @@ class HistoryWriter:
         ids: dict[str, int] = {}  # id -> how often it was wanted
         for number, call in enumerate(calls):
             wanted = to_upstream_id(call.client_id) or f"call_{number}"
-            copy = ids.get(wanted, 0) + 1
-            free = wanted
+            free, copy = wanted, ids.get(wanted, 0)
             while free in ids:
-                free = f"{wanted}_{copy}"
                 copy += 1
+                free = f"{wanted}_{copy}"
             if free != wanted:
                 ids[wanted] = copy
                 reason = "two tool calls of one turn had the same id"

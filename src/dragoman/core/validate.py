@@ -33,7 +33,7 @@ _NOT_KEPT: Final = bytes(set(range(256)) - set(_KEPT))
 _TO_BRACES: Final = bytes.maketrans(b"[]", b"{}")
 _TOOL_NAME: Final = re.compile(r"[a-zA-Z0-9_-]{1,128}")
 _AT: Final = re.compile(r"(.*?)(?: - at `\$(.*)`)?", re.DOTALL)
-_INDEX: Final = re.compile(r"\[(\d+|\.\.\.)\]")
+_INDEX: Final = re.compile(r"\[(\d+)\]")
 _MISSING: Final = re.compile(r"Object missing required field `(.*)`")
 _EXPECTED: Final = re.compile(r"Expected `(.*)`, got `(.*)`")
 _KINDS: Final = {
@@ -173,14 +173,14 @@ def _translate(said: str) -> InvalidRequest:
     """Return msgspec's sentence in the API's form."""
     match = _AT.fullmatch(said)
     reason, at = match.groups() if match else (said, None)
-    path = _INDEX.sub(r".\1", at or "").removeprefix(".").removesuffix(".[...]")
+    known = (at or "").partition("[...]")[0]  # inside plain JSON it does not say where
+    path = _INDEX.sub(r".\1", known).removeprefix(".")
     if missing := _MISSING.fullmatch(reason):
         field = f"{path}.{missing[1]}" if path else missing[1]
         return InvalidRequest(field, "Field required")
     if expected := _EXPECTED.fullmatch(reason):
         wanted = " or ".join(_KINDS.get(kind, kind) for kind in expected[1].split(" | "))
         got = _KINDS.get(expected[2], expected[2])
-        path = path or ("" if reason.startswith("Expected `object`") else path)
         return InvalidRequest(path, f"Input should be {wanted}, not {got}")
     if reason.startswith("Invalid enum value"):
         for name, values in _ENUMS.items():
