@@ -61,6 +61,9 @@ def _force(
 ) -> ToolChoicePlan:
     is_single = choice.disable_parallel_tool_use
     name = _forced_name(choice, tools)
+    if choice.type == "tool" and name is None:
+        adjustments.add("tool_choice", "dropped", reason="the chosen tool could not be sent")
+        return ToolChoicePlan(is_single=is_single)
     how = profile.forced_tools
     if profile.forced_tools_need_no_thinking and not can_stop_thinking(profile):
         how = "hint"
@@ -79,14 +82,14 @@ def _force(
             is_forcing=True,
             is_single=is_single,
         )
-    if choice.type == "any" and (how == "native" or name is None):
+    if choice.type == "any" and how == "native":
         return ToolChoicePlan(tool_choice="required", is_forcing=True, is_single=is_single)
     named = {"type": "function", "function": {"name": name}}
     return ToolChoicePlan(tool_choice=named, is_forcing=True, is_single=is_single)
 
 
 def _forced_name(choice: ToolChoice, tools: ToolTable) -> str | None:
-    """Return the only function that may be called; None: there are several."""
+    """Return the only function that may be called; None: there are several, or it is not there."""
     if choice.type == "tool":
         wanted = tools.upstream_name(choice.name or "")
         if wanted in tools.names:
@@ -94,6 +97,7 @@ def _forced_name(choice: ToolChoice, tools: ToolTable) -> str | None:
         for upstream_name, (name, _) in tools.toolset_members.items():
             if name == choice.name:
                 return upstream_name
+        return None
     names = [function["function"]["name"] for function in tools.functions]
     return names[0] if len(names) == 1 else None
 
