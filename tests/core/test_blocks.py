@@ -120,6 +120,16 @@ def test_documents_that_must_be_read(source: dict, held: str) -> None:
         assert said(made) == [("messages.0.content.0", "dropped")]
 
 
+def test_one_document_cannot_fill_the_memory() -> None:
+    key = hashlib.sha256(b"https://a.example").hexdigest()
+    block = document(type="url", url="https://a.example")
+    made = plan(messages=[user(*[block] * 50)], texts={key: "x" * 2**20})
+    content = made.body["messages"][0]["content"]
+    assert content.count("[the same document as before]") == 45
+    assert len(content) < 6 * 2**20
+    assert said(made) == [("messages.0.content.5", "dropped")]
+
+
 def test_documents_inside_results() -> None:
     block = document(type="text", data="Hello")
     messages = [user("Hi"), assistant(call("a")), user(result("a", [text("Read:"), block]))]

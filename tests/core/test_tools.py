@@ -292,6 +292,13 @@ def test_references_show_the_tool() -> None:
     )
 
 
+def test_a_tool_is_described_once() -> None:
+    messages = [user("Hi"), assistant(call("a", "get")), user(result("a", [REFERENCE] * 3))]
+    shown = plan(tools=DEFERRED, messages=messages).body["messages"][2]["content"]
+    assert shown.count("Does put.") == 1
+    assert shown.count('{"name":"put"}') == 2
+
+
 def test_references_to_nothing() -> None:
     unknown = {"type": "tool_reference", "tool_name": "gone"}
     messages = [user("Hi"), assistant(call("a", "get")), user(result("a", [unknown]))]

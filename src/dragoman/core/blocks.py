@@ -26,6 +26,9 @@ _IMAGE_HEADS: Final = {
     "R0lGOD": "image/gif",
     "UklGR": "image/webp",
 }
+# Characters of documents that may be shown again: a short reference repeated without end would
+# otherwise become a prompt of any size.
+_MAX_REPEATED_CHARS: Final = 4 * 2**20
 _OPAQUE: Final = ("encrypted_content", "encrypted_stdout", "encrypted_index", "cache_control")
 
 
@@ -59,6 +62,9 @@ class BlockRenderer:
         self._texts = texts
         self._tools = tools
         self._adjustments = adjustments
+        self._described: set[str] = set()
+        self._shown: set[str] = set()
+        self._repeated_chars = 0
         self.n_images = 0
         self.image_bytes = 0
 
@@ -147,7 +153,12 @@ class BlockRenderer:
         return {key: self._readable(value[key], path) for key in kept}
 
     def _tool_reference(self, name: str) -> str:
-        return f"<tool>\n{_json(self._tools.describe(name))}\n</tool>"
+        """Describe the tool where it is first referred to; later its name is enough."""
+        described = self._tools.describe(name)
+        if name in self._described:
+            described = {"name": described["name"]}
+        self._described.add(name)
+        return f"<tool>\n{_json(described)}\n</tool>"
 
     # -- pictures
 
@@ -201,7 +212,12 @@ class BlockRenderer:
             except (binascii.Error, ValueError):
                 text = None
         else:
-            text = self._texts.get(attachment_key(source))
+            key = attachment_key(source)
+            text = self._texts.get(key)
+            if text and self._is_too_often(key, text):
+                reason = "the same document is shown too often"
+                self._adjustments.add(path, "dropped", reason=reason)
+                return "[the same document as before]"
         if text:
             return text
         if text is None:
@@ -209,6 +225,13 @@ class BlockRenderer:
             return "[document omitted: it could not be read]"
         self._adjustments.add(path, "dropped", reason="no text was found in the document")
         return "[no text was found in this document]"
+
+    def _is_too_often(self, key: str, text: str) -> bool:
+        if key not in self._shown:
+            self._shown.add(key)
+            return False
+        self._repeated_chars += len(text)
+        return self._repeated_chars > _MAX_REPEATED_CHARS
 
     def _search_result(self, block: Block, path: str) -> str:
         self._note_citations(block, path)

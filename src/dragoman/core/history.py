@@ -161,8 +161,10 @@ class HistoryReader:
                     self._assistant(path).texts.append("[image omitted]")
 
     def _read_thinking(self, block: Block, path: str) -> None:
+        if self.profile.echo_reasoning == "never":
+            return
         thinking = block.thinking or self._signer.carried_thinking(block.signature or "")
-        if thinking and self.profile.echo_reasoning != "never":
+        if thinking:
             self._assistant(path).reasoning.append(thinking)
 
     # -- calls and results
