@@ -163,6 +163,17 @@ def test_server_tools_get_one_round() -> None:
     assert "unavailable" in answer["content"]
 
 
+def test_the_second_round_keeps_thinking_and_calls_apart() -> None:
+    first = plan(DialectProfile(echo_reasoning="always"), tools=[SEARCH])
+    calls_made = [ServerCall(id="c", name="web_search", arguments_json="{}")] * 3
+    body = plan_after_server_tools(first, "", calls_made, thinking="Hm.").body
+    check_body(body)
+    assert body["messages"][1]["reasoning_content"] == "Hm."
+    assert len(body["messages"][1]["tool_calls"]) == 3
+    silent = plan_after_server_tools(first, "", calls_made).body
+    assert "reasoning_content" not in silent["messages"][1]
+
+
 @pytest.mark.parametrize("forced_tools", ["native", "json_schema", "named_only", "hint"])
 def test_the_second_round_forces_nothing(forced_tools: str) -> None:
     profile = DialectProfile(forced_tools=forced_tools)

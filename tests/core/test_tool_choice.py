@@ -188,6 +188,14 @@ def test_thinking_gives_way_to_a_forced_tool() -> None:
     assert said(made) == [("thinking", "dropped")]
 
 
+def test_models_that_can_do_both_do_both() -> None:
+    profile = DialectProfile(**THINKER | {"forced_tools_need_no_thinking": False})
+    made = plan(profile, tools=TWO, tool_choice=PUT, thinking={"type": "adaptive"})
+    assert made.body["tool_choice"] == NAMED
+    assert made.body["thinking"] == {"type": "enabled"}
+    assert said(made) == []
+
+
 def test_no_conflict_without_thinking() -> None:
     made = plan(DialectProfile(**THINKER), tools=TWO, tool_choice=PUT)
     assert made.body["thinking"] == {"type": "disabled"}

@@ -332,6 +332,13 @@ def test_the_bound_on_nesting_is_exact(brackets: str, depth: int, *, is_fine: bo
         assert "nested deeper than 50 levels" in refusal(body)
 
 
+@pytest.mark.parametrize("before", [r"\"", r"\\", r"\\\"", "[{", ""])
+def test_strings_hide_no_nesting(before: str) -> None:
+    deep = "[" * 50 + "]" * 50
+    body = raw(f',"system":"{before}","x":{deep}'.encode())
+    assert "nested deeper than 50 levels" in refusal(body)
+
+
 def test_nesting_beyond_the_interpreter_is_an_error_too() -> None:
     body = raw(b',"x":' + b"[" * 5000 + b"]" * 5000)
     assert "nested deeper" in refusal(body, max_nesting=100_000)

@@ -167,7 +167,9 @@ def make_plan(
     )
 
 
-def plan_after_server_tools(plan: Plan, text: str, calls: Sequence[ServerCall]) -> Plan:
+def plan_after_server_tools(
+    plan: Plan, text: str, calls: Sequence[ServerCall], *, thinking: str = ""
+) -> Plan:
     """
     Return the plan for going on after the model has called server tools.
 
@@ -177,6 +179,7 @@ def plan_after_server_tools(plan: Plan, text: str, calls: Sequence[ServerCall]) 
         plan: The plan that led to the calls.
         text: What the model said before them.
         calls: The calls.
+        thinking: What it thought before them, if that is known.
     """
     profile = plan.deployment.profile
     body = {key: value for key, value in plan.body.items() if key not in _PREFILL_FIELDS}
@@ -184,20 +187,13 @@ def plan_after_server_tools(plan: Plan, text: str, calls: Sequence[ServerCall]) 
     message: dict[str, Any] = {"role": "assistant", "content": text}
     if messages and messages[-1]["role"] == "assistant":  # a prefill: both are one message
         message["content"] = f"{messages.pop()['content']}{text}"
-    if profile.echo_reasoning != "never" and profile.reasoning_placeholder is not None:
-        message[profile.reasoning_field] = profile.reasoning_placeholder
-    message["tool_calls"] = [
-        {
-            "id": call.id,
-            "type": "function",
-            "function": {"name": call.name, "arguments": call.arguments_json},
-        }
-        for call in calls
-    ]
+    reasoning = thinking or profile.reasoning_placeholder
+    if profile.echo_reasoning != "never" and reasoning is not None:
+        message[profile.reasoning_field] = reasoning
+    message["tool_calls"] = _tool_calls(calls)
     messages.append(message)
-    messages += [
-        {"role": "tool", "tool_call_id": call.id, "content": UNAVAILABLE} for call in calls
-    ]
+    for call in message["tool_calls"]:
+        messages.append({"role": "tool", "tool_call_id": call["id"], "content": UNAVAILABLE})
     body["messages"] = messages
     tools = [t for t in body.get("tools", ()) if t["function"]["name"] not in plan.server_tools]
     _replace_tools(body, tools, is_forced=plan.forced_by_schema)
@@ -208,6 +204,15 @@ def plan_after_server_tools(plan: Plan, text: str, calls: Sequence[ServerCall]) 
         server_tools={},
         forced_by_schema=False,
     )
+
+
+def _tool_calls(calls: Sequence[ServerCall]) -> list[dict[str, Any]]:
+    made: dict[str, dict[str, Any]] = {}
+    for number, call in enumerate(calls):
+        call_id = f"{call.id}_{number}" if call.id in made else call.id
+        function = {"name": call.name, "arguments": call.arguments_json}
+        made[call_id] = {"id": call_id, "type": "function", "function": function}
+    return list(made.values())
 
 
 def _replace_tools(body: dict[str, Any], tools: list[dict[str, Any]], *, is_forced: bool) -> None:
