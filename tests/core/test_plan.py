@@ -165,7 +165,8 @@ def test_server_tools_get_one_round() -> None:
 
 def test_the_second_round_keeps_thinking_and_calls_apart() -> None:
     first = plan(DialectProfile(echo_reasoning="always"), tools=[SEARCH])
-    calls_made = [ServerCall(id="c", name="web_search", arguments_json="{}")] * 3
+    calls_made = [ServerCall(id="c", name="web_search", arguments_json="{}")] * 2
+    calls_made.insert(0, ServerCall(id="c_2", name="web_search", arguments_json="{}"))
     body = plan_after_server_tools(first, "", calls_made, thinking="Hm.").body
     check_body(body)
     assert body["messages"][1]["reasoning_content"] == "Hm."

@@ -192,8 +192,10 @@ def plan_after_server_tools(
         message[profile.reasoning_field] = reasoning
     message["tool_calls"] = _tool_calls(calls)
     messages.append(message)
-    for call in message["tool_calls"]:
-        messages.append({"role": "tool", "tool_call_id": call["id"], "content": UNAVAILABLE})
+    messages += [
+        {"role": "tool", "tool_call_id": made["id"], "content": UNAVAILABLE}
+        for made in message["tool_calls"]
+    ]
     body["messages"] = messages
     tools = [t for t in body.get("tools", ()) if t["function"]["name"] not in plan.server_tools]
     _replace_tools(body, tools, is_forced=plan.forced_by_schema)
@@ -209,7 +211,9 @@ def plan_after_server_tools(
 def _tool_calls(calls: Sequence[ServerCall]) -> list[dict[str, Any]]:
     made: dict[str, dict[str, Any]] = {}
     for number, call in enumerate(calls):
-        call_id = f"{call.id}_{number}" if call.id in made else call.id
+        call_id = call.id
+        while call_id in made:
+            call_id = f"{call_id}_{number}"
         function = {"name": call.name, "arguments": call.arguments_json}
         made[call_id] = {"id": call_id, "type": "function", "function": function}
     return list(made.values())
