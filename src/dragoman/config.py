@@ -147,7 +147,8 @@ def with_local_engine(config: Config, engine: LocalEngine, models: Iterable[str]
     Return *config* with an engine that was found on this machine and the models it serves.
 
     Its models come after all others and take no role from them; a name that is taken already stays
-    as it is, the engine's is ``<engine>/<name>`` then. Nothing changes if the address is configured.
+    as it is, the engine's is ``<engine>/<name>`` then. Nothing changes if the address is
+    configured.
     """
     known = {upstream.base_url for upstream in config.upstreams.values()}
     if engine.base_url in known or engine.base_url.replace("127.0.0.1", "localhost") in known:
