@@ -32,8 +32,15 @@ ERROR = (
 RENAMED = STREAM.replace(b'"model":"upstream-name"', b'"model":"alias"', 1)
 
 
-def turn(*, model: str = "alias", is_stream: bool = True, limit: int = 2**20) -> PassthroughTurn:
+def turn(
+    *,
+    model: str = "alias",
+    is_stream: bool = True,
+    limit: int = 2**20,
+    skips_start: bool = False,
+) -> PassthroughTurn:
     return PassthroughTurn(
+        skips_start=skips_start,
         model=model,
         upstream_model="upstream-name",
         is_stream=is_stream,
@@ -119,11 +126,42 @@ def test_a_whole_reply_to_a_stream_is_an_error() -> None:
 
 def test_pings_only_between_events_of_a_begun_stream() -> None:
     subject = turn()
-    assert (subject.start(), subject.ping()) == (b"", b"")
+    assert subject.start() == subject.ping() == b": waiting for the model\n\n"
     subject.feed(STREAM[:500])
     assert subject.ping() == b""
     subject.feed(STREAM[500:])
     assert subject.ping().startswith(b"event: ping\n")
+
+
+@pytest.mark.parametrize("before", [b"", b'event: ping\r\ndata: {"type":"ping"}\r\n\r\n'])
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+@pytest.mark.parametrize("model", ["alias", "upstream-name"])
+def test_a_start_that_we_have_sent_is_not_sent_again(before, size, model) -> None:
+    body = before + STREAM
+    subject = turn(model=model, skips_start=True)
+    out = b"".join(subject.feed(body[at : at + size]) for at in range(0, len(body), size))
+    assert out + subject.close() == before + STREAM[STREAM.index(b"event: content_block_start") :]
+    assert subject.usage.input_tokens == 7
+
+
+def test_a_start_without_an_end_is_an_error() -> None:
+    with pytest.raises(UpstreamProtocolError, match="in a way of its own"):
+        turn(skips_start=True).feed(b"event: message_start\ndata: " + b"x" * 2**19)
+
+
+def test_a_whole_message_may_come_without_its_type() -> None:
+    subject = turn(is_stream=False)
+    assert subject.feed(b'{"type":"message","model":') == b""
+    assert subject.feed(b'"upstream-name","usage":{"input_tokens":3}}') == b""
+    assert subject.close() == b'{"type":"message","model":"alias","usage":{"input_tokens":3}}'
+    assert subject.is_done
+
+
+def test_a_stream_in_place_of_a_whole_message_is_an_error() -> None:
+    subject = turn(is_stream=False)
+    subject.feed(STREAM)
+    with pytest.raises(UpstreamProtocolError, match="no message"):
+        subject.close()
 
 
 def test_an_unchanged_request_is_the_very_bytes() -> None:

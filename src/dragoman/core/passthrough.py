@@ -23,6 +23,9 @@ from dragoman.wire.anthropic import Block, MessagesRequest
 _encode: Final = msgspec.json.Encoder().encode
 _MODEL: Final = re.compile(rb'"model"\s*:\s*"(?:[^"\\]|\\.)*"')
 _PING: Final = b'event: ping\ndata: {"type":"ping"}\n\n'
+_MAX_PREAMBLE_BYTES: Final = 2**16  # comments and pings; a stream that has more begins oddly
+_MAX_START_BYTES: Final = 2**19  # message_start holds no content
+_WAITING: Final = b": waiting for the model\n\n"
 
 
 class _WireUsage(msgspec.Struct, gc=False):
@@ -121,6 +124,7 @@ class PassthroughTurn:
         is_stream: The client asked for a stream.
         request_id: Shown in an error event.
         reply: Bounds, and what is known about the request.
+        skips_start: A message_start of ours has gone out already: the upstream's is left out.
     """
 
     def __init__(
@@ -131,6 +135,7 @@ class PassthroughTurn:
         is_stream: bool,
         request_id: str,
         reply: ReplyContext,
+        skips_start: bool = False,
     ) -> None:
         self._model_member = b'"model":' + _encode(model)
         self._is_stream = is_stream
@@ -139,8 +144,11 @@ class PassthroughTurn:
         self._sse = SseParser()
         self._taken_bytes = 0
         # Bytes before the model's name has been found; None once it has, or need not be.
-        self._head: bytes | None = b"" if is_stream and model != upstream_model else None
         self._renames = model != upstream_model
+        self._skips_start = skips_start
+        needs_head = is_stream and (self._renames or skips_start)
+        self._head: bytes | None = b"" if needs_head else None
+        self._whole = bytearray()
         self.usage = Usage()
         self.stop_reason: str | None = None
         self.has_content = self.is_done = False
@@ -148,17 +156,22 @@ class PassthroughTurn:
         self.is_cut = False
 
     def start(self) -> bytes:
-        """Return nothing: the message's start is the upstream's to write."""
-        return b""
+        """Return a comment, which no client reads: the message's start is the upstream's."""
+        return _WAITING
 
     def ping(self) -> bytes:
-        return _PING if self.has_content and not self._sse.is_mid_event else b""
+        if not self.has_content:
+            return _PING if self._skips_start else _WAITING
+        return b"" if self._sse.is_mid_event else _PING
 
     def feed(self, data: bytes) -> bytes:
         self._taken_bytes += len(data)
         limit = self._reply.max_reply_bytes
         if self._taken_bytes > limit:
             raise UpstreamProtocolError(f"The model's server sent a reply over {limit} bytes.")
+        if not self._is_stream:  # JSON that was not declared as such
+            self._whole += data
+            return b""
         for payload in self._sse.feed(data):
             self._observe(payload)
         if self._head is not None:
@@ -178,6 +191,8 @@ class PassthroughTurn:
         return body
 
     def close(self) -> bytes:
+        if self._whole and not self.is_done:
+            return self.feed_whole(bytes(self._whole))
         for payload in self._sse.close():
             self._observe(payload)
         if not self.is_done:
@@ -195,15 +210,14 @@ class PassthroughTurn:
     def _rename_head(self, data: bytes) -> bytes:
         """Put the asked name into message_start; hold the stream back until it is there."""
         head = (self._head or b"") + data
-        event_end = head.find(b"message_start")
-        line_end = head.find(b"\n\n", event_end) if event_end >= 0 else -1
-        if event_end < 0 and len(head) < 2**16:
-            self._head = head
-            return b""
-        if event_end >= 0 and line_end < 0 and b"\r\n\r\n" not in head and len(head) < 2**20:
+        at = head.find(b"message_start")
+        is_whole = at >= 0 and (head.find(b"\n\n", at) >= 0 or head.find(b"\n\r\n", at) >= 0)
+        if not is_whole and len(head) < (_MAX_PREAMBLE_BYTES if at < 0 else _MAX_START_BYTES):
             self._head = head
             return b""
         self._head = None
+        if self._skips_start:
+            return _without_event(head, at)
         return _MODEL.sub(lambda _: self._model_member, head, count=1)
 
     def _observe(self, payload: bytes) -> None:
@@ -243,3 +257,13 @@ class PassthroughTurn:
 
 def _newer(new: int | None, old: int) -> int:
     return old if new is None else new
+
+
+def _without_event(stream: bytes, at: int) -> bytes:
+    """Return *stream* without the event that position *at* is in."""
+    blank = (b"\n\n", b"\n\r\n")
+    starts = [found + len(b) for b in blank if at > 0 and (found := stream.rfind(b, 0, at)) >= 0]
+    ends = [found + len(b) for b in blank if at >= 0 and (found := stream.find(b, at)) >= 0]
+    if not ends:
+        raise UpstreamProtocolError("The model's server began a message in a way of its own.")
+    return stream[: max(starts, default=0)] + stream[min(ends) :]
