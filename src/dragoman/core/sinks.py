@@ -28,6 +28,7 @@ class MessageHead(msgspec.Struct, frozen=True, kw_only=True):
 class Sink(Protocol):
     """Takes the events of one message, whichever way it is delivered."""
 
+    is_started: bool  # the message's start is written
     has_content: bool  # a content block has been started: no other upstream may take over
     is_ended: bool
 
@@ -109,14 +110,14 @@ class SseSink:
         self._out: list[bytes] = []
         self._index = -1
         self._is_open = False
-        self._started = False
+        self.is_started = False
         self._text = self._thinking = self._json = b""  # heads of the open block's deltas
         self.has_content = False
         self.is_ended = False
 
     def start(self, usage: Usage) -> None:
-        if not self._started and not self.is_ended:
-            self._started = True
+        if not self.is_started and not self.is_ended:
+            self.is_started = True
             start = (_encode(self._head.message_id), _encode(self._head.model), render_usage(usage))
             self._out.append(_MESSAGE_START % start)
 
@@ -166,7 +167,7 @@ class SseSink:
             self.is_ended = True
 
     def ping(self) -> None:
-        if self._started and not self.is_ended:
+        if self.is_started and not self.is_ended:
             self._out.append(_PING)
 
     def take(self) -> bytes:
@@ -193,6 +194,7 @@ class MessageSink:
         self._pieces: list[str] = []
         self._key = ""  # the field of the open block that the pieces belong to
         self._body = b""
+        self.is_started = False
         self.has_content = False
         self.is_ended = False
 

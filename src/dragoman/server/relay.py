@@ -71,6 +71,7 @@ class Relay:
         self._attempt: _Attempt | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._is_started = False
+        self._is_start_due = False
         self._is_ended = False
         self._last_write_s = self._loop.time()
         self._early_timer: asyncio.TimerHandle | None = None
@@ -83,7 +84,13 @@ class Relay:
 
     @property
     def has_content(self) -> bool:
-        """Tell whether a content block has gone out: no other upstream may take over."""
+        """
+        Tell whether a content block has gone out: no other upstream may take over.
+
+        Of a whole reply nothing has, until it is sent.
+        """
+        if not self._is_stream:
+            return self._is_started
         return self._turn is not None and self._turn.has_content
 
     async def attempt(
@@ -99,6 +106,7 @@ class Relay:
         if self._exchange.gone:
             raise ClientGone
         self._turn = turn
+        self._start_if_due()
         self._waiter = self._loop.create_future()
         attempt = self._attempt = _Attempt(self, turn, context)
         attempt.call = upstream.send(request, attempt)
@@ -178,9 +186,9 @@ class Relay:
 
     def relay(self, data: bytes) -> None:
         """Send what the turn made of one read."""
+        self.write(data)
         if self.first_content_s is None and self.has_content:
             self.first_content_s = self._loop.time()
-        self.write(data)
 
     def finish(self, attempt: "_Attempt", error: GatewayError | None) -> None:
         """Take note that *attempt* is over."""
@@ -215,7 +223,13 @@ class Relay:
 
     def _start_early(self) -> None:
         self._early_timer = None
-        if not self._is_started and self._turn is not None and (data := self._turn.start()):
+        self._is_start_due = True
+        self._start_if_due()
+
+    def _start_if_due(self) -> None:
+        if not self._is_start_due or self._is_started or self._turn is None:
+            return
+        if data := self._turn.start():
             self.write(data)
 
     def _ping_if_silent(self) -> None:
