@@ -1,0 +1,88 @@
+# Two commands are enough: `make run` for an answering gateway, `make test` for every check.
+#
+# All of it stays in this folder: Python packages in .venv, Node packages for the tests with real
+# clients in .cache/node. A second run installs nothing. To start from nothing: make clean.
+
+PYTHON ?= python3
+PIP_VERSION := 26.3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+NODE := .cache/node
+DEV := $(VENV)/.dev-installed
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help run test setup lint format types docs node-clients dist clean
+
+help: ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "make %-13s %s\n", $$1, $$2 }'
+
+run: $(VENV)/.installed ## Start a gateway with the demo model on 127.0.0.1:7777
+	@exec $(BIN)/dragoman serve --demo $(ARGS)
+
+test: lint types docs node-clients ## Check everything: style, types, docs, tests with real clients
+	$(BIN)/python -m pytest -n 2 --cov --cov-report=term $(ARGS)
+
+setup: $(DEV) ## Install what development needs
+	@echo "Ready: $(BIN)/dragoman and the development tools. For hooks: $(BIN)/pre-commit install"
+
+lint: $(DEV) ## Check style, spelling and the layer rule
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+	$(BIN)/pre-commit validate-config
+
+format: $(DEV) ## Format the code and repair what can be repaired
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(DEV) ## Check types
+	$(BIN)/mypy
+
+docs: $(DEV) ## Build the documentation into site/
+	$(BIN)/mkdocs build --strict --quiet
+
+dist: $(DEV) ## Build wheel and source distribution into dist/
+	$(BIN)/hatchling build -d dist
+
+clean: ## Remove everything that was installed or built here
+	rm -rf $(VENV) .cache dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
+
+# -- What is installed, each with a file that says so
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Python 3.11 or newer is needed, and \"$(PYTHON)\" is not." >&2; \
+	  echo "Name another one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "\"$(PYTHON)\" cannot make a virtual environment. On Debian and Ubuntu its package" >&2; \
+	  echo "python3-venv is missing; or name another one: make $(MAKECMDGOALS) PYTHON=..." >&2; exit 1; }
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml src/dragoman/__init__.py | $(VENV)/.created
+	@echo "Installing Dragoman and its engine into $(VENV) (once; some 100 MB) ..."
+	@$(PIP) install --editable '.[local]'
+	@touch $@
+
+$(DEV): pyproject.toml $(VENV)/.installed
+	@echo "Installing the development tools into $(VENV) (once) ..."
+	@$(PIP) install 'pip==$(PIP_VERSION)'
+	@$(PIP) install --group dev
+	@touch $@
+
+# Claude Code and the TypeScript SDK. Without Node the tests with them are skipped, loudly.
+node-clients: ## Fetch the real clients that the tests drive
+	@if node -e 'process.exit(parseInt(process.versions.node) < 18)' && npm --version >/dev/null; then \
+	  $(MAKE) --no-print-directory $(NODE)/.installed; \
+	else \
+	  echo "!!!! Node 18 or newer with npm is missing: no test with Claude Code or the TypeScript SDK" >&2; \
+	  test "$$DRAGOMAN_REQUIRE_CLIENTS" != 1; \
+	fi
+
+$(NODE)/.installed: tests/clients/package.json
+	@echo "Fetching Claude Code and the TypeScript SDK into $(NODE) (once; some 250 MB) ..."
+	@mkdir -p $(NODE)
+	@cp $< $(NODE)/package.json
+	@npm install --prefix $(NODE) --no-package-lock --no-audit --no-fund --loglevel=error
+	@touch $@
