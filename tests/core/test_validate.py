@@ -53,6 +53,19 @@ BYTES = {
         raw(b',"max_tokens":' + b"9" * 5000),
         "max_tokens: Integer value out of range",
     ),
+    "float out of range in an unknown field": (raw(b',"x":[{"y":-1E+999}]'), "x: Number out of"),
+    "float out of range in an unknown field of a block": (
+        raw(b',"system":[{"type":"text","text":"a","x":1e999}]'),
+        "system: Number out of range",
+    ),
+    "integer too long in an unknown field": (
+        raw(b',"x":' + b"9" * 4301),
+        "x: Integer value out of range",
+    ),
+    "float out of range under a key that comes again": (
+        raw(b',"x":1e999,"x":1'),
+        "Number out of range",
+    ),
     "deep": (raw(b',"x":' + b"[" * 10_000 + b"]" * 10_000), "the body is nested deeper than 50"),
     "deep and not closed": (raw(b',"x":' + b"[" * 10_000), "the body is nested deeper"),
     "too many containers": (
@@ -309,6 +322,7 @@ FINE = {
     "a document of text": {
         "messages": [user({"type": "document", "source": {"type": "content", "content": "x"}})]
     },
+    "what looks like a number out of range": {"system": "1e999 " + "9" * 5000, "x": [1e300]},
     "brackets in strings": {"system": '[[[["\\"[{' * 100},
     "nulls": {"system": None, "temperature": None, "metadata": None, "thread": None},
 }

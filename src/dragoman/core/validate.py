@@ -17,6 +17,7 @@ from dragoman.core.validate_blocks import check_message, check_system
 from dragoman.wire.anthropic import (
     MessagesRequest,
     Tool,
+    decode_any,
     decode_known,
     decode_members,
     decode_request,
@@ -31,6 +32,9 @@ _MAX_NAME: Final = 60  # characters of the client's own names that are repeated 
 _KEPT: Final = b'"[]{}'
 _NOT_KEPT: Final = bytes(set(range(256)) - set(_KEPT))
 _TO_BRACES: Final = bytes.maketrans(b"[]", b"{}")
+# With all digits alike, what may be a number out of range is found without reading any.
+_TO_ZEROS: Final = bytes.maketrans(b"123456789E", b"000000000e")
+_PERHAPS_HUGE: Final = (b"0e000", b"0e+000", b"0" * 4000)  # no int of Python has 4301 digits
 _TOOL_NAME: Final = re.compile(r"[a-zA-Z0-9_-]{1,128}")
 _AT: Final = re.compile(r"(.*?)(?: - at `\$(.*)`)?", re.DOTALL)
 _INDEX: Final = re.compile(r"\[(\d+)\]")
@@ -129,6 +133,7 @@ def _too_deep(limit: str) -> InvalidRequest:
 def _decode(body: bytes) -> MessagesRequest:
     try:
         request = _decode_known_or_not(body)
+        _check_numbers(body)
     except msgspec.ValidationError as error:
         raise _translate(str(error)) from None
     except msgspec.DecodeError as error:
@@ -154,6 +159,26 @@ def _decode_known_or_not(body: bytes) -> MessagesRequest:
     is_ours = request.unknown_fields == ()
     request.unknown_fields = () if is_ours else ("unknown_fields",)
     return request
+
+
+def _check_numbers(body: bytes) -> None:
+    """Refuse numbers out of range also where the decoder skips them: in fields it does not know."""
+    alike = body.translate(_TO_ZEROS)
+    if not any(digits in alike for digits in _PERHAPS_HUGE):
+        return
+    try:
+        decode_any(body)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(_name_of_huge(body), _translate(str(error)).message) from None
+
+
+def _name_of_huge(body: bytes) -> str:
+    for name, value in decode_members(body).items():
+        try:
+            decode_any(value)
+        except msgspec.ValidationError:
+            return name[:_MAX_NAME]
+    return ""
 
 
 def _unknown_fields(body: bytes) -> Iterator[str]:

@@ -50,6 +50,7 @@ class Block(Struct):
     id: str | None = None
     name: str | None = None
     input: Any = None
+    caller: Any = None  # tool_use, server_tool_use: who called
     toolset_name: str | None = None
     server_name: str | None = None
     tool_use_id: str | None = None
@@ -190,4 +191,5 @@ class _KnownFieldsOnly(MessagesRequest, forbid_unknown_fields=True):
 
 decode_known: Final = msgspec.json.Decoder(_KnownFieldsOnly).decode
 decode_request: Final = msgspec.json.Decoder(MessagesRequest).decode
+decode_any: Final = msgspec.json.Decoder().decode
 decode_members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
