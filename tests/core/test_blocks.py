@@ -155,6 +155,18 @@ def test_citations_are_reported(citations: dict, n: int) -> None:
     assert said(plan(messages=[user(block)])) == [("messages.0.content.0.citations", "dropped")] * n
 
 
+def test_citations_inside_results_are_reported() -> None:
+    cited = text("One") | {"citations": [{"type": "char_location"}]}
+    found = {"type": "search_result", "source": "a", "title": "T", "content": [cited]}
+    assert said(plan(messages=[user(found)])) == [
+        ("messages.0.content.0.content.0.citations", "dropped")
+    ]
+    messages = [user("Hi"), assistant(call("a")), user(result("a", [cited]))]
+    assert said(plan(messages=messages)) == [
+        ("messages.2.content.0.content.0.citations", "dropped")
+    ]
+
+
 # -- results of server tools
 
 
@@ -173,10 +185,6 @@ ANSWERS = {
     "output": (
         {"type": "code_execution_result", "stdout": "3", "return_code": 0, "content": []},
         '{"type":"code_execution_result","stdout":"3","return_code":0,"content":[]}',
-    ),
-    "encrypted": (
-        {"type": "encrypted_code_execution_result", "encrypted_stdout": "zz", "return_code": 0},
-        '{"type":"encrypted_code_execution_result","return_code":0}',
     ),
     "advice": ({"type": "advisor_result", "text": "Do it."}, "Do it."),
     "odd advice": ({"type": "advisor_result"}, '{"type":"advisor_result"}'),
@@ -197,6 +205,15 @@ ANSWERS = {
 @pytest.mark.parametrize(("content", "answer"), ANSWERS.values(), ids=ANSWERS)
 def test_results_of_server_tools(content: Any, answer: str) -> None:
     assert server_answer(content) == (answer, [])
+
+
+def test_encrypted_results_of_server_tools_are_reported() -> None:
+    result_type = "encrypted_code_execution_result"
+    content = {"type": result_type, "encrypted_stdout": "zz", "return_code": 0}
+    assert server_answer(content) == (
+        f'{{"type":"{result_type}","return_code":0}}',
+        [("messages.1.content.1.content", "dropped")],
+    )
 
 
 def test_files_in_results_of_server_tools_are_reported() -> None:

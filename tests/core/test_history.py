@@ -38,6 +38,12 @@ def planned(*messages: dict[str, Any], profile: DialectProfile = DialectProfile(
     return made
 
 
+WORDLESS = (
+    {"type": "fallback", "to": {"model": "m"}},
+    {"type": "mcp_tool_listing", "mcp_server_name": "s", "tools": []},
+    {"type": "tool_addition", "tool": {"type": "tool_reference", "name": "get"}},
+    {"type": "tool_removal", "tool": {"type": "tool_reference", "name": "put"}},
+)
 CASES = {
     "same-role neighbours": (
         [user("A"), user("B"), assistant("C"), assistant("D"), user("E")],
@@ -230,7 +236,7 @@ CASES = {
     "only thinking, which nobody wants back": (
         [user("Hi"), assistant(thinking("Hm.")), user("Hello?")],
         ["user: Hi\n\nHello?"],
-        [],
+        [("messages.1.content.0", "dropped")],
     ),
     "redacted thinking": (
         [user("Hi"), assistant({"type": "redacted_thinking", "data": "x"}, text("A")), user("B")],
@@ -241,6 +247,37 @@ CASES = {
         [user({"type": "strange"}), assistant({"type": "stranger"}), user("Go on")],
         ["user: [strange omitted]", "assistant: [stranger omitted]", "user: Go on"],
         [("messages.0.content.0", "dropped"), ("messages.1.content.0", "dropped")],
+    ),
+    "citations in what the user says": (
+        [user(text("A") | {"citations": [{"type": "x"}]}, text("B") | {"citations": []})],
+        ["user: A\n\nB"],
+        [("messages.0.content.0.citations", "dropped")],
+    ),
+    "citations in a system message": (
+        [user("Hi"), system(text("S") | {"citations": [{"type": "x"}]})],
+        ["user: Hi\n\n<system-reminder>\nS\n</system-reminder>"],
+        [("messages.1.content.0.citations", "dropped")],
+    ),
+    "calls made by code and by the model": (
+        [
+            user("Hi"),
+            assistant(
+                call("a") | {"caller": {"type": "direct"}},
+                call("b") | {"caller": {"type": "code_execution_20260120", "tool_id": "s"}},
+            ),
+            user(result("a", "A"), result("b", "B")),
+        ],
+        ["user: Hi", "assistant(a,b): ", "tool(a): A", "tool(b): B"],
+        [("messages.1.content.1.caller", "emulated")],
+    ),
+    "marks without words, by anyone": (
+        [
+            user(text("Hi"), *WORDLESS),
+            assistant(text("A"), *WORDLESS),
+            user(text("B")),
+        ],
+        ["user: Hi", "assistant: A", "user: B"],
+        [],
     ),
     "citations in a reply": (
         [user("Hi"), assistant(text("A") | {"citations": [{"type": "x"}]}), user("B")],
@@ -269,8 +306,19 @@ def server_result(call_id: str, content: Any) -> dict[str, Any]:
 
 
 UNAVAILABLE = {"type": "web_search_tool_result_error", "error_code": "unavailable"}
-FOUND = [{"type": "web_search_result", "title": "T", "url": "u", "encrypted_content": "zzz"}]
+FOUND = [{"type": "web_search_result", "title": "T", "url": "u"}]
+ENCRYPTED = [{"type": "web_search_result", "title": "T", "url": "u", "encrypted_content": "zzz"}]
 SAID_UNAVAILABLE = "[tool error] unavailable: this tool cannot run on this gateway"
+
+
+def test_what_only_others_can_decrypt_is_reported() -> None:
+    made = planned(
+        user("Hi"),
+        assistant(server_call("s1"), server_result("s1", ENCRYPTED), text("A")),
+        user("B"),
+    )
+    assert outline(made.body["messages"])[2] == 'tool(s1): [{"title":"T","url":"u"}]'
+    assert said(made) == [("messages.1.content.1.content", "dropped")]
 
 
 def test_server_tools_split_the_assistant_message() -> None:
@@ -412,6 +460,13 @@ ECHOES = {
     ),
     "empty and foreign": (THINKER, [thinking("", "EqoBForeign"), call("a")], " "),
 }
+
+
+@pytest.mark.parametrize("case", ["never", "no tool turn", "empty and foreign"])
+def test_thinking_that_stays_behind_is_reported(case: str) -> None:
+    profile, blocks, _ = ECHOES[case]
+    made = planned(user("Hi"), assistant(*blocks), user("Go on"), profile=profile)
+    assert "dropped" in {a.action for a in made.adjustments}
 
 
 @pytest.mark.parametrize(("profile", "blocks", "reasoning"), ECHOES.values(), ids=ECHOES)

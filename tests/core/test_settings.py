@@ -179,6 +179,10 @@ UNHONOURED: dict[str, tuple[dict[str, Any], str]] = {
         {"context_management": {"edits": [{"type": "compact_20260112"}]}},
         "context_management.edits.0",
     ),
+    "a user's effort": (
+        {"messages": [user("Hi") | {"output_config": {"effort": "low"}}]},
+        "messages.0.output_config",
+    ),
     "unknown edit": (
         {"context_management": {"edits": [{"type": "future"}]}},
         "context_management.edits.0",
@@ -216,6 +220,21 @@ def test_what_asks_for_nothing_is_not_reported(fields: dict) -> None:
     made = plan(**fields)
     assert said(made) == []
     assert made.body == plan().body
+
+
+def test_a_system_message_may_hold_no_more_than_an_effort() -> None:
+    config = {"effort": "low", "task_budget": {"type": "tokens", "total": 9}}
+    messages = [user("Hi"), {"role": "system", "content": "S", "output_config": config}]
+    profile = DialectProfile(thinking="always", effort_values=("low",))
+    made = plan(profile, messages=messages)
+    assert made.body["reasoning_effort"] == "low"
+    assert said(made) == [("messages.1.output_config", "dropped")]
+
+
+def test_an_upstream_that_takes_no_user() -> None:
+    profile = DialectProfile(sends_user=False)
+    assert said(plan(profile, metadata={"user_id": "u-1"})) == [("metadata.user_id", "dropped")]
+    assert said(plan(profile, metadata={})) == []
 
 
 def test_thinking_is_cleared_only_where_it_goes_back() -> None:

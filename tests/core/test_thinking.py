@@ -191,4 +191,13 @@ def test_the_effort_of_the_last_system_message_wins() -> None:
         messages=messages,
     )
     assert made.body["reasoning_effort"] == "high"
-    assert said(made) == [("messages.4.output_config.effort", "clamped")]
+    assert said(made) == [
+        ("messages.4.output_config.effort", "clamped"),
+        ("messages.6.output_config", "dropped"),
+    ]
+
+
+@pytest.mark.parametrize("kind", ["between_tools", "future"])
+def test_other_kinds_of_thinking_are_reported(kind: str) -> None:
+    assert said(plan(toggle(), thinking={"type": kind})) == [("thinking.type", "dropped")]
+    assert said(plan(toggle(), thinking=DISABLED)) == []

@@ -315,6 +315,12 @@ def test_what_a_tool_search_found_is_sent() -> None:
     assert made.body["messages"][2]["content"].startswith('<tool>\n{"name":"put"')
 
 
+def test_a_tool_search_without_anything_to_find_is_reported() -> None:
+    made = plan(tools=[SEARCH_TOOL, tool("get")])
+    assert made.tool_names == {"get"}
+    assert said(made) == [("tools", "emulated")]
+
+
 @pytest.mark.parametrize("more", [[SEARCH_TOOL], []])
 def test_all_are_sent_where_none_could_be_found(more: list) -> None:
     made = plan(tools=[*DEFERRED[1:], *more])

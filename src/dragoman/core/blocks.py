@@ -29,7 +29,9 @@ _IMAGE_HEADS: Final = {
 # Characters of documents that may be shown again: a short reference repeated without end would
 # otherwise become a prompt of any size.
 _MAX_REPEATED_CHARS: Final = 4 * 2**20
-_OPAQUE: Final = ("encrypted_content", "encrypted_stdout", "encrypted_index", "cache_control")
+_ENCRYPTED: Final = ("encrypted_content", "encrypted_stdout", "encrypted_index")
+# What these say is read elsewhere: they have no words of their own.
+_WORDLESS: Final = ("fallback", "mcp_tool_listing", "compaction", "tool_addition", "tool_removal")
 
 
 class BlockRenderer:
@@ -72,6 +74,7 @@ class BlockRenderer:
         """Return the parts for a block that may stand in a user message, in order."""
         match block.type:
             case "text":
+                note_text_citations(block, path, self._adjustments)
                 return [block.text] if block.text else []
             case "image":
                 return [self._image(block, path)]
@@ -84,6 +87,8 @@ class BlockRenderer:
             case "browser_state":
                 state = {"tabs": block.tabs, "state_changes": block.state_changes}
                 return [f"<browser_state>\n{_json(state)}\n</browser_state>"]
+            case kind if kind in _WORDLESS:
+                return []
             case _:
                 return [self._unknown(block, path)]
 
@@ -114,6 +119,8 @@ class BlockRenderer:
         results: list[dict[str, Any]] = []
         for number, block in enumerate(blocks):
             if block.type == "web_search_result":
+                if block.encrypted_content:
+                    self._note_encrypted(path)
                 found = {"title": block.title, "url": block.url, "page_age": block.page_age}
                 results.append({name: value for name, value in found.items() if value})
                 continue
@@ -149,8 +156,14 @@ class BlockRenderer:
             reason = "files inside results of server tools are not read"
             self._adjustments.add(f"{path}.content", "dropped", reason=reason)
             return "[file omitted]"
-        kept = (key for key in value if key not in _OPAQUE)
+        if any(value.get(key) for key in _ENCRYPTED):
+            self._note_encrypted(f"{path}.content")
+        kept = (key for key in value if key not in _ENCRYPTED and key != "cache_control")
         return {key: self._readable(value[key], path) for key in kept}
+
+    def _note_encrypted(self, path: str) -> None:
+        reason = "encrypted results can be read by Anthropic's models only"
+        self._adjustments.add(path, "dropped", reason=reason)
 
     def _tool_reference(self, name: str) -> str:
         """Describe the tool where it is first referred to; later its name is enough."""
@@ -236,6 +249,8 @@ class BlockRenderer:
     def _search_result(self, block: Block, path: str) -> str:
         self._note_citations(block, path)
         content = block.content if isinstance(block.content, list) else []
+        for number, inner in enumerate(content):
+            note_text_citations(inner, f"{path}.content.{number}", self._adjustments)
         text = "\n".join(inner.text or "" for inner in content)
         source = block.source if isinstance(block.source, str) else ""
         head = f'<search_result source="{_attribute(source)}" title="{_attribute(block.title)}">'
@@ -250,6 +265,13 @@ class BlockRenderer:
         kind = block.type[:40]
         self._adjustments.add(path, "dropped", reason=f"{kind} blocks cannot be translated")
         return f"[{kind} omitted]"
+
+
+def note_text_citations(block: Block, path: str, adjustments: Adjustments) -> None:
+    """Report citations that a text of the history carries."""
+    if block.citations:
+        reason = "citations of earlier texts are not shown to the model"
+        adjustments.add(f"{path}.citations", "dropped", reason=reason)
 
 
 def _image_part(url: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct, field
 
 from dragoman.core.adjustments import Adjustments
-from dragoman.core.blocks import BlockRenderer, Part
+from dragoman.core.blocks import BlockRenderer, Part, note_text_citations
 from dragoman.core.dialects.profile import DialectProfile
 from dragoman.core.signatures import Signer
 from dragoman.core.tool_ids import to_upstream_id
@@ -129,6 +129,7 @@ class HistoryReader:
         if block.type == "text":
             if block.text:
                 self.add_user_text(block.text)
+            note_text_citations(block, path, self._adjustments)
         elif block.tool_use_id is not None and block.type.endswith("tool_result"):
             self._read_result(block, path, is_user=True)
         elif parts := self._blocks.parts(block, path):
@@ -139,9 +140,7 @@ class HistoryReader:
         if kind == "text":
             if block.text:
                 self._assistant(path).texts.append(block.text)
-            if block.citations:
-                reason = "citations of earlier replies are not shown to the model"
-                self._adjustments.add(f"{path}.citations", "dropped", reason=reason)
+            note_text_citations(block, path, self._adjustments)
         elif kind == "thinking":
             self._read_thinking(block, path)
         elif kind in _CALLS:
@@ -151,7 +150,7 @@ class HistoryReader:
         elif kind == "redacted_thinking":
             reason = "redacted thinking can be read by Anthropic's models only"
             self._adjustments.add(path, "dropped", reason=reason)
-        elif kind not in ("fallback", "mcp_tool_listing", "compaction"):
+        else:
             for part in self._blocks.parts(block, path):
                 if isinstance(part, str):
                     self._assistant(path).texts.append(part)
@@ -162,14 +161,22 @@ class HistoryReader:
 
     def _read_thinking(self, block: Block, path: str) -> None:
         if self.profile.echo_reasoning == "never":
+            reason = "the model's earlier thinking does not go back to this upstream"
+            self._adjustments.add(path, "dropped", reason=reason)
             return
         thinking = block.thinking or self._signer.carried_thinking(block.signature or "")
         if thinking:
             self._assistant(path).reasoning.append(thinking)
+        else:
+            reason = "thinking that is hidden in the signature of another server cannot be read"
+            self._adjustments.add(path, "dropped", reason=reason)
 
     # -- calls and results
 
     def _read_call(self, block: Block, path: str) -> None:
+        if isinstance(block.caller, dict) and block.caller.get("type") != "direct":
+            reason = "a tool call made by code is shown as the model's own"
+            self._adjustments.add(f"{path}.caller", "emulated", reason=reason)
         name = tool_name_of(block, self._tools)
         arguments = "{}" if block.input is None else _encode(block.input).decode()
         entry = self._assistant(path)
@@ -307,6 +314,9 @@ class HistoryWriter:
         if profile.echo_reasoning == "never":
             return
         if profile.echo_reasoning == "tool_turns" and not entry.calls:
+            if entry.reasoning:
+                reason = "thinking goes back to this upstream only with the tool calls it led to"
+                self._adjustments.add(entry.path, "dropped", reason=reason)
             return
         if entry.reasoning:
             message[profile.reasoning_field] = "".join(entry.reasoning)
@@ -390,6 +400,7 @@ def system_text(content: str | list[Block], path: str, adjustments: Adjustments)
     for number, block in enumerate(content):
         if block.type == "text":
             texts.append(block.text or "")
+            note_text_citations(block, f"{path}.{number}", adjustments)
         elif block.type not in ("tool_addition", "tool_removal"):
             reason = f"{block.type[:40]} blocks have no place in a system message"
             adjustments.add(f"{path}.{number}", "dropped", reason=reason)

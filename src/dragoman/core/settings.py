@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from dragoman.core.adjustments import Adjustments
 from dragoman.core.dialects.profile import DialectProfile
-from dragoman.wire.anthropic import MessagesRequest, OutputFormat
+from dragoman.wire.anthropic import Message, MessagesRequest, OutputFormat
 
 _encode: Final = msgspec.json.Encoder().encode
 # Tokens that are asked for even where the estimate leaves no room: estimates err, and what truly
@@ -176,12 +176,28 @@ def note_other_fields(
         value = getattr(request, name)
         if value is not None and value not in harmless and value not in ({}, []):
             adjustments.add(name, "dropped", reason=reason)
+    metadata = request.metadata
+    if metadata is not None and metadata.user_id and not profile.sends_user:
+        reason = "the upstream takes no name of the user"
+        adjustments.add("metadata.user_id", "dropped", reason=reason)
     if request.output_config is not None and request.output_config.task_budget is not None:
         reason = "the model is not told of a budget"
         adjustments.add("output_config.task_budget", "dropped", reason=reason)
     _note_edits(request, profile, adjustments)
+    for number, message in enumerate(request.messages):
+        if message.output_config is not None:
+            _note_message_config(message, f"messages.{number}.output_config", adjustments)
     for name in request.unknown_fields:
         adjustments.add(name, "dropped", reason=f"unknown field {name}")
+
+
+def _note_message_config(message: Message, path: str, adjustments: Adjustments) -> None:
+    """Report what a message of the conversation asks for besides effort."""
+    config = message.output_config
+    is_read = message.role == "system" and isinstance(config, dict)
+    if not is_read or config.keys() - {"effort"}:
+        reason = "only a system message's effort is read"
+        adjustments.add(path, "dropped", reason=reason)
 
 
 def _note_edits(

@@ -42,6 +42,10 @@ def plan_thinking(
     show: Literal["full", "omitted", "none"] = "none"
     if asked is not None and wants:
         show = "omitted" if asked.display == "omitted" else "full"
+    elif asked is not None and asked.type != "disabled":
+        is_known = asked.type == "between_tools"
+        kind = "notes between tools are not written" if is_known else "this type is not known"
+        adjustments.add("thinking.type", "dropped", reason=f"{kind}: taken as disabled")
     is_on = wants
     if is_forcing_tool and profile.forced_tools_need_no_thinking and wants:
         is_on = False

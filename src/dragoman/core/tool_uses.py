@@ -51,13 +51,14 @@ def _scan(blocks: Iterable[Block], path: str, *, uses: ToolUses, adjustments: Ad
             case "tool_reference" if block.tool_name:
                 uses.wanted.add(block.tool_name)
             case "tool_result" if isinstance(block.content, list):
-                _scan(block.content, path, uses=uses, adjustments=adjustments)
+                _scan(block.content, f"{path}.{number}.content", uses=uses, adjustments=adjustments)
             case "tool_search_tool_result":
                 uses.wanted.update(referenced_tools(block.content))
             case "mcp_tool_listing" if block.mcp_server_name and block.tools is not None:
                 uses.listings[block.mcp_server_name] = block.tools
             case "compaction" if block.tool_changes:
-                _scan(block.tool_changes, path, uses=uses, adjustments=adjustments)
+                at = f"{path}.{number}.tool_changes"
+                _scan(block.tool_changes, at, uses=uses, adjustments=adjustments)
             case "tool_addition":
                 _add(block.tool or {}, f"{path}.{number}", uses=uses, adjustments=adjustments)
             case "tool_removal":

@@ -144,12 +144,10 @@ def _hidden_names(
         wanted.add(request.tool_choice.name)
     deferred = [tool.name for tool in tools if tool.name and tool.defer_loading]
     hidden = {name for name in deferred if name not in wanted}
-    if not hidden:
-        return hidden
     placeholder = {_PLACEHOLDER_TOOL} & hidden
     searches = any((tool.type or "").startswith("tool_search_tool_") for tool in tools)
     remaining = [tool for tool in tools if tool.name not in hidden]
-    if hidden != placeholder and (searches or not remaining):
+    if searches or (hidden != placeholder and not remaining):
         reason = "no tool search runs here: all deferred tools are sent"
         adjustments.add("tools", "emulated", reason=reason)
         return placeholder
