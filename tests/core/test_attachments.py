@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 
-from dragoman.core.attachments import Attachment, find_attachments
+from dragoman.core.attachments import Attachment, find_attachments, find_urls
 from dragoman.core.errors import InvalidRequest
 from support.plans import MINIMAL, assistant, call, parse, result, text, user
 
@@ -79,3 +79,13 @@ def test_files_are_refused(kind: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         found(user({"type": kind, "source": {"type": "file", "file_id": "f"}}))
     assert caught.value.path == "messages.0.content.0.source.file_id"
+
+
+def test_urls_for_an_upstream_that_fetches_them_itself() -> None:
+    file = {"type": "document", "source": {"type": "file", "file_id": "file_1"}}
+    inside = result("t", [LINKED_IMAGE])
+    messages = [user(file, PDF, LINKED_PDF), assistant(call("t")), user(inside)]
+    assert find_urls(parse(MINIMAL | {"messages": messages})) == [
+        ("messages.0.content.2.source.url", "https://a.example/a.pdf"),
+        ("messages.2.content.0.content.0.source.url", "https://a.example/a.png"),
+    ]

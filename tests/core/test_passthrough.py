@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dragoman.core.errors import GatewayError, UpstreamOverloaded, UpstreamProtocolError
-from dragoman.core.passthrough import PassthroughTurn, rewrite_request
+from dragoman.core.passthrough import PassthroughTurn, adjust_for_native, rewrite_request
 from dragoman.core.signatures import Signer
 from dragoman.core.upstream_errors import ReplyContext
 from dragoman.wire.anthropic import decode_request
@@ -202,3 +202,16 @@ def test_request(body, expected) -> None:
     out = rewritten(body)
     assert out == expected
     json.loads(out)
+
+
+def test_what_is_taken_out_is_reported() -> None:
+    thought = {"type": "thinking", "thinking": "hm", "signature": OURS}
+    body = {
+        "model": "m",
+        "safeguards": [1],
+        "messages": [{"role": "assistant", "content": [thought]}],
+    }
+    request = decode_request(json.dumps(body).encode())
+    said = [(a.field, a.action) for a in adjust_for_native(request, is_trusted=False)]
+    assert said == [("safeguards", "dropped"), ("messages.0.content", "dropped")]
+    assert len(adjust_for_native(request, is_trusted=True)) == 1

@@ -388,7 +388,7 @@ def test_a_server_tool_is_unavailable_and_the_message_goes_on() -> None:
     assert turn.is_done
     assert turn.stop_reason is None
     assert b"message_stop" not in out
-    assert turn.written_text == ["Let me look."]
+    assert turn.written_text == "Let me look."
     assert [(c.id, c.name, c.arguments_json) for c in turn.server_calls] == [
         ("a", "web_search", '{"q":"x"}')
     ]

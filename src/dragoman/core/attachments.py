@@ -31,11 +31,17 @@ def find_attachments(request: MessagesRequest, *, sees_images: bool) -> list[Att
     Raises:
         InvalidRequest: A ``file`` source: there are no files to find it in.
     """
-    found: list[Attachment] = []
-    for number, message in enumerate(request.messages):
-        if not isinstance(message.content, str):
-            found += _find(message.content, f"messages.{number}.content", sees_images=sees_images)
-    return found
+    found = (_attachment(kind, source, path=path) for path, kind, source in _sources(request))
+    return [a for a in found if a is not None and (sees_images or a.kind != "image_url")]
+
+
+def find_urls(request: MessagesRequest) -> list[tuple[str, str]]:
+    """Return path and URL of every image and document that *request* only points at."""
+    return [
+        (f"{path}.source.url", source.url)
+        for path, _, source in _sources(request)
+        if source.type == "url" and source.url
+    ]
 
 
 def attachment_key(source: Source) -> str:
@@ -55,20 +61,25 @@ def is_text_type(source: Source) -> bool:
     return (source.media_type or "").startswith("text/")
 
 
-def _find(blocks: list[Block], path: str, *, sees_images: bool) -> Iterator[Attachment]:
+def _sources(request: MessagesRequest) -> Iterator[tuple[str, str, Source]]:
+    """Yield path, block type and source of every image and document."""
+    for number, message in enumerate(request.messages):
+        if not isinstance(message.content, str):
+            yield from _sources_in(message.content, f"messages.{number}.content")
+
+
+def _sources_in(blocks: list[Block], path: str) -> Iterator[tuple[str, str, Source]]:
     for number, block in enumerate(blocks):
         if block.type == "text":
             continue
         at = f"{path}.{number}"
         source = block.source
         if isinstance(source, Source) and block.type in ("image", "document"):
-            attachment = _attachment(block.type, source, path=at)
-            if attachment is not None and (sees_images or attachment.kind != "image_url"):
-                yield attachment
+            yield at, block.type, source
             if isinstance(source.content, list):
-                yield from _find(source.content, f"{at}.source.content", sees_images=sees_images)
+                yield from _sources_in(source.content, f"{at}.source.content")
         if isinstance(block.content, list):
-            yield from _find(block.content, f"{at}.content", sees_images=sees_images)
+            yield from _sources_in(block.content, f"{at}.content")
 
 
 def _attachment(block_type: str, source: Source, *, path: str) -> Attachment | None:

@@ -72,7 +72,9 @@ class BlockWriter:
         self.has_client_calls = False
         self.has_cut_call = False
         self.server_calls: list[ServerCall] = []
-        self.written_text: list[str] = []  # kept only where a server tool may need it
+        # Kept only where the message may go on after a server tool.
+        self.written_text: list[str] = []
+        self.taken_thinking: list[str] = []
 
     def add(self, kind: Kind, text: str) -> None:
         """Add text or thinking, to the open block if it is of that kind."""
@@ -82,6 +84,8 @@ class BlockWriter:
             self._show(kind, text)
             return
         if kind == "thinking" and self._plan.show_thinking == "none":
+            if self._plan.server_tools:
+                self.taken_thinking.append(text)
             return
         if not self._queue or self._queue[-1].kind != kind:
             if text.isspace():  # no block for line breaks between thinking and a tool call
@@ -127,6 +131,8 @@ class BlockWriter:
                 self.written_text.append(text)
             return
         self._thinking.append(text)
+        if self._plan.server_tools:
+            self.taken_thinking.append(text)
         if self._plan.show_thinking == "full":
             self._sink.add_thinking(text)
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
+from dragoman.core.adjustments import Adjustment, Adjustments
 from dragoman.core.errors import GatewayError, UpstreamProtocolError, render_error_event
 from dragoman.core.json_spans import Member, cut, members
 from dragoman.core.signatures import has_our_mark
@@ -79,6 +80,17 @@ def rewrite_request(
     for member in reversed([m for m in top if m.name == "model"]):
         body = body[: member.value_start] + name + body[member.end :]
     return body
+
+
+def adjust_for_native(request: MessagesRequest, *, is_trusted: bool) -> tuple[Adjustment, ...]:
+    """Return what ``rewrite_request`` takes out, beside the model's name."""
+    adjustments = Adjustments()
+    if request.safeguards is not None and not is_trusted:
+        adjustments.add("safeguards", "dropped", reason="the upstream is not marked as trusted")
+    for number in _marked_thinking(request):
+        reason = "thinking of another model, or unsigned, is not sent to a native upstream"
+        adjustments.add(f"messages.{number}.content", "dropped", reason=reason)
+    return adjustments.take()
 
 
 def _is_marked(block: Block) -> bool:

@@ -34,6 +34,7 @@ __all__ = [
     "ServerTool",
     "make_plan",
     "plan_after_server_tools",
+    "with_max_tokens",
 ]
 
 _encode: Final = msgspec.json.Encoder().encode
@@ -206,6 +207,15 @@ def plan_after_server_tools(
         server_tools={},
         forced_by_schema=False,
     )
+
+
+def with_max_tokens(plan: Plan, max_tokens: int) -> Plan:
+    """Return *plan* with fewer tokens asked for, as the upstream has said that it takes."""
+    field = plan.deployment.profile.max_tokens_field
+    fitted = Adjustment("max_tokens", "clamped", f"{max_tokens} is what the upstream takes")
+    others = [a for a in plan.adjustments if a.field != "max_tokens"]
+    body = {**plan.body, field: max_tokens}
+    return msgspec.structs.replace(plan, body=body, adjustments=(*others, fitted))
 
 
 def _tool_calls(calls: Sequence[ServerCall]) -> list[dict[str, Any]]:

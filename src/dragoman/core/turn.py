@@ -53,12 +53,35 @@ _STOP_REASONS: Final = {
 class Turn(Protocol):
     """One reply being translated; one object per upstream reply, no sharing."""
 
-    usage: Usage
-    stop_reason: str | None
-    is_done: bool  # the message is complete, whatever the connection still does
-    is_finishing: bool  # only counts can still come: do not wait long for them
-    is_cut: bool  # it is complete because we cut it: the upstream would go on
-    has_content: bool  # a content block has gone out: no other upstream may take over
+    @property
+    def usage(self) -> Usage:
+        """Tokens so far."""
+        ...
+
+    @property
+    def stop_reason(self) -> str | None:
+        """Why the message ended; None: it has not."""
+        ...
+
+    @property
+    def is_done(self) -> bool:
+        """Tell whether the message is complete, whatever the connection still does."""
+        ...
+
+    @property
+    def is_finishing(self) -> bool:
+        """Tell whether only counts can still come: nobody should wait long for them."""
+        ...
+
+    @property
+    def is_cut(self) -> bool:
+        """Tell whether it is complete because we cut it: the upstream would go on."""
+        ...
+
+    @property
+    def has_content(self) -> bool:
+        """Tell whether a content block has begun: no other upstream may take over."""
+        ...
 
     def start(self) -> bytes:
         """Return the message's start before the upstream has answered, if the turn can."""
@@ -137,9 +160,14 @@ class ChatTurn:
         return self._blocks.server_calls
 
     @property
-    def written_text(self) -> list[str]:
+    def written_text(self) -> str:
         """The text so far, where the plan has server tools."""
-        return self._blocks.written_text
+        return "".join(self._blocks.written_text)
+
+    @property
+    def taken_thinking(self) -> str:
+        """The thinking so far, shown or not, where the plan has server tools."""
+        return "".join(self._blocks.taken_thinking)
 
     @property
     def is_finishing(self) -> bool:

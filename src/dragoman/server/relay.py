@@ -190,7 +190,7 @@ class Relay:
         if self.first_content_s is None and self.has_content:
             self.first_content_s = self._loop.time()
 
-    def finish(self, attempt: "_Attempt", error: GatewayError | None) -> None:
+    def finish(self, attempt: "_Attempt", error: Exception | None) -> None:
         """Take note that *attempt* is over."""
         if attempt is self._attempt:
             self._wake(error)
@@ -287,7 +287,7 @@ class _Attempt:
         turn = self._turn
         try:
             out = turn.feed(data)
-        except GatewayError as error:
+        except Exception as error:
             self._fail(error)
             return
         if out:
@@ -341,7 +341,7 @@ class _Attempt:
         try:
             out = b"" if self._whole is None else turn.feed_whole(bytes(self._whole))
             out += turn.close()
-        except GatewayError as error:
+        except Exception as error:
             self._fail(error)
             return
         if out:
@@ -357,9 +357,11 @@ class _Attempt:
             self._timer = asyncio.get_running_loop().call_later(_DRAIN_GRACE_S, self._abort)
         self._relay.finish(self, None)
 
-    def _fail(self, error: GatewayError) -> None:
+    def _fail(self, error: Exception) -> None:
+        """End the attempt; an error that is no GatewayError is a bug, told to who waits."""
         self._is_over = True
-        error.upstream_status = self._status
+        if isinstance(error, GatewayError):
+            error.upstream_status = self._status
         self._abort()
         self._relay.finish(self, error)
 

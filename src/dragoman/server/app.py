@@ -1,0 +1,238 @@
+"""Path -> endpoint, error -> answer, and one log line for each request."""
+
+import time
+import traceback
+from collections.abc import Collection
+from typing import Final
+
+import msgspec
+
+from dragoman import __version__
+from dragoman.core.errors import (
+    GatewayError,
+    Overloaded,
+    UnknownPath,
+    error_headers,
+    render_error,
+)
+from dragoman.policy.keys import KeyRing
+from dragoman.policy.open_access import check_open_access
+from dragoman.policy.routes import Routes
+from dragoman.server.count_tokens import CountTokens
+from dragoman.server.ids import new_request_id
+from dragoman.server.messages import Messages
+from dragoman.server.models import list_models, show_model
+from dragoman.server.readiness import Readiness
+from dragoman.server.relay import send_error
+from dragoman.server.telemetry import EventLog, RequestRecord
+from dragoman.server.transport.seams import ClientGone, Exchange, HeaderList
+
+_encode: Final = msgspec.json.Encoder().encode
+_JSON: Final = (b"content-type", b"application/json")
+_MODELS: Final = "/v1/models"
+_QUIET: Final = frozenset({"/healthz", "/readyz"})  # asked every second: logged only if they fail
+_CLIENT_GONE: Final = 499  # in the log; nobody is there to be told
+_RETRY_AFTER_S: Final = 1.0
+_ENDPOINTS: Final = (
+    "POST /v1/messages, POST /v1/messages/count_tokens, GET /v1/models, GET /v1/models/{id}, "
+    "GET /healthz, GET /readyz"
+)
+VERSION_HEADER: Final = (b"x-dragoman-version", __version__.encode())
+
+
+class App:
+    """
+    Answer every request.
+
+    Args:
+        keys: Who may call.
+        allowed_hosts: Further names for a gateway without keys.
+        messages: An endpoint.
+        count_tokens: An endpoint.
+        routes: What the models' endpoints show.
+        readiness: What ``/readyz`` says.
+        max_concurrent: Messages and counts at work; more are told to come back.
+        log: One line per request.
+    """
+
+    def __init__(
+        self,
+        *,
+        keys: KeyRing,
+        allowed_hosts: Collection[str],
+        messages: Messages,
+        count_tokens: CountTokens,
+        routes: Routes,
+        readiness: Readiness,
+        max_concurrent: int,
+        log: EventLog,
+    ) -> None:
+        self._keys = keys
+        self._allowed_hosts = allowed_hosts
+        self._messages = messages
+        self._count_tokens = count_tokens
+        self._routes = routes
+        self._readiness = readiness
+        self._max_concurrent = max_concurrent
+        self._log = log
+        self._n_working = 0
+
+    async def handle(self, exchange: Exchange) -> None:
+        """Answer one request; nothing is raised."""
+        path = _normal_path(exchange.path)
+        record = RequestRecord(
+            request_id=new_request_id(),
+            method=exchange.method,
+            path=path,
+            peer=exchange.peer,
+            started_s=time.monotonic(),
+        )
+        headers = ((b"request-id", record.request_id.encode()), VERSION_HEADER)
+        try:
+            await self._dispatch(exchange, path, record=record, headers=headers)
+        except ClientGone:
+            record.status = record.status or _CLIENT_GONE
+        except GatewayError as error:
+            _refuse(exchange, error, record=record, headers=headers)
+        except Exception as error:
+            self._crash(exchange, error, record=record, headers=headers)
+        if path not in _QUIET or record.status >= 400:
+            self._log.request(record)
+
+    async def _dispatch(
+        self, exchange: Exchange, path: str, *, record: RequestRecord, headers: HeaderList
+    ) -> None:
+        method = exchange.method
+        if method == "POST" and path in ("/v1/messages", "/v1/messages/count_tokens"):
+            self._let_in(exchange, record)
+            await self._work(exchange, path, record=record, headers=headers)
+        elif method not in ("GET", "HEAD"):
+            raise _unknown(method, path)
+        elif path == _MODELS:
+            self._let_in(exchange, record)
+            body = list_models(self._routes, exchange.query)
+            _answer(exchange, 200, body, record=record, headers=headers)
+        elif path.startswith(f"{_MODELS}/"):
+            self._let_in(exchange, record)
+            body = show_model(self._routes, path.removeprefix(f"{_MODELS}/"))
+            _answer(exchange, 200, body, record=record, headers=headers)
+        else:
+            status, body = await self._show(method, path)
+            _answer(exchange, status, body, record=record, headers=headers)
+
+    def _let_in(self, exchange: Exchange, record: RequestRecord) -> None:
+        """Find out who calls, or say why he may not."""
+        sent = exchange.headers
+        if self._keys.is_open:
+            check_open_access(
+                exchange.method,
+                host=sent.get(b"host"),
+                origin=sent.get(b"origin"),
+                content_type=sent.get(b"content-type"),
+                allowed_hosts=self._allowed_hosts,
+            )
+        record.key_name = self._keys.verify(sent.get(b"x-api-key"), sent.get(b"authorization"))
+
+    async def _work(
+        self, exchange: Exchange, path: str, *, record: RequestRecord, headers: HeaderList
+    ) -> None:
+        if self._n_working >= self._max_concurrent:
+            raise Overloaded(
+                f"this gateway is at work on {self._max_concurrent} requests; try again",
+                retry_after_s=_RETRY_AFTER_S,
+            )
+        self._n_working += 1
+        try:
+            if path == "/v1/messages":
+                await self._messages.serve(exchange, record, headers=headers)
+            else:
+                await self._count_tokens.serve(exchange, record, headers=headers)
+        finally:
+            self._n_working -= 1
+
+    async def _show(self, method: str, path: str) -> tuple[int, bytes]:
+        """Return what anyone may see, without a key."""
+        if path == "/healthz":
+            return 200, _encode({"status": "ok"})
+        if path == "/readyz":
+            reason = await self._readiness.reason()
+            if reason:
+                return 503, _encode({"status": "unavailable", "reason": reason})
+            return 200, _encode({"status": "ready"})
+        if path == "/api/hello":
+            return 200, b""
+        if path == "/":
+            return 200, _encode({"name": "dragoman", "version": __version__})
+        raise _unknown(method, path)
+
+    def _crash(
+        self,
+        exchange: Exchange,
+        error: Exception,
+        *,
+        record: RequestRecord,
+        headers: HeaderList,
+    ) -> None:
+        self._log.event("crash", request_id=record.request_id, traceback="".join(_traceback(error)))
+        record.error_type, record.error_detail = "api_error", type(error).__name__
+        if record.status:  # a reply has begun, and whoever began it has ended it
+            return
+        ours = GatewayError(
+            "The gateway failed on this request. This is a bug of Dragoman; its log says more."
+        )
+        _refuse(exchange, ours, record=record, headers=headers)
+
+
+def _traceback(error: Exception) -> list[str]:
+    """Return the places only: messages and locals of a crash may quote content."""
+    lines = traceback.format_tb(error.__traceback__)
+    return [*lines, f"{type(error).__module__}.{type(error).__qualname__}"]
+
+
+def _normal_path(path: str) -> str:
+    """Return the path as if the base URL had neither a slash nor ``/v1`` at its end."""
+    while path.startswith("/v1/v1/"):
+        path = path[3:]
+    while path.startswith("//"):
+        path = path[1:]
+    return path.rstrip("/") or "/"
+
+
+def _unknown(method: str, path: str) -> UnknownPath:
+    shown = f"{method[:20]} {path[:100]}".encode("ascii", "backslashreplace").decode()
+    near = f"/v1{path}"
+    if near in ("/v1/messages", "/v1/messages/count_tokens", _MODELS):
+        hint = f"it is at {near}: the client wants a base URL that ends in /v1"
+    else:
+        hint = f"this gateway serves {_ENDPOINTS}"
+    return UnknownPath(f"nothing is served at {shown}; {hint}")
+
+
+def _answer(
+    exchange: Exchange, status: int, body: bytes, *, record: RequestRecord, headers: HeaderList
+) -> None:
+    record.status = status
+    kind = (_JSON,) if body else ()
+    exchange.start_reply(status, [*kind, (b"content-length", b"%d" % len(body)), *headers])
+    exchange.write(body)
+    exchange.end_reply()
+
+
+def _refuse(
+    exchange: Exchange, error: GatewayError, *, record: RequestRecord, headers: HeaderList
+) -> None:
+    record.status = error.status
+    record.error_type, record.error_detail = error.kind, error.log_detail or error.message
+    send_error(exchange, error, request_id=record.request_id, extra=headers)
+
+
+def refuse_before_handler(error: GatewayError) -> tuple[HeaderList, bytes]:
+    """Return headers and body for a request that the transport itself refuses."""
+    request_id = new_request_id()
+    headers = [
+        _JSON,
+        *error_headers(error),
+        (b"request-id", request_id.encode()),
+        VERSION_HEADER,
+    ]
+    return headers, render_error(error, request_id)

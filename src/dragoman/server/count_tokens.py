@@ -1,0 +1,201 @@
+"""
+POST /v1/messages/count_tokens: exact where the upstream counts without answering, else estimated.
+
+Sources: model dialects, section 8; for llama.cpp, runs of xllamacpp 2026.10.11549 on 2026-11-24.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from dragoman.core.adjustments import Adjustment, render_adjustments
+from dragoman.core.errors import GatewayError, InvalidRequest
+from dragoman.core.passthrough import adjust_for_native, rewrite_request
+from dragoman.core.plan import Plan
+from dragoman.core.token_count import estimate_tokens
+from dragoman.core.validate import parse_request
+from dragoman.policy.routes import Routes, Target
+from dragoman.server.messages import native_headers
+from dragoman.server.planner import Planner
+from dragoman.server.telemetry import RequestRecord
+from dragoman.server.transport.ask import Answer, ask
+from dragoman.server.transport.seams import (
+    Exchange,
+    HeaderList,
+    Timeouts,
+    Upstream,
+    UpstreamRequest,
+)
+from dragoman.wire.anthropic import MessagesRequest
+
+_encode: Final = msgspec.json.Encoder().encode
+_decode: Final = msgspec.json.Decoder().decode
+# A count is only worth a short wait: Claude Code asks for two dozen at once, between two turns.
+_TIMEOUTS: Final = Timeouts(connect_s=2.0, first_byte_s=10.0, idle_s=5.0)
+_MAX_REPLY_BYTES: Final = 64 * 2**20  # vLLM and SGLang list every token
+_NATIVE_PATH: Final = "/v1/messages/count_tokens"
+_ESTIMATED: Final = Adjustment(
+    "input_tokens", "emulated", "estimated: the upstream has not counted them"
+)
+# Of a chat-completions body, what a chat template reads.
+_TEMPLATE_FIELDS: Final = ("model", "messages", "tools", "chat_template_kwargs")
+
+
+class CountTokens:
+    """
+    The endpoint.
+
+    Args:
+        routes: What a model name means.
+        upstreams: By the names that targets use.
+        planner: Plans requests.
+        max_body_bytes: As for messages.
+        max_messages: As for messages.
+        max_nesting: As for messages.
+    """
+
+    def __init__(
+        self,
+        *,
+        routes: Routes,
+        upstreams: Mapping[str, Upstream],
+        planner: Planner,
+        max_body_bytes: int,
+        max_messages: int,
+        max_nesting: int,
+    ) -> None:
+        self._routes = routes
+        self._upstreams = upstreams
+        self._planner = planner
+        self._max_body_bytes = max_body_bytes
+        self._max_messages = max_messages
+        self._max_nesting = max_nesting
+
+    async def serve(
+        self, exchange: Exchange, record: RequestRecord, *, headers: HeaderList
+    ) -> None:
+        """
+        Answer one request.
+
+        Raises:
+            GatewayError: Nothing has been sent; the caller answers.
+            ClientGone: The client left.
+        """
+        body = await exchange.read_body(self._max_body_bytes)
+        request = parse_request(
+            body, max_messages=self._max_messages, max_nesting=self._max_nesting, for_count=True
+        )
+        record.model = request.model
+        target = self._routes.resolve(request.model).targets[0]
+        record.upstream = target.deployment.upstream
+        record.upstream_model = target.deployment.model
+        if target.deployment.kind == "anthropic":
+            tokens, adjustments = await self._ask_native(
+                body, request, target=target, headers=native_headers(exchange)
+            )
+        else:
+            tokens, adjustments = await self._ask_chat(body, request, target)
+        record.status, record.adjustments = 200, tuple(adjustments)
+        answer = _encode({"input_tokens": tokens})
+        said = [(b"x-dragoman-adjustments", render_adjustments(adjustments))] if adjustments else []
+        length = (b"content-length", b"%d" % len(answer))
+        kind = (b"content-type", b"application/json")
+        exchange.start_reply(200, [kind, length, *said, *headers])
+        exchange.write(answer)
+        exchange.end_reply()
+
+    async def _ask_chat(
+        self, body: bytes, request: MessagesRequest, target: Target
+    ) -> tuple[int, Sequence[Adjustment]]:
+        plan = await self._planner.plan(request, target)
+        # What was clamped of the answer is no news of the prompt.
+        adjustments = [a for a in plan.adjustments if a.field != "max_tokens"]
+        counter = target.deployment.profile.count_tokens
+        tokens = await self._count(counter, plan, body=body, target=target)
+        if tokens is not None:
+            return tokens, adjustments
+        return plan.input_tokens_estimate, [_ESTIMATED, *adjustments]
+
+    async def _count(self, counter: str, plan: Plan, *, body: bytes, target: Target) -> int | None:
+        """Return the upstream's own count; None: it has none, or has failed to give it."""
+        if counter == "llamacpp":
+            return await self._post(target, "/chat/completions/input_tokens", plan.body)
+        if counter == "vllm":
+            fields: dict[str, Any] = {k: plan.body[k] for k in _TEMPLATE_FIELDS if k in plan.body}
+            fields["add_generation_prompt"] = True
+            return await self._post(target, "/tokenize", fields, at_root=True)
+        if counter == "sglang":
+            native = rewrite_request(
+                body, plan.request, model=target.deployment.model, is_trusted=False
+            )
+            return await self._post(target, _NATIVE_PATH, msgspec.Raw(native), at_root=True)
+        if counter == "moonshot":
+            fields = {k: plan.body[k] for k in ("model", "messages")}
+            return await self._post(target, "/tokenizers/estimate-token-count", fields)
+        return None
+
+    async def _post(
+        self, target: Target, path: str, body: object, *, at_root: bool = False
+    ) -> int | None:
+        request = UpstreamRequest(
+            path=path,
+            body=_encode(body),
+            timeouts=_TIMEOUTS,
+            max_body_bytes=_MAX_REPLY_BYTES,
+            at_root=at_root,
+        )
+        answer = await self._send(target, request)
+        return read_count(answer) if answer is not None else None
+
+    async def _ask_native(
+        self, body: bytes, request: MessagesRequest, *, target: Target, headers: HeaderList
+    ) -> tuple[int, Sequence[Adjustment]]:
+        native = UpstreamRequest(
+            path=_NATIVE_PATH,
+            body=rewrite_request(
+                body, request, model=target.deployment.model, is_trusted=target.trusted
+            ),
+            headers=headers,
+            timeouts=_TIMEOUTS,
+            max_body_bytes=_MAX_REPLY_BYTES,
+        )
+        answer = await self._send(target, native)
+        adjustments = adjust_for_native(request, is_trusted=target.trusted)
+        if (tokens := read_count(answer) if answer is not None else None) is not None:
+            return tokens, adjustments
+        return await self._estimate(body, request, target), [_ESTIMATED, *adjustments]
+
+    async def _estimate(self, body: bytes, request: MessagesRequest, target: Target) -> int:
+        """Estimate as if it were translated: pictures in base64 are not taken for text then."""
+        try:
+            return (await self._planner.plan(request, target)).input_tokens_estimate
+        except InvalidRequest:  # something that only a native upstream knows: a file, a thread
+            return estimate_tokens(body)
+
+    async def _send(self, target: Target, request: UpstreamRequest) -> Answer | None:
+        upstream = self._upstreams[target.deployment.upstream]
+        try:
+            return await ask(upstream, request)
+        except GatewayError:
+            return None  # the estimate is the answer then
+
+
+def read_count(answer: Answer) -> int | None:
+    """Return the count in the reply of any of the endpoints."""
+    if answer.status != 200:
+        return None
+    try:
+        document = _decode(answer.body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    places: list[Any] = [document]
+    if isinstance(document, dict):
+        places.append(document.get("data"))
+    for place in places:
+        if isinstance(place, dict):
+            for name in ("input_tokens", "count", "total_tokens"):
+                value = place.get(name)
+                if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+                    return value
+    return None

@@ -1,0 +1,387 @@
+"""
+POST /v1/messages: the request path, top to bottom.
+
+    read body -> parse -> find route -> for each target: plan, render, send, relay -> record
+"""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from msgspec import Struct
+
+from dragoman.core.adjustments import Adjustment, render_adjustments
+from dragoman.core.errors import GatewayError
+from dragoman.core.passthrough import PassthroughTurn, adjust_for_native, rewrite_request
+from dragoman.core.plan import Plan, plan_after_server_tools, with_max_tokens
+from dragoman.core.render import render
+from dragoman.core.signatures import Signer
+from dragoman.core.sinks import MessageHead, MessageSink, Sink, SseSink
+from dragoman.core.turn import ChatTurn, Turn, TurnContext
+from dragoman.core.upstream_errors import OutputTooLong, ReplyContext
+from dragoman.core.usage import Usage
+from dragoman.core.validate import parse_request
+from dragoman.policy.retries import MAX_WAIT_S, may_try_next, retry_delay_s
+from dragoman.policy.routes import Routes, Target
+from dragoman.server.ids import new_message_id, new_nonce
+from dragoman.server.planner import Planner
+from dragoman.server.relay import Relay
+from dragoman.server.telemetry import EventLog, RequestRecord
+from dragoman.server.transport.seams import (
+    ClientGone,
+    Exchange,
+    HeaderList,
+    Timeouts,
+    Upstream,
+    UpstreamRequest,
+)
+from dragoman.wire.anthropic import MessagesRequest
+
+_DEFAULT_VERSION: Final = b"2023-06-01"  # what a client that says nothing was written for
+_FORWARDED: Final = (b"anthropic-beta",)
+CHAT_PATH: Final = "/chat/completions"
+NATIVE_PATH: Final = "/v1/messages"
+
+
+class MessageLimits(Struct, frozen=True, kw_only=True):
+    """Bounds and times of ``server.*`` that concern messages; seconds and bytes."""
+
+    max_body_bytes: int
+    max_messages: int
+    max_nesting: int
+    max_reply_bytes: int
+    max_event_bytes: int
+    early_start_s: float
+    ping_interval_s: float
+
+
+class Asked(Struct, frozen=True, kw_only=True):
+    """One client's request: its bytes, decoded, and what native upstreams get beside them."""
+
+    body: bytes
+    request: MessagesRequest
+    native_headers: HeaderList
+
+
+class Messages:
+    """
+    The endpoint.
+
+    Args:
+        routes: What a model name means.
+        upstreams: By the names that targets use.
+        secrets: Of each upstream; never shown, whatever the upstream says.
+        planner: Plans requests.
+        signer: Marks thinking blocks.
+        limits: Bounds and times.
+        log: Told of attempts that were followed by another.
+    """
+
+    def __init__(
+        self,
+        *,
+        routes: Routes,
+        upstreams: Mapping[str, Upstream],
+        secrets: Mapping[str, Sequence[str]],
+        planner: Planner,
+        signer: Signer,
+        limits: MessageLimits,
+        log: EventLog,
+    ) -> None:
+        self.routes = routes
+        self.upstreams = upstreams
+        self.secrets = secrets
+        self.planner = planner
+        self.signer = signer
+        self.limits = limits
+        self.log = log
+
+    async def serve(
+        self, exchange: Exchange, record: RequestRecord, *, headers: HeaderList
+    ) -> None:
+        """
+        Answer one request; *headers* stand in every reply to it.
+
+        Raises:
+            GatewayError: Nothing has been sent; the caller answers.
+            ClientGone: The client left.
+        """
+        limits = self.limits
+        body = await exchange.read_body(limits.max_body_bytes)
+        request = parse_request(
+            body, max_messages=limits.max_messages, max_nesting=limits.max_nesting
+        )
+        record.model, record.is_stream = request.model, request.stream
+        route = self.routes.resolve(request.model)
+        asked = Asked(body=body, request=request, native_headers=native_headers(exchange))
+        delivery = _Delivery(self, exchange, asked=asked, record=record, headers=headers)
+        await delivery.run(route.targets)
+
+
+class _Delivery:
+    """One request on its way through the targets of its route."""
+
+    def __init__(
+        self,
+        endpoint: Messages,
+        exchange: Exchange,
+        *,
+        asked: Asked,
+        record: RequestRecord,
+        headers: HeaderList,
+    ) -> None:
+        self._endpoint = endpoint
+        self._asked = asked
+        self._record = record
+        self._base_headers = headers
+        self._adjustments: tuple[Adjustment, ...] = ()
+        self._turn: Turn | None = None
+        self._wait_left_s = MAX_WAIT_S
+        self._message_id = new_message_id()
+        is_stream = asked.request.stream
+        # Whatever is tried, a stream is one message with one start.
+        self._stream_sink: SseSink | None = SseSink(self._head()) if is_stream else None
+        self._relay = Relay(
+            exchange,
+            is_stream=is_stream,
+            request_id=record.request_id,
+            headers=self._headers,
+            early_start_s=endpoint.limits.early_start_s,
+            ping_interval_s=endpoint.limits.ping_interval_s,
+        )
+
+    async def run(self, targets: Sequence[Target]) -> None:
+        try:
+            await self._deliver(targets)
+            self._relay.end()
+        except GatewayError as error:
+            self._note(error)
+            self._relay.fail(error)
+        except ClientGone:
+            raise
+        except Exception:
+            self._relay.fail(GatewayError("The gateway failed; its log says more."))
+            raise
+        finally:
+            self._relay.close()
+            self._fill_record()
+
+    async def _deliver(self, targets: Sequence[Target]) -> None:
+        """Ask one target after the other, as long as nothing of an answer has gone out."""
+        for number, target in enumerate(targets, 1):
+            try:
+                await self._ask(target)
+            except GatewayError as error:
+                if number == len(targets) or self._relay.has_content or not may_try_next(error):
+                    raise
+                self._log_failure(error, "next upstream")
+            else:
+                return
+
+    async def _ask(self, target: Target) -> None:
+        deployment = target.deployment
+        self._record.upstream, self._record.upstream_model = deployment.upstream, deployment.model
+        if deployment.kind == "anthropic":
+            await self._ask_native(target)
+        else:
+            await self._ask_chat(target)
+
+    # -- translated
+
+    async def _ask_chat(self, target: Target) -> None:
+        plan = await self._endpoint.planner.plan(self._asked.request, target)
+        self._adjustments = plan.adjustments
+        if self._asked.request.max_tokens == 0:
+            self._answer_nothing(plan)
+            return
+        try:
+            await self._ask_with(plan, target)
+        except OutputTooLong as error:
+            if self._relay.has_content:
+                raise
+            self._log_failure(error, "fewer tokens")
+            plan = with_max_tokens(plan, error.fitting_max_tokens)
+            self._adjustments = plan.adjustments
+            await self._ask_with(plan, target)
+
+    async def _ask_with(self, plan: Plan, target: Target) -> None:
+        """Send the plan; where the model calls server tools, go on after telling it of them."""
+        context = self._reply_context(target, plan)
+        sinks: list[Sink] = []
+
+        def first_turn() -> ChatTurn:
+            sinks[:] = [self._stream_sink or MessageSink(self._head())]
+            return self._chat_turn(plan, sinks[0], reply=context)
+
+        turn = await self._attempts(
+            target, self._chat_request(plan, target), context=context, new_turn=first_turn
+        )
+        while isinstance(turn, ChatTurn) and turn.server_calls and turn.stop_reason is None:
+            plan = plan_after_server_tools(
+                plan, turn.written_text, turn.server_calls, thinking=turn.taken_thinking
+            )
+            turn = self._chat_turn(plan, sinks[0], reply=context, before=turn.usage)
+            await self._attempt(
+                target, self._chat_request(plan, target), turn=turn, context=context
+            )
+
+    def _chat_turn(
+        self, plan: Plan, sink: Sink, *, reply: ReplyContext, before: Usage | None = None
+    ) -> ChatTurn:
+        context = TurnContext(
+            signer=self._endpoint.signer,
+            nonce=new_nonce,
+            reply=reply,
+            max_event_bytes=self._endpoint.limits.max_event_bytes,
+            usage_before=before,
+        )
+        return ChatTurn(plan, sink, context=context)
+
+    def _chat_request(self, plan: Plan, target: Target) -> UpstreamRequest:
+        return UpstreamRequest(path=CHAT_PATH, body=render(plan), timeouts=timeouts_of(target))
+
+    def _answer_nothing(self, plan: Plan) -> None:
+        """Answer ``max_tokens: 0``, which only warms a cache: an empty message, no call."""
+        reason = "0 asks for no answer, and caches are not warmed here: the model was not called"
+        self._adjustments = (*self._adjustments, Adjustment("max_tokens", "emulated", reason))
+        sink: Sink = self._stream_sink or MessageSink(self._head())
+        usage = Usage(input_tokens=plan.input_tokens_estimate)
+        sink.start(usage)
+        sink.end("max_tokens", None, usage=usage)
+        self._relay.write(sink.take())
+
+    # -- passed through
+
+    async def _ask_native(self, target: Target) -> None:
+        request, deployment = self._asked.request, target.deployment
+        await self._endpoint.planner.check_urls(request, target)
+        self._adjustments = adjust_for_native(request, is_trusted=target.trusted)
+        body = rewrite_request(
+            self._asked.body, request, model=deployment.model, is_trusted=target.trusted
+        )
+        context = self._reply_context(target, None)
+        native = UpstreamRequest(
+            path=NATIVE_PATH,
+            body=body,
+            headers=self._asked.native_headers,
+            timeouts=timeouts_of(target),
+        )
+        await self._attempts(
+            target, native, context=context, new_turn=lambda: self._native_turn(target, context)
+        )
+
+    def _native_turn(self, target: Target, context: ReplyContext) -> PassthroughTurn:
+        sink = self._stream_sink
+        return PassthroughTurn(
+            model=self._asked.request.model,
+            upstream_model=target.deployment.model,
+            is_stream=self._asked.request.stream,
+            request_id=self._record.request_id,
+            reply=context,
+            skips_start=sink is not None and sink.is_started,
+        )
+
+    # -- either
+
+    async def _attempts(
+        self,
+        target: Target,
+        request: UpstreamRequest,
+        *,
+        context: ReplyContext,
+        new_turn: Callable[[], Turn],
+    ) -> Turn:
+        """Make one call, and again while that may help; return the turn that succeeded."""
+        failed = 0
+        while True:
+            turn = new_turn()
+            try:
+                await self._attempt(target, request, turn=turn, context=context)
+            except GatewayError as error:
+                failed += 1
+                delay_s = self._delay_s(error, target, failed)
+                if delay_s is None:
+                    raise
+                self._log_failure(error, f"again in {delay_s:.2f} s")
+            else:
+                return turn
+            self._wait_left_s -= delay_s
+            await self._relay.sleep(delay_s)
+
+    async def _attempt(
+        self, target: Target, request: UpstreamRequest, *, turn: Turn, context: ReplyContext
+    ) -> None:
+        self._turn = turn
+        self._record.attempts += 1
+        upstream = self._endpoint.upstreams[target.deployment.upstream]
+        await self._relay.attempt(upstream, request, turn=turn, context=context)
+
+    def _delay_s(self, error: GatewayError, target: Target, failed: int) -> float | None:
+        if self._relay.has_content or failed > target.retries:
+            return None
+        jitter = random.random()  # noqa: S311 - spreads load, hides nothing
+        delay_s = retry_delay_s(error, failed, jitter=jitter)
+        return delay_s if delay_s is not None and delay_s <= self._wait_left_s else None
+
+    def _reply_context(self, target: Target, plan: Plan | None) -> ReplyContext:
+        deployment = target.deployment
+        return ReplyContext(
+            prompt_tokens_estimate=plan.input_tokens_estimate if plan else 0,
+            context_window=deployment.profile.context_window,
+            max_reply_bytes=self._endpoint.limits.max_reply_bytes,
+            is_native=plan is None,
+            secrets=self._endpoint.secrets.get(deployment.upstream, ()),
+        )
+
+    def _head(self) -> MessageHead:
+        return MessageHead(
+            message_id=self._message_id,
+            model=self._asked.request.model,
+            request_id=self._record.request_id,
+        )
+
+    def _headers(self) -> HeaderList:
+        if not self._adjustments:
+            return self._base_headers
+        value = render_adjustments(self._adjustments)
+        return [*self._base_headers, (b"x-dragoman-adjustments", value)]
+
+    # -- for the log
+
+    def _note(self, error: GatewayError) -> None:
+        self._record.error_type = error.kind
+        self._record.error_detail = error.log_detail or error.message
+
+    def _log_failure(self, error: GatewayError, then: str) -> None:
+        self._endpoint.log.event(
+            "attempt_failed",
+            request_id=self._record.request_id,
+            upstream=self._record.upstream,
+            error=error.kind,
+            detail=error.log_detail or error.message,
+            then=then,
+        )
+
+    def _fill_record(self) -> None:
+        record, turn = self._record, self._turn
+        record.status = self._relay.status
+        record.first_content_s = self._relay.first_content_s
+        record.adjustments = self._adjustments
+        if turn is not None:
+            record.usage, record.stop_reason = turn.usage, turn.stop_reason or ""
+
+
+def native_headers(exchange: Exchange) -> HeaderList:
+    """Return what a native upstream gets of the client's headers: no credential, no identity."""
+    sent = exchange.headers
+    version = (b"anthropic-version", sent.get(b"anthropic-version", _DEFAULT_VERSION))
+    return [version, *((name, sent[name]) for name in _FORWARDED if name in sent)]
+
+
+def timeouts_of(target: Target) -> Timeouts:
+    """Return how long to wait for *target*."""
+    return Timeouts(
+        connect_s=target.connect_timeout_s,
+        first_byte_s=target.first_byte_timeout_s,
+        idle_s=target.idle_timeout_s,
+    )

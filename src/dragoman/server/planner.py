@@ -1,0 +1,83 @@
+"""Make plans: read what a request holds or points at, then decide everything about the call."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from dragoman.core.adjustments import Action, Adjustment
+from dragoman.core.attachments import Attachment, find_attachments, find_urls
+from dragoman.core.plan import Plan, make_plan
+from dragoman.core.signatures import Signer
+from dragoman.policy.routes import Target
+from dragoman.server.documents import Documents, Resolved
+from dragoman.server.fetch import GuardedFetcher
+from dragoman.wire.anthropic import MessagesRequest
+
+_PARALLEL_CHECKS: Final = 8
+
+
+class Planner:
+    """
+    Plan requests for targets.
+
+    Args:
+        documents: Reads PDFs and linked documents, checks the URLs of images.
+        fetcher: Checks URLs that a native upstream will fetch.
+        signer: Reads thinking that our own signatures carry.
+    """
+
+    def __init__(self, documents: Documents, fetcher: GuardedFetcher, signer: Signer) -> None:
+        self._documents = documents
+        self._fetcher = fetcher
+        self._signer = signer
+
+    async def plan(self, request: MessagesRequest, target: Target) -> Plan:
+        """
+        Return the plan for a chat-completions upstream.
+
+        Raises:
+            InvalidRequest: As ``make_plan``; or a URL is refused or leads nowhere.
+            Overloaded: Too many documents are being read.
+        """
+        deployment = target.deployment
+        found = find_attachments(request, sees_images=deployment.profile.sees_images)
+        resolved = Resolved()
+        if found:
+            allow_private = target.allow_private_urls
+            resolved = await self._documents.resolve(found, allow_private_urls=allow_private)
+        plan = make_plan(request, deployment, signer=self._signer, texts=resolved.texts)
+        if resolved.reasons:
+            said = (*plan.adjustments, *_document_adjustments(found, resolved))
+            plan = msgspec.structs.replace(plan, adjustments=said)
+        return plan
+
+    async def check_urls(self, request: MessagesRequest, target: Target) -> None:
+        """
+        Check what a native upstream is asked to fetch.
+
+        Raises:
+            InvalidRequest: A URL is not http(s), or its host is not public.
+        """
+        urls = {url: path for path, url in reversed(find_urls(request))}
+        slots = asyncio.Semaphore(_PARALLEL_CHECKS)
+
+        async def check(url: str, path: str) -> None:
+            async with slots:
+                allow_private = target.allow_private_urls
+                await self._fetcher.check_public(url, path=path, allow_private=allow_private)
+
+        if urls:
+            await asyncio.gather(*(check(url, path) for url, path in urls.items()))
+
+
+def _document_adjustments(found: Sequence[Attachment], resolved: Resolved) -> list[Adjustment]:
+    """Return why documents are missing, or what is missing from them."""
+    said: dict[str, Adjustment] = {}
+    for attachment in found:
+        reason = resolved.reasons.get(attachment.key)
+        if reason is not None and attachment.key not in said:
+            action: Action = "clamped" if attachment.key in resolved.texts else "dropped"
+            said[attachment.key] = Adjustment(attachment.path, action, reason)
+    return list(said.values())
