@@ -73,7 +73,7 @@ $(DEV): pyproject.toml $(VENV)/.installed
 
 # Claude Code and the TypeScript SDK. Without Node the tests with them are skipped, loudly.
 node-clients: ## Fetch the real clients that the tests drive
-	@if node -e 'process.exit(parseInt(process.versions.node) < 18)' && npm --version >/dev/null; then \
+	@if node -e 'process.exit(parseInt(process.versions.node) < 18 ? 1 : 0)' && npm --version >/dev/null; then \
 	  $(MAKE) --no-print-directory $(NODE)/.installed; \
 	else \
 	  echo "!!!! Node 18 or newer with npm is missing: no test with Claude Code or the TypeScript SDK" >&2; \
