@@ -74,14 +74,14 @@ $(DEV): pyproject.toml $(VENV)/.installed
 # Claude Code and the TypeScript SDK. Without Node the tests with them are skipped, loudly.
 node-clients: ## Fetch the real clients that the tests drive
 	@if node -e 'process.exit(parseInt(process.versions.node) < 18 ? 1 : 0)' && npm --version >/dev/null; then \
-	  $(MAKE) --no-print-directory $(NODE)/.installed; \
+	  $(MAKE) --silent $(NODE)/.installed; \
 	else \
 	  echo "!!!! Node 18 or newer with npm is missing: no test with Claude Code or the TypeScript SDK" >&2; \
 	  test "$$DRAGOMAN_REQUIRE_CLIENTS" != 1; \
 	fi
 
 $(NODE)/.installed: tests/clients/package.json
-	@echo "Fetching Claude Code and the TypeScript SDK into $(NODE) (once; some 250 MB) ..."
+	@echo "Fetching Claude Code and the TypeScript SDK into $(NODE) (once; some 400 MB) ..."
 	@mkdir -p $(NODE)
 	@cp $< $(NODE)/package.json
 	@npm install --prefix $(NODE) --no-package-lock --no-audit --no-fund --loglevel=error

@@ -35,7 +35,6 @@ TOP_LEVEL: dict[str, str] = {
     "downloads": "machine",
     "engine": "machine",
     "engine_child": "machine",
-    "launch": "machine",
 }
 IMPURE = {
     *("asyncio", "concurrent", "multiprocessing", "queue", "sched", "selectors", "threading"),
