@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dragoman.core.json_spans import cut, members
+from dragoman.core.json_spans import cut, has_repeated_keys, members
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=8),
@@ -56,3 +56,22 @@ def test_what_is_no_container_has_no_members(document) -> None:
 def test_repeated_keys_appear_repeatedly() -> None:
     found = members(b'{"a":1,"b":{"a":9},"a":[2]}')
     assert [(m.name, m.value_start) for m in found] == [("a", 5), ("b", 11), ("a", 23)]
+
+
+@given(VALUES, INDENTS)
+def test_what_a_writer_writes_repeats_no_key(value, indent) -> None:
+    assert not has_repeated_keys(json.dumps(value, indent=indent).encode())
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        b'{"a":1,"a":1}',
+        b'{"a":1,"b":2,"\\u0061":3}',
+        b'[0,{"x":[{"a":{},"a":[]}]}]',
+        b'{"":1, "":2}',
+        b"[" * 2000 + b"]" * 2000,  # too deep to be looked at
+    ],
+)
+def test_repeated_keys_are_seen_at_any_depth(document) -> None:
+    assert has_repeated_keys(document)

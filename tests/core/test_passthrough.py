@@ -117,6 +117,15 @@ def test_a_reply_over_the_limit_is_an_error() -> None:
 def test_garbage_in_place_of_a_message_is_an_error() -> None:
     with pytest.raises(UpstreamProtocolError):
         turn(is_stream=False).feed_whole(b"<html>")
+    with pytest.raises(UpstreamProtocolError):
+        turn(is_stream=False).feed_whole(b'{"\xff":1,"model":"upstream-name","type":"message"}')
+
+
+@pytest.mark.parametrize(("written", "count"), [(b"-5", 0), (b"9" * 40, 2**40), (b"null", 1)])
+def test_counts_are_bounded(written, count) -> None:
+    subject = turn()
+    subject.feed(STREAM.replace(b'{"output_tokens":12}', b'{"output_tokens":%b}' % written))
+    assert subject.usage.output_tokens == count
 
 
 def test_a_whole_reply_to_a_stream_is_an_error() -> None:
@@ -170,9 +179,23 @@ def test_an_unchanged_request_is_the_very_bytes() -> None:
 
 
 REQUESTS = {
-    "model, wherever and however often it stands": (
-        '{"model" : "a","messages":[],"x":{"model":"a"}, "model":"a"}',
-        '{"model" : "real","messages":[],"x":{"model":"a"}, "model":"real"}',
+    "model, wherever it stands": (
+        '{"x":{"model":"a"}, "model" : "a","messages":[]}',
+        '{"x":{"model":"a"}, "model" : "real","messages":[]}',
+    ),
+    "a key that comes twice": (
+        '{"model" : "a","messages":[],"x":{"model":"a"}, "model":"b"}',
+        '{"model":"real","messages":[],"x":{"model":"a"}}',
+    ),
+    "a key that comes twice inside a message": (
+        '{"model":"real","messages":[{"role":"user","content":[{"type":"image","source":'
+        '{"type":"url","url":"http://10.0.0.1/","url":"https://a.example/"}}]}]}',
+        '{"model":"real","messages":[{"role":"user","content":[{"type":"image","source":'
+        '{"type":"url","url":"https://a.example/"}}]}]}',
+    ),
+    "safeguards that come twice": (
+        '{"safeguards":[1],"model":"real","messages":[],"safeguards":[2]}',
+        '{"model":"real","messages":[]}',
     ),
     "safeguards of an untrusted upstream": (
         '{"model":"real","safeguards":[{"a":"]"}],"messages":[]}',

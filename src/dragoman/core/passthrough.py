@@ -5,6 +5,9 @@ Of the request: the model's name, thinking blocks that bear our mark (another up
 which a native one would refuse) or no signature at all, and ``safeguards`` unless the upstream is
 trusted with paths and rules of the user's machine. Of the reply: the model's name. Everything else
 is forwarded byte for byte; usage and errors are read beside it.
+
+A request in which a key is repeated is written anew with the last of equal keys, as it was read: an
+upstream that took the first one would see a request that nobody has checked.
 """
 
 import re
@@ -14,12 +17,12 @@ import msgspec
 
 from dragoman.core.adjustments import Adjustment, Adjustments
 from dragoman.core.errors import GatewayError, UpstreamProtocolError, render_error_event
-from dragoman.core.json_spans import Member, cut, members
+from dragoman.core.json_spans import Member, cut, has_repeated_keys, members
 from dragoman.core.signatures import has_our_mark
 from dragoman.core.sse import SseParser
 from dragoman.core.upstream_errors import ReplyContext, error_of_event
-from dragoman.core.usage import Usage
-from dragoman.wire.anthropic import Block, MessagesRequest
+from dragoman.core.usage import Usage, bounded_count
+from dragoman.wire.anthropic import Block, MessagesRequest, decode_any
 
 _encode: Final = msgspec.json.Encoder().encode
 _MODEL: Final = re.compile(rb'"model"\s*:\s*"(?:[^"\\]|\\.)*"')
@@ -65,6 +68,8 @@ def rewrite_request(
         model: The upstream's name for the model.
         is_trusted: The upstream may see ``safeguards``.
     """
+    if has_repeated_keys(body):
+        body = _encode(decode_any(body))
     drops_safeguards = request.safeguards is not None and not is_trusted
     marked = _marked_thinking(request)
     if request.model == model and not drops_safeguards and not marked:
@@ -77,9 +82,8 @@ def rewrite_request(
         body = cut(body, [(m.start, m.end) for m in top if m.name == "safeguards"])
         top = members(body)
     name = _encode(model)
-    for member in reversed([m for m in top if m.name == "model"]):
-        body = body[: member.value_start] + name + body[member.end :]
-    return body
+    member = next(m for m in top if m.name == "model")
+    return body[: member.value_start] + name + body[member.end :]
 
 
 def adjust_for_native(request: MessagesRequest, *, is_trusted: bool) -> tuple[Adjustment, ...]:
@@ -112,7 +116,7 @@ def _marked_thinking(request: MessagesRequest) -> dict[int, set[int] | None]:
 
 def _without_thinking(body: bytes, top: list[Member], marked: dict[int, set[int] | None]) -> bytes:
     spans: list[tuple[int, int]] = []
-    listed = [m for m in top if m.name == "messages"][-1]
+    listed = next(m for m in top if m.name == "messages")
     for message in members(body, listed.value_start):
         number = message.name
         if not isinstance(number, int) or number not in marked:
@@ -121,7 +125,7 @@ def _without_thinking(body: bytes, top: list[Member], marked: dict[int, set[int]
         if blocks is None:
             spans.append((message.start, message.end))
             continue
-        content = [m for m in members(body, message.value_start) if m.name == "content"][-1]
+        content = next(m for m in members(body, message.value_start) if m.name == "content")
         spans += [(m.start, m.end) for m in members(body, content.value_start) if m.name in blocks]
     return cut(body, spans)
 
@@ -192,6 +196,7 @@ class PassthroughTurn:
         return data
 
     def feed_whole(self, body: bytes) -> bytes:
+        _check_utf8(body)
         self._observe(body)
         if self._renames:
             name = next((m for m in reversed(members(body)) if m.name == "model"), None)
@@ -268,7 +273,15 @@ class PassthroughTurn:
 
 
 def _newer(new: int | None, old: int) -> int:
-    return old if new is None else new
+    return old if new is None else bounded_count(new)
+
+
+def _check_utf8(body: bytes) -> None:
+    """Check all of *body*: the decoder skips the strings of fields that it does not know."""
+    try:
+        body.isascii() or body.decode()
+    except UnicodeDecodeError as error:
+        raise UpstreamProtocolError("The model's server sent no message.") from error
 
 
 def _without_event(stream: bytes, at: int) -> bytes:

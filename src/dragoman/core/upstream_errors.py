@@ -24,6 +24,7 @@ from dragoman.core.errors import (
     UpstreamUnauthorized,
     UpstreamUnavailable,
 )
+from dragoman.core.usage import bounded_count
 
 _decode: Final = msgspec.json.Decoder().decode
 _NATIVE_STATUSES: Final = frozenset({400, 404, 409, 413, 422, 429, 529})
@@ -172,8 +173,8 @@ def read_complaint(error: object) -> Complaint:
         message=_text(error.get("message")) or _text(error.get("msg")) or _text(detail),
         type=_text(error.get("type")),
         code=_text(error.get("code")),
-        prompt_tokens=_int(error.get("n_prompt_tokens")),
-        window=_int(error.get("n_ctx")),
+        prompt_tokens=bounded_count(_int(error.get("n_prompt_tokens"))) or None,
+        window=bounded_count(_int(error.get("n_ctx"))) or None,
     )
 
 

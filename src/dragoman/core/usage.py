@@ -94,7 +94,7 @@ def usage_of_chat(wire: openai_chat.Usage, known: Usage) -> Usage:
         details.created_cache_tokens,
         known.cache_creation_input_tokens,
     )
-    prompt = _count(wire.prompt_tokens) if has_prompt else known.prompt_tokens
+    prompt = bounded_count(wire.prompt_tokens) if has_prompt else known.prompt_tokens
     cached = min(cached, prompt)
     written = min(written, prompt - cached)
     thinking = _first(out.reasoning_tokens, wire.reasoning_tokens, known.thinking_tokens)
@@ -102,7 +102,7 @@ def usage_of_chat(wire: openai_chat.Usage, known: Usage) -> Usage:
         input_tokens=prompt - cached - written,
         cache_read_input_tokens=cached,
         cache_creation_input_tokens=written,
-        output_tokens=_count(wire.completion_tokens) if has_output else known.output_tokens,
+        output_tokens=bounded_count(wire.completion_tokens) if has_output else known.output_tokens,
         thinking_tokens=thinking or None,
         is_estimate=known.is_estimate and not (has_prompt and has_output),
     )
@@ -125,8 +125,9 @@ def render_usage(usage: Usage) -> bytes:
 
 def _first(*counts: int | None) -> int:
     """Return the first count that says something; zero and null say nothing."""
-    return next((_count(c) for c in counts if c), 0)
+    return next((bounded_count(c) for c in counts if c), 0)
 
 
-def _count(value: int | None) -> int:
+def bounded_count(value: int | None) -> int:
+    """Return a count that clients and sums can hold, whatever an upstream wrote."""
     return min(value, _MAX_COUNT) if value and value > 0 else 0
