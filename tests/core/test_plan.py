@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dragoman.core.dialects.profile import DialectProfile
 from dragoman.core.errors import InvalidRequest
-from dragoman.core.plan import ServerCall, plan_after_server_tools
+from dragoman.core.plan import ServerCall, plan_after_server_tools, with_max_tokens
 from dragoman.core.render import render
 from support.chat_law import check_body, check_messages
 from support.conversations import PROFILES, conversations, legal_conversations
@@ -206,6 +206,22 @@ def test_the_second_round_goes_on_from_a_prefill(prefill: str) -> None:
     assert body["messages"][1]["content"] == "It is sunny"
     assert body["messages"][1]["reasoning_content"] == " "
     assert not {"continue_final_message", "prefix", "partial"} & {*body, *body["messages"][1]}
+
+
+# -- fewer tokens, because the upstream says so
+
+
+def test_fewer_tokens_leave_less_to_thinking() -> None:
+    profile = DialectProfile(
+        thinking="toggle", thinking_switch="enable_thinking", thinking_budget_field="budget"
+    )
+    asked = {"type": "enabled", "budget_tokens": 9000}
+    first = plan(profile, thinking=asked, max_tokens=10_000)
+    assert (first.body["max_tokens"], first.body["budget"]) == (10_000, 9000)
+    second = with_max_tokens(with_max_tokens(first, 9500), 4000)
+    assert (second.body["max_tokens"], second.body["budget"]) == (4000, 3000)
+    assert said(second) == [("max_tokens", "clamped"), ("thinking.budget_tokens", "clamped")]
+    assert first.body["budget"] == 9000
 
 
 # -- what else goes into the body

@@ -50,13 +50,35 @@ def test_sampling(facts: dict, asked: dict, sent: dict, adjustments: list) -> No
         ({"context_window": 32_768}, 32_000, 32_000),
         ({"context_window": 32_768}, 128_000, 32_768 - 14),
         ({"context_window": 1000, "max_output_tokens": 500}, 128_000, 500),
-        ({}, 0, 1),
     ],
 )
 def test_max_tokens(facts: dict, asked: int, sent: int) -> None:
     made = plan(DialectProfile(**facts), max_tokens=asked)
     assert abs(made.body["max_tokens"] - sent) <= 3
     assert said(made) == ([("max_tokens", "clamped")] if sent < asked else [])
+
+
+def test_no_tokens_at_all_become_one_that_is_not_shown() -> None:
+    made = plan(DialectProfile(context_window=1000, max_output_tokens=500), max_tokens=0)
+    assert made.body["max_tokens"] == 1
+    assert said(made) == [("max_tokens", "emulated")]
+    assert not made.fills_window
+
+
+@pytest.mark.parametrize(
+    ("facts", "asked", "fills_window"),
+    [
+        ({}, 128_000, False),
+        ({"context_window": 32_768}, 32_000, False),
+        ({"context_window": 32_768}, 128_000, True),
+        ({"context_window": 32_768, "max_output_tokens": 8192}, 128_000, False),
+        ({"context_window": 4096, "max_output_tokens": 8192}, 128_000, True),
+    ],
+)
+def test_what_the_window_leaves_is_told_from_what_the_model_writes(
+    facts: dict, asked: int, *, fills_window: bool
+) -> None:
+    assert plan(DialectProfile(**facts), max_tokens=asked).fills_window is fills_window
 
 
 def test_a_prompt_that_fills_the_window_is_left_to_the_upstream() -> None:

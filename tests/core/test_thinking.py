@@ -102,9 +102,20 @@ def test_block_binding_is_reported() -> None:
 
 
 def test_a_budget_where_it_is_taken() -> None:
-    made = plan(toggle(thinking_budget_field="thinking_budget"), thinking=ENABLED)
-    assert made.body["thinking_budget"] == 5000
+    made = plan(toggle(thinking_budget_field="budget"), thinking=ENABLED, max_tokens=5001)
+    assert made.body["budget"] == 5000
     assert said(made) == []
+
+
+@pytest.mark.parametrize(
+    ("facts", "max_tokens", "budget"),
+    [({}, 4000, 3000), ({}, 1, 1), ({"max_output_tokens": 2000}, 32_000, 1500)],
+)
+def test_a_budget_leaves_room_for_an_answer(facts: dict, max_tokens: int, budget: int) -> None:
+    profile = toggle(thinking_budget_field="budget", **facts)
+    made = plan(profile, thinking=ENABLED, max_tokens=max_tokens)
+    assert made.body["budget"] == budget
+    assert ("thinking.budget_tokens", "clamped") in said(made)
 
 
 @pytest.mark.parametrize(

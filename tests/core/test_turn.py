@@ -539,6 +539,13 @@ def test_length_beats_calls() -> None:
     assert stream(call(0, "a", "f", "{}"), chunk("length"), DONE).stop_reason == "max_tokens"
 
 
+@pytest.mark.parametrize("finish", ["length", "stop", "content_filter"])
+def test_tokens_that_the_window_limited_end_with_the_window(finish) -> None:
+    reason = stream(chunk(content="Hi"), chunk(finish), plan=make_plan(fills_window=True))
+    expected = "model_context_window_exceeded" if finish == "length" else FINISHES[finish]
+    assert reason.stop_reason == expected
+
+
 ENDS = {
     "done without finish": ([chunk(content="Hi"), DONE], None),
     "finish without done": ([chunk(content="Hi"), STOP], None),

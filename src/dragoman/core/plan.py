@@ -86,6 +86,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     forced_by_schema: bool = False
     show_thinking: Literal["full", "omitted", "none"] = "none"
     single_tool_call: bool = False
+    # The window left no more tokens than were asked for: to use them up is to fill the window.
+    fills_window: bool = False
 
 
 def make_plan(
@@ -143,13 +145,14 @@ def make_plan(
         body["response_format"] = response_format
     prompt_tokens = _estimate(body, blocks)
     stops = plan_stops(request, profile, adjustments)
-    body[profile.max_tokens_field] = plan_max_tokens(
-        request, profile, prompt_tokens=prompt_tokens, adjustments=adjustments
-    )
+    limit = plan_max_tokens(request, profile, prompt_tokens=prompt_tokens, adjustments=adjustments)
+    body[profile.max_tokens_field] = limit.value
     body |= plan_sampling(request, profile, adjustments)
     if stops.upstream:
         body["stop"] = stops.upstream
     body |= thinking.fields | prefill
+    if fitted := _fit_budget(body, profile):
+        adjustments.add(fitted.field, fitted.action, reason=fitted.reason)
     body |= _delivery_fields(request, profile, is_stream=stream is not False)
     note_other_fields(request, profile, adjustments)
     return Plan(
@@ -165,6 +168,7 @@ def make_plan(
         forced_by_schema=choice.response_format is not None,
         show_thinking=thinking.show,
         single_tool_call=choice.is_single,
+        fills_window=limit.is_window,
     )
 
 
@@ -211,11 +215,25 @@ def plan_after_server_tools(
 
 def with_max_tokens(plan: Plan, max_tokens: int) -> Plan:
     """Return *plan* with fewer tokens asked for, as the upstream has said that it takes."""
-    field = plan.deployment.profile.max_tokens_field
-    fitted = Adjustment("max_tokens", "clamped", f"{max_tokens} is what the upstream takes")
-    others = [a for a in plan.adjustments if a.field != "max_tokens"]
-    body = {**plan.body, field: max_tokens}
-    return msgspec.structs.replace(plan, body=body, adjustments=(*others, fitted))
+    profile = plan.deployment.profile
+    body = {**plan.body, profile.max_tokens_field: max_tokens}
+    fitted = [Adjustment("max_tokens", "clamped", f"{max_tokens} is what the upstream takes")]
+    if budget := _fit_budget(body, profile):
+        fitted.append(budget)
+    fields = {adjustment.field for adjustment in fitted}
+    others = [a for a in plan.adjustments if a.field not in fields]
+    return msgspec.structs.replace(plan, body=body, adjustments=(*others, *fitted))
+
+
+def _fit_budget(body: dict[str, Any], profile: DialectProfile) -> Adjustment | None:
+    """Leave a quarter of max_tokens to the answer where the thinking could use up all of them."""
+    field_name = profile.thinking_budget_field
+    max_tokens = body[profile.max_tokens_field]
+    if field_name is None or body.get(field_name, 0) < max_tokens:
+        return None
+    body[field_name] = budget = max(1, max_tokens * 3 // 4)
+    reason = f"{budget} leaves room for an answer in max_tokens"
+    return Adjustment("thinking.budget_tokens", "clamped", reason)
 
 
 def _tool_calls(calls: Sequence[ServerCall]) -> list[dict[str, Any]]:

@@ -75,13 +75,20 @@ def _temperature(
     return {"temperature": temperature}
 
 
+class TokenLimit(Struct, frozen=True):
+    """What is sent as max_tokens; *is_window*: it is all that the prompt leaves of the window."""
+
+    value: int
+    is_window: bool = False
+
+
 def plan_max_tokens(
     request: MessagesRequest,
     profile: DialectProfile,
     *,
     prompt_tokens: int,
     adjustments: Adjustments,
-) -> int:
+) -> TokenLimit:
     """Return max_tokens as far as the model and its window allow."""
     asked = request.max_tokens if request.max_tokens is not None else profile.default_max_tokens
     allowed = max(1, asked)
@@ -91,9 +98,13 @@ def plan_max_tokens(
         room = profile.context_window - prompt_tokens
         floor = min(_MIN_ROOM, max(1, profile.context_window // 4))
         allowed = min(allowed, max(room, floor))
-    if request.max_tokens is not None and allowed < asked:
+    if request.max_tokens == 0:
+        reason = "upstreams take no 0: one token is asked for and not shown"
+        adjustments.add("max_tokens", "emulated", reason=reason)
+    elif request.max_tokens is not None and allowed < asked:
         adjustments.add("max_tokens", "clamped", reason=f"{allowed} is what fits the model")
-    return allowed
+    is_window = allowed < min(asked, profile.max_output_tokens or asked)
+    return TokenLimit(allowed, is_window)
 
 
 def plan_stops(

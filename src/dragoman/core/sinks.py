@@ -28,9 +28,20 @@ class MessageHead(msgspec.Struct, frozen=True, kw_only=True):
 class Sink(Protocol):
     """Takes the events of one message, whichever way it is delivered."""
 
-    is_started: bool  # the message's start is written
-    has_content: bool  # a content block has been started: no other upstream may take over
-    is_ended: bool
+    @property
+    def is_started(self) -> bool:
+        """Tell whether the message's start is written."""
+        ...
+
+    @property
+    def has_content(self) -> bool:
+        """Tell whether a content block has been started: no other upstream may take over."""
+        ...
+
+    @property
+    def is_ended(self) -> bool:
+        """Tell whether the message has ended, well or with an error."""
+        ...
 
     def start(self, usage: Usage) -> None:
         """Begin the message; a second call does nothing."""
@@ -183,6 +194,60 @@ class SseSink:
         self._index += 1
         self._is_open = self.has_content = True
         self._out.append(_BLOCK_START % (self._index, block))
+
+
+class SilentSink:
+    """
+    Shows the start and the end of a message and nothing in between.
+
+    For requests with max_tokens 0, which warm a prompt cache and want no reply.
+    """
+
+    has_content = False
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+
+    @property
+    def is_started(self) -> bool:
+        return self._sink.is_started
+
+    @property
+    def is_ended(self) -> bool:
+        return self._sink.is_ended
+
+    def start(self, usage: Usage) -> None:
+        self._sink.start(usage)
+
+    def begin_text(self) -> None: ...
+
+    def add_text(self, text: str) -> None: ...
+
+    def begin_thinking(self) -> None: ...
+
+    def add_thinking(self, thinking: str) -> None: ...
+
+    def sign(self, signature: str) -> None: ...
+
+    def begin_tool(self, head: dict[str, Any]) -> None: ...
+
+    def add_tool_json(self, partial_json: str) -> None: ...
+
+    def end_block(self) -> None: ...
+
+    def add_block(self, block: dict[str, Any]) -> None: ...
+
+    def end(self, stop_reason: str, stop_sequence: str | None, *, usage: Usage) -> None:
+        self._sink.end(stop_reason, stop_sequence, usage=usage)
+
+    def fail(self, error: GatewayError) -> None:
+        self._sink.fail(error)
+
+    def ping(self) -> None:
+        self._sink.ping()
+
+    def take(self) -> bytes:
+        return self._sink.take()
 
 
 class MessageSink:

@@ -22,7 +22,7 @@ from dragoman.core.errors import (
 from dragoman.core.odd_chunks import Halves, read_odd_chunk
 from dragoman.core.plan import Plan, ServerCall
 from dragoman.core.signatures import Signer
-from dragoman.core.sinks import Sink
+from dragoman.core.sinks import SilentSink, Sink
 from dragoman.core.sse import SseParser
 from dragoman.core.stop_sequences import StopMatcher
 from dragoman.core.think_tags import ThinkTagCutter
@@ -127,6 +127,8 @@ class ChatTurn:
     """
 
     def __init__(self, plan: Plan, sink: Sink, *, context: TurnContext) -> None:
+        if plan.request.max_tokens == 0:
+            sink = SilentSink(sink)
         self.plan = plan
         self._sink = sink
         self._context = context
@@ -449,6 +451,10 @@ class ChatTurn:
         finish = self._finish or "stop"
         known = self.plan.deployment.profile.finish_reasons
         reason = known.get(finish) or _STOP_REASONS[finish]
+        if self.plan.request.max_tokens == 0:
+            return "max_tokens"
+        if finish == "length" and self.plan.fills_window:
+            return "model_context_window_exceeded"
         is_cut, has_calls = self._blocks.has_cut_call, self._blocks.has_client_calls
         if reason in ("end_turn", "tool_use"):
             if self._stop_string is not None and (is_cut or not has_calls):
