@@ -9,11 +9,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 NODE := .cache/node
+SECONDS := 300
 DEV := $(VENV)/.dev-installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test setup lint format types docs node-clients dist clean
+.PHONY: help run test setup lint format types docs fuzz node-clients dist clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "make %-13s %s\n", $$1, $$2 }'
@@ -42,6 +43,9 @@ types: $(DEV) ## Check types
 
 docs: $(DEV) ## Build the documentation into site/
 	$(BIN)/mkdocs build --strict --quiet
+
+fuzz: $(DEV) ## Look for bytes that break something, for SECONDS=300
+	$(BIN)/python -m fuzz --seconds $(SECONDS)
 
 dist: $(DEV) ## Build wheel and source distribution into dist/
 	$(BIN)/hatchling build -d dist

@@ -1,6 +1,8 @@
 """Documents say what is true: links lead somewhere, examples load, every page and file is known."""
 
 import ast
+import io
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +13,11 @@ import yaml
 from markdown.extensions.toc import slugify
 
 from dragoman.config import load_config
-from dragoman.core.adjustments import Action
+from dragoman.core.adjustments import Action, Adjustment
+from dragoman.core.errors import GatewayError
+from dragoman.core.usage import Usage
 from dragoman.presets import load_catalog
+from dragoman.server.telemetry import EventLog, RequestRecord
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -114,6 +119,34 @@ def _pages(entry: object) -> Iterator[str]:
     elif isinstance(entry, list):
         for value in entry:
             yield from _pages(value)
+
+
+def errors(base: type[GatewayError]) -> Iterator[type[GatewayError]]:
+    yield base
+    for known in base.__subclasses__():
+        yield from errors(known)
+
+
+@pytest.mark.parametrize("error", sorted(errors(GatewayError), key=lambda e: e.__name__))
+def test_every_error_is_documented(error: type[GatewayError]) -> None:
+    page = (DOCS / "reference" / "errors.md").read_text(encoding="utf-8")
+    assert f"| {error.status} | `{error.kind}` |" in page
+
+
+def test_every_field_of_the_log_is_documented() -> None:
+    page = (DOCS / "reference" / "logs.md").read_text(encoding="utf-8")
+    record = RequestRecord(
+        "req_1",
+        "POST",
+        "/",
+        first_content_s=1.0,
+        usage=Usage(1, 1, 1, 1, 1, is_estimate=True),
+        adjustments=(Adjustment("a", "dropped", "b"),),
+    )
+    stream = io.StringIO()
+    EventLog("json", stream).request(record)
+    fields = set(json.loads(stream.getvalue())) - {"time", "event"}
+    assert {field for field in fields if f"`{field}`" not in page} == set()
 
 
 def reasons_in_the_code() -> dict[str, list[str]]:
