@@ -77,7 +77,7 @@ def test_only_the_model_changes_in_a_whole_reply() -> None:
         b'{ "content":[{"type":"tool_use","id":"t","name":"f","input":{"model":"upstream-name"}}'
         b"],\n"
         b'"model": "upstream-name" ,"stop_reason":"tool_use","usage":{"input_tokens":1,'
-        b'"output_tokens":2}}'
+        b'"output_tokens":2},"type":"message"}'
     )
     subject = turn(is_stream=False)
     assert subject.feed_whole(body) + subject.close() == body.replace(
@@ -99,6 +99,14 @@ def test_an_error_after_content_goes_through_and_ends_the_turn() -> None:
     assert subject.fail(GatewayError("late")) == b""
 
 
+def test_an_error_after_content_that_shows_a_key_does_not_go_through() -> None:
+    subject = turn()
+    subject.feed(STREAM[: STREAM.index(b"event: content_block_stop")])
+    with pytest.raises(UpstreamOverloaded) as caught:
+        subject.feed(ERROR.replace(b'"x"', b'"key sk-abcdefgh is busy"'))
+    assert b"abcdefgh" not in subject.fail(caught.value)
+
+
 @pytest.mark.parametrize("size", [0, 40, len(STREAM) - 30])
 def test_a_stream_that_stops_short_is_an_error(size) -> None:
     subject = turn()
@@ -109,14 +117,28 @@ def test_a_stream_that_stops_short_is_an_error(size) -> None:
     assert b"\n\nevent: error\n" in failed
 
 
+def test_an_event_over_the_limit_is_an_error() -> None:
+    subject = PassthroughTurn(
+        model="m",
+        upstream_model="m",
+        is_stream=True,
+        request_id="req_1",
+        reply=ReplyContext(is_native=True),
+        max_event_bytes=100,
+    )
+    with pytest.raises(UpstreamProtocolError, match="event over 100 bytes"):
+        subject.feed(STREAM)
+
+
 def test_a_reply_over_the_limit_is_an_error() -> None:
     with pytest.raises(UpstreamProtocolError, match="over 100 bytes"):
         turn(limit=100).feed(STREAM)
 
 
 def test_garbage_in_place_of_a_message_is_an_error() -> None:
-    with pytest.raises(UpstreamProtocolError):
-        turn(is_stream=False).feed_whole(b"<html>")
+    for body in (b"<html>", b"", b"[]", b"null", b'"x"', b"{}", b'{"type":"list","data":[]}'):
+        with pytest.raises(UpstreamProtocolError):
+            turn(is_stream=False).feed_whole(body)
     with pytest.raises(UpstreamProtocolError):
         turn(is_stream=False).feed_whole(b'{"\xff":1,"model":"upstream-name","type":"message"}')
 
@@ -140,6 +162,16 @@ def test_pings_only_between_events_of_a_begun_stream() -> None:
     assert subject.ping() == b""
     subject.feed(STREAM[500:])
     assert subject.ping().startswith(b"event: ping\n")
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_a_ping_never_cuts_an_event(end) -> None:
+    body = STREAM.replace(b"\n", end)
+    subject = turn(model="upstream-name")
+    for at in range(len(body)):
+        subject.feed(body[at : at + 1])
+        is_between = body[: at + 1].endswith(end + end)
+        assert subject.ping() == (b'event: ping\ndata: {"type":"ping"}\n\n' if is_between else b"")
 
 
 @pytest.mark.parametrize("before", [b"", b'event: ping\r\ndata: {"type":"ping"}\r\n\r\n'])

@@ -20,7 +20,7 @@ from dragoman.core.errors import GatewayError, UpstreamProtocolError, render_err
 from dragoman.core.json_spans import Member, cut, has_repeated_keys, members
 from dragoman.core.signatures import has_our_mark
 from dragoman.core.sse import SseParser
-from dragoman.core.upstream_errors import ReplyContext, error_of_event
+from dragoman.core.upstream_errors import ReplyContext, error_of_event, is_presentable
 from dragoman.core.usage import Usage, bounded_count
 from dragoman.wire.anthropic import Block, MessagesRequest, decode_any
 
@@ -140,6 +140,7 @@ class PassthroughTurn:
         is_stream: The client asked for a stream.
         request_id: Shown in an error event.
         reply: Bounds, and what is known about the request.
+        max_event_bytes: Bound on one event of the stream.
         skips_start: A message_start of ours has gone out already: the upstream's is left out.
     """
 
@@ -151,14 +152,16 @@ class PassthroughTurn:
         is_stream: bool,
         request_id: str,
         reply: ReplyContext,
+        max_event_bytes: int = 16 * 2**20,
         skips_start: bool = False,
     ) -> None:
         self._model_member = b'"model":' + _encode(model)
         self._is_stream = is_stream
         self._request_id = request_id
         self._reply = reply
-        self._sse = SseParser()
+        self._sse = SseParser(max_event_bytes)
         self._taken_bytes = 0
+        self._last = b""  # the last bytes sent on
         # Bytes before the model's name has been found; None once it has, or need not be.
         self._renames = model != upstream_model
         self._skips_start = skips_start
@@ -178,7 +181,7 @@ class PassthroughTurn:
     def ping(self) -> bytes:
         if not self.has_content:
             return _PING if self._skips_start else _WAITING
-        return b"" if self._sse.is_mid_event else _PING
+        return _PING if self._last.endswith((b"\n\n", b"\n\r\n")) else b""  # never inside an event
 
     def feed(self, data: bytes) -> bytes:
         self._taken_bytes += len(data)
@@ -192,7 +195,9 @@ class PassthroughTurn:
             self._observe(payload)
         if self._head is not None:
             data = self._rename_head(data)
-        self.has_content = self.has_content or bool(data)
+        if data:
+            self.has_content = True
+            self._last = (self._last + data[-3:])[-3:]
         return data
 
     def feed_whole(self, body: bytes) -> bytes:
@@ -245,7 +250,7 @@ class PassthroughTurn:
                 return  # not ours to judge: the bytes go on as they are
             raise UpstreamProtocolError("The model's server sent no message.") from error
         if event.type == "error":
-            if not self.has_content:
+            if not self.has_content or not is_presentable(payload, self._reply.secrets):
                 raise error_of_event(event.error, self._reply)
             self.is_done = True
             return
@@ -254,6 +259,8 @@ class PassthroughTurn:
         self._count(event.usage or (event.message.usage if event.message else None))
         if event.type == "message_stop":
             self.is_done = True
+        elif not self._is_stream and event.type != "message":
+            raise UpstreamProtocolError("The model's server sent no message.")
 
     def _count(self, wire: _WireUsage | None) -> None:
         if wire is None:

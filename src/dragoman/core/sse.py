@@ -61,11 +61,6 @@ class SseParser:
         self._data.clear()
         return payloads
 
-    @property
-    def is_mid_event(self) -> bool:
-        """Tell whether the body so far ends inside an event."""
-        return bool(self._parts or self._data)
-
     def _take_line(self, line: bytes, payloads: list[bytes]) -> None:
         if line.endswith(b"\r"):
             line = line[:-1]

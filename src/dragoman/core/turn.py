@@ -274,7 +274,8 @@ class ChatTurn:
         except (ValueError, RecursionError) as error:
             raise UpstreamProtocolError(
                 "The model's server sent something that is not a chat completion.",
-                log_detail=f"{error}: {payload[:200]!r}",
+                # No more of it: it may be what the model said.
+                log_detail=f"{error}: {len(payload)} bytes that begin with {payload[:1]!r}",
             ) from error
 
     def _take_done(self) -> None:

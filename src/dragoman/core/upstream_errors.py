@@ -42,6 +42,7 @@ _TYPE_STATUSES: Final = {
 }
 _MARGIN_TOKENS: Final = 16  # a chat template may add a few between two counts
 _MAX_EXCERPT: Final = 1000  # characters of an upstream's text that are shown or logged
+_MAX_FAULTS: Final = 10
 _MAX_SEARCHED: Final = 8000  # characters; what an error says, it says at its beginning
 
 # Wordings of "the prompt does not fit", lower case, of every engine and vendor read.
@@ -110,6 +111,11 @@ _KEY_LIKE: Final = re.compile(
     r"|(api[ _-]?key)(?:\s+provided)?\s*[:=]\s*\S+"
 )
 _ADDRESS: Final = re.compile(r"(?i)\bhttps?://\S+|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b")
+# What follows quotes the request (validators of vLLM and FastAPI) or the reply (llama.cpp), and
+# belongs neither into the log nor into a message.
+_QUOTING: Final = re.compile(
+    r"(?is)((?:[\"']input[\"']|failed to parse [a-z ]{1,40}[^:]{0,40}):).*"
+)
 
 
 class Complaint(msgspec.Struct, frozen=True):
@@ -170,7 +176,7 @@ def read_complaint(error: object) -> Complaint:
         return msgspec.structs.replace(nested, type=kind)
     detail = error.get("detail")
     return Complaint(
-        message=_text(error.get("message")) or _text(error.get("msg")) or _text(detail),
+        message=_text(error.get("message")) or _text(error.get("msg")) or _details(detail),
         type=_text(error.get("type")),
         code=_text(error.get("code")),
         prompt_tokens=bounded_count(_int(error.get("n_prompt_tokens"))) or None,
@@ -191,23 +197,38 @@ def error_of_reply(
         context: The request that failed.
     """
     try:
-        complaint = read_complaint(_decode(body))
+        document = _decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        complaint = Complaint()
+        document = None
+    complaint = read_complaint(document)
     excerpt = complaint.message or body[:_MAX_EXCERPT].decode("utf-8", "replace")
     log = f"upstream status {status}: {redact(excerpt, context.secrets)}"
     error = _classify(status, complaint, context=context, log=log)
     retry_after = _retry_after_s(headers)
     if retry_after is not None and error.status in (429, 529):
         error.retry_after_s = retry_after
-    if context.is_native and status in _NATIVE_STATUSES and body.lstrip().startswith(b"{"):
-        text = body.decode("utf-8", "replace")
-        if _masked(text, context.secrets) == text:
-            error.status, error.passthrough_body = status, body
-            error.should_retry = {b"true": True, b"false": False}.get(
-                headers.get(b"x-should-retry", b"")
-            )
+    if context.is_native and status in _NATIVE_STATUSES and _is_native_error(document):
+        _pass_on(error, status, headers, body=body, secrets=context.secrets)
     return error
+
+
+def _is_native_error(document: object) -> bool:
+    return isinstance(document, dict) and document.get("type") == "error"
+
+
+def _pass_on(
+    error: GatewayError,
+    status: int,
+    headers: Mapping[bytes, bytes],
+    *,
+    body: bytes,
+    secrets: Sequence[str],
+) -> None:
+    """Let the client see a native upstream's own words, unless they hold a key."""
+    if is_presentable(body, secrets):
+        error.status, error.passthrough_body = status, body
+        said = headers.get(b"x-should-retry", b"")
+        error.should_retry = {b"true": True, b"false": False}.get(said)
 
 
 def error_of_event(error: object, context: ReplyContext) -> GatewayError:
@@ -222,7 +243,13 @@ def error_of_event(error: object, context: ReplyContext) -> GatewayError:
 
 def redact(text: str, secrets: Sequence[str] = ()) -> str:
     """Return *text*, shortened, without anything that is or looks like a key or an address."""
-    return _masked(text, secrets)[:_MAX_EXCERPT]
+    return _QUOTING.sub(r"\1 [...]", _masked(text, secrets))[:_MAX_EXCERPT]
+
+
+def is_presentable(body: bytes, secrets: Sequence[str]) -> bool:
+    """Tell whether a client may see *body* as it is: nothing in it is or looks like a key."""
+    text = body.decode("utf-8", "replace")
+    return _masked(text, secrets) == text
 
 
 def _masked(text: str, secrets: Sequence[str]) -> str:
@@ -285,7 +312,7 @@ def _by_status(
 
 
 def _overflow(complaint: Complaint, *, context: ReplyContext, log: str) -> GatewayError | None:
-    text = complaint.text
+    text = complaint.message[:_MAX_SEARCHED].lower()  # codes and types hold numbers, too
     if match := _OUTPUT_OVERFLOW.search(text):
         asked, limit = map(int, match.groups())
         return OutputTooLong(
@@ -293,7 +320,7 @@ def _overflow(complaint: Complaint, *, context: ReplyContext, log: str) -> Gatew
             "tokens for this model",
             fitting_max_tokens=min(limit, asked) - 1,
         )
-    if complaint.code not in _OVERFLOW_CODES and not _OVERFLOW.search(text):
+    if complaint.code not in _OVERFLOW_CODES and not _OVERFLOW.search(complaint.text):
         return None
     window = complaint.window or _number(_WINDOW, text) or context.context_window
     prompt = complaint.prompt_tokens or _number(_PROMPT, text)
@@ -340,6 +367,19 @@ def _text(value: object) -> str:
     if isinstance(value, int | float):
         return str(value)
     return msgspec.json.encode(value).decode()[:_MAX_EXCERPT]
+
+
+def _details(detail: object) -> str:
+    """Return what FastAPI says of a request: where each fault is, without the value there."""
+    if not isinstance(detail, list):
+        return _text(detail)
+    faults = [fault for fault in detail[:_MAX_FAULTS] if isinstance(fault, dict)]
+    return "; ".join(f"{_place(fault.get('loc'))}{_text(fault.get('msg'))}" for fault in faults)
+
+
+def _place(location: object) -> str:
+    steps = [_text(step) for step in location] if isinstance(location, list) else []
+    return f"{'.'.join(steps)}: " if steps else ""
 
 
 def _int(value: object) -> int | None:
