@@ -29,12 +29,16 @@ AGAIN = {
     "529": of_status(UpstreamOverloaded("x"), 529),
     "out of resources in a stream without content": of_status(UpstreamOverloaded("x"), 200),
     "429 with a short wait": UpstreamRateLimited("x", retry_after_s=2),
+    "429 of a full engine, with a short wait": of_status(
+        UpstreamOverloaded("x", retry_after_s=1), 429
+    ),
 }
 NOT_AGAIN = {
     "500": of_status(UpstreamUnavailable("x"), 500),
     "reset inside a reply": of_status(UpstreamUnavailable("x"), 200),
     "429": UpstreamRateLimited("x"),
     "429 with a long wait": UpstreamRateLimited("x", retry_after_s=2.5),
+    "429 of a full engine": of_status(UpstreamOverloaded("x"), 429),
     "time-out": UpstreamTimeout("x"),
     "refused": UpstreamRejected("x"),
     "our key": UpstreamUnauthorized("x"),
@@ -42,7 +46,7 @@ NOT_AGAIN = {
     "prompt too long": PromptTooLong(3, 2),
 }
 ELSEWHERE = {"429", "429 with a long wait", "500", "reset inside a reply", "time-out"}
-ELSEWHERE |= {"our key", "garbage"}
+ELSEWHERE |= {"our key", "garbage", "429 of a full engine"}
 
 
 @pytest.mark.parametrize("error", AGAIN.values(), ids=AGAIN)

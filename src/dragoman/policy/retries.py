@@ -30,7 +30,7 @@ def retry_delay_s(error: GatewayError, attempt: int, *, jitter: float) -> float 
         attempt: How many have failed so far.
         jitter: Random, 0 to 1: clients that failed together do not come back together.
     """
-    if isinstance(error, UpstreamRateLimited):
+    if isinstance(error, UpstreamRateLimited) or error.upstream_status == 429:
         wait_s = error.retry_after_s
         if wait_s is None or wait_s > _MAX_RATE_LIMIT_S:
             return None

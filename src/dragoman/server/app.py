@@ -1,5 +1,6 @@
 """Path -> endpoint, error -> answer, and one log line for each request."""
 
+import re
 import time
 import traceback
 from collections.abc import Collection
@@ -30,6 +31,11 @@ from dragoman.server.transport.seams import ClientGone, Exchange, HeaderList
 _encode: Final = msgspec.json.Encoder().encode
 _JSON: Final = (b"content-type", b"application/json")
 _MODELS: Final = "/v1/models"
+_POSTED: Final = frozenset({"/v1/messages", "/v1/messages/count_tokens"})
+_SHOWN: Final = frozenset({"/healthz", "/readyz", "/api/hello", "/"})  # without a key
+# What base URLs ending in a slash or in /v1 put before the paths that begin with /v1, and others.
+_BASE: Final = re.compile(r"^/+(?:(?:v1/+)*(?=v1/)|(?<=//))")
+_BELOW_V1: Final = frozenset({"/v1", *(f"/v1{path}" for path in _SHOWN)})
 _QUIET: Final = frozenset({"/healthz", "/readyz"})  # asked every second: logged only if they fail
 _CLIENT_GONE: Final = 499  # in the log; nobody is there to be told
 _RETRY_AFTER_S: Final = 1.0
@@ -92,18 +98,20 @@ class App:
             await self._dispatch(exchange, path, record=record, headers=headers)
         except ClientGone:
             record.status = record.status or _CLIENT_GONE
+            record.error_type = "client_gone"
         except GatewayError as error:
             _refuse(exchange, error, record=record, headers=headers)
         except Exception as error:
             self._crash(exchange, error, record=record, headers=headers)
-        if path not in _QUIET or record.status >= 400:
-            self._log.request(record)
+        finally:  # also of a request that the end of the process cuts off
+            if path not in _QUIET or record.status != 200:
+                self._log.request(record)
 
     async def _dispatch(
         self, exchange: Exchange, path: str, *, record: RequestRecord, headers: HeaderList
     ) -> None:
         method = exchange.method
-        if method == "POST" and path in ("/v1/messages", "/v1/messages/count_tokens"):
+        if method == "POST" and path in _POSTED:
             self._let_in(exchange, record)
             await self._work(exchange, path, record=record, headers=headers)
         elif method not in ("GET", "HEAD"):
@@ -116,14 +124,23 @@ class App:
             self._let_in(exchange, record)
             body = show_model(self._routes, path.removeprefix(f"{_MODELS}/"))
             _answer(exchange, 200, body, record=record, headers=headers)
-        else:
-            status, body = await self._show(method, path)
+        elif path in _SHOWN:
+            self._check_place(exchange)
+            status, body = await self._show(path)
             _answer(exchange, status, body, record=record, headers=headers)
+        else:
+            raise _unknown(method, path)
 
     def _let_in(self, exchange: Exchange, record: RequestRecord) -> None:
         """Find out who calls, or say why he may not."""
+        self._check_place(exchange)
         sent = exchange.headers
+        record.key_name = self._keys.verify(sent.get(b"x-api-key"), sent.get(b"authorization"))
+
+    def _check_place(self, exchange: Exchange) -> None:
+        """Without keys, answer nobody but the programs of this machine."""
         if self._keys.is_open:
+            sent = exchange.headers
             check_open_access(
                 exchange.method,
                 host=sent.get(b"host"),
@@ -131,7 +148,6 @@ class App:
                 content_type=sent.get(b"content-type"),
                 allowed_hosts=self._allowed_hosts,
             )
-        record.key_name = self._keys.verify(sent.get(b"x-api-key"), sent.get(b"authorization"))
 
     async def _work(
         self, exchange: Exchange, path: str, *, record: RequestRecord, headers: HeaderList
@@ -150,8 +166,8 @@ class App:
         finally:
             self._n_working -= 1
 
-    async def _show(self, method: str, path: str) -> tuple[int, bytes]:
-        """Return what anyone may see, without a key."""
+    async def _show(self, path: str) -> tuple[int, bytes]:
+        """Return what may be seen without a key."""
         if path == "/healthz":
             return 200, _encode({"status": "ok"})
         if path == "/readyz":
@@ -161,9 +177,7 @@ class App:
             return 200, _encode({"status": "ready"})
         if path == "/api/hello":
             return 200, b""
-        if path == "/":
-            return 200, _encode({"name": "dragoman", "version": __version__})
-        raise _unknown(method, path)
+        return 200, _encode({"name": "dragoman", "version": __version__})
 
     def _crash(
         self,
@@ -174,13 +188,12 @@ class App:
         headers: HeaderList,
     ) -> None:
         self._log.event("crash", request_id=record.request_id, traceback="".join(_traceback(error)))
+        if not record.status:  # else a reply has begun, and whoever began it has ended it
+            ours = GatewayError(
+                "The gateway failed on this request. This is a bug of Dragoman; its log says more."
+            )
+            _refuse(exchange, ours, record=record, headers=headers)
         record.error_type, record.error_detail = "api_error", type(error).__name__
-        if record.status:  # a reply has begun, and whoever began it has ended it
-            return
-        ours = GatewayError(
-            "The gateway failed on this request. This is a bug of Dragoman; its log says more."
-        )
-        _refuse(exchange, ours, record=record, headers=headers)
 
 
 def _traceback(error: Exception) -> list[str]:
@@ -191,17 +204,14 @@ def _traceback(error: Exception) -> list[str]:
 
 def _normal_path(path: str) -> str:
     """Return the path as if the base URL had neither a slash nor ``/v1`` at its end."""
-    while path.startswith("/v1/v1/"):
-        path = path[3:]
-    while path.startswith("//"):
-        path = path[1:]
-    return path.rstrip("/") or "/"
+    path = _BASE.sub("/", f"{path}/", count=1).rstrip("/") or "/"
+    return path.removeprefix("/v1") or "/" if path in _BELOW_V1 else path
 
 
 def _unknown(method: str, path: str) -> UnknownPath:
-    shown = f"{method[:20]} {path[:100]}".encode("ascii", "backslashreplace").decode()
+    shown = ascii(f"{method[:20]} {path[:100]}")[1:-1]
     near = f"/v1{path}"
-    if near in ("/v1/messages", "/v1/messages/count_tokens", _MODELS):
+    if near in _POSTED or near == _MODELS:
         hint = f"it is at {near}: the client wants a base URL that ends in /v1"
     else:
         hint = f"this gateway serves {_ENDPOINTS}"

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
+from msgspec import Struct
 
 from dragoman.core.adjustments import Adjustment, render_adjustments
-from dragoman.core.errors import GatewayError, InvalidRequest
+from dragoman.core.errors import GatewayError
 from dragoman.core.passthrough import adjust_for_native, rewrite_request
 from dragoman.core.plan import Plan
 from dragoman.core.token_count import estimate_tokens
@@ -18,6 +19,7 @@ from dragoman.core.validate import parse_request
 from dragoman.policy.routes import Routes, Target
 from dragoman.server.messages import native_headers
 from dragoman.server.planner import Planner
+from dragoman.server.relay import Relay
 from dragoman.server.telemetry import RequestRecord
 from dragoman.server.transport.ask import Answer, ask
 from dragoman.server.transport.seams import (
@@ -30,7 +32,6 @@ from dragoman.server.transport.seams import (
 from dragoman.wire.anthropic import MessagesRequest
 
 _encode: Final = msgspec.json.Encoder().encode
-_decode: Final = msgspec.json.Decoder().decode
 # A count is only worth a short wait: Claude Code asks for two dozen at once, between two turns.
 _TIMEOUTS: Final = Timeouts(connect_s=2.0, first_byte_s=10.0, idle_s=5.0)
 _MAX_REPLY_BYTES: Final = 64 * 2**20  # vLLM and SGLang list every token
@@ -40,6 +41,21 @@ _ESTIMATED: Final = Adjustment(
 )
 # Of a chat-completions body, what a chat template reads.
 _TEMPLATE_FIELDS: Final = ("model", "messages", "tools", "chat_template_kwargs")
+
+
+class _Moonshot(Struct, gc=False):
+    total_tokens: int | None = None
+
+
+class _Count(Struct, gc=False):
+    """The replies of all the endpoints; the tokens that some of them list are not read."""
+
+    input_tokens: int | None = None
+    count: int | None = None
+    data: _Moonshot | None = None
+
+
+_decode: Final = msgspec.json.Decoder(_Count).decode
 
 
 class CountTokens:
@@ -90,20 +106,31 @@ class CountTokens:
         target = self._routes.resolve(request.model).targets[0]
         record.upstream = target.deployment.upstream
         record.upstream_model = target.deployment.model
-        if target.deployment.kind == "anthropic":
-            tokens, adjustments = await self._ask_native(
-                body, request, target=target, headers=native_headers(exchange)
+        relay = Relay(
+            exchange,
+            is_stream=False,
+            request_id=record.request_id,
+            headers=lambda: [*_said(record.adjustments), *headers],
+            early_start_s=0,
+            ping_interval_s=0,
+        )
+        try:
+            tokens, adjustments = await relay.wait(
+                self._ask(body, request, target=target, headers=native_headers(exchange))
             )
-        else:
-            tokens, adjustments = await self._ask_chat(body, request, target)
-        record.status, record.adjustments = 200, tuple(adjustments)
-        answer = _encode({"input_tokens": tokens})
-        said = [(b"x-dragoman-adjustments", render_adjustments(adjustments))] if adjustments else []
-        length = (b"content-length", b"%d" % len(answer))
-        kind = (b"content-type", b"application/json")
-        exchange.start_reply(200, [kind, length, *said, *headers])
-        exchange.write(answer)
-        exchange.end_reply()
+            record.adjustments = tuple(adjustments)
+            relay.write(_encode({"input_tokens": tokens}))
+            relay.end()
+        finally:
+            relay.close()
+            record.status = relay.status
+
+    async def _ask(
+        self, body: bytes, request: MessagesRequest, *, target: Target, headers: HeaderList
+    ) -> tuple[int, Sequence[Adjustment]]:
+        if target.deployment.kind == "anthropic":
+            return await self._ask_native(body, request, target=target, headers=headers)
+        return await self._ask_chat(body, request, target)
 
     async def _ask_chat(
         self, body: bytes, request: MessagesRequest, target: Target
@@ -151,6 +178,7 @@ class CountTokens:
     async def _ask_native(
         self, body: bytes, request: MessagesRequest, *, target: Target, headers: HeaderList
     ) -> tuple[int, Sequence[Adjustment]]:
+        await self._planner.check_urls(request, target)
         native = UpstreamRequest(
             path=_NATIVE_PATH,
             body=rewrite_request(
@@ -170,7 +198,7 @@ class CountTokens:
         """Estimate as if it were translated: pictures in base64 are not taken for text then."""
         try:
             return (await self._planner.plan(request, target)).input_tokens_estimate
-        except InvalidRequest:  # something that only a native upstream knows: a file, a thread
+        except GatewayError:  # something that only a native upstream knows: a file, a thread
             return estimate_tokens(body)
 
     async def _send(self, target: Target, request: UpstreamRequest) -> Answer | None:
@@ -186,16 +214,14 @@ def read_count(answer: Answer) -> int | None:
     if answer.status != 200:
         return None
     try:
-        document = _decode(answer.body)
+        said = _decode(answer.body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    places: list[Any] = [document]
-    if isinstance(document, dict):
-        places.append(document.get("data"))
-    for place in places:
-        if isinstance(place, dict):
-            for name in ("input_tokens", "count", "total_tokens"):
-                value = place.get(name)
-                if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-                    return value
-    return None
+    counts = (said.input_tokens, said.count, said.data.total_tokens if said.data else None)
+    return next((count for count in counts if count is not None and count > 0), None)
+
+
+def _said(adjustments: Sequence[Adjustment]) -> HeaderList:
+    if not adjustments:
+        return ()
+    return [(b"x-dragoman-adjustments", render_adjustments(adjustments))]

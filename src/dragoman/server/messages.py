@@ -189,11 +189,8 @@ class _Delivery:
     # -- translated
 
     async def _ask_chat(self, target: Target) -> None:
-        plan = await self._endpoint.planner.plan(self._asked.request, target)
+        plan = await self._relay.wait(self._endpoint.planner.plan(self._asked.request, target))
         self._adjustments = plan.adjustments
-        if self._asked.request.max_tokens == 0:
-            self._answer_nothing(plan)
-            return
         try:
             await self._ask_with(plan, target)
         except OutputTooLong as error:
@@ -240,21 +237,11 @@ class _Delivery:
     def _chat_request(self, plan: Plan, target: Target) -> UpstreamRequest:
         return UpstreamRequest(path=CHAT_PATH, body=render(plan), timeouts=timeouts_of(target))
 
-    def _answer_nothing(self, plan: Plan) -> None:
-        """Answer ``max_tokens: 0``, which only warms a cache: an empty message, no call."""
-        reason = "0 asks for no answer, and caches are not warmed here: the model was not called"
-        self._adjustments = (*self._adjustments, Adjustment("max_tokens", "emulated", reason))
-        sink: Sink = self._stream_sink or MessageSink(self._head())
-        usage = Usage(input_tokens=plan.input_tokens_estimate)
-        sink.start(usage)
-        sink.end("max_tokens", None, usage=usage)
-        self._relay.write(sink.take())
-
     # -- passed through
 
     async def _ask_native(self, target: Target) -> None:
         request, deployment = self._asked.request, target.deployment
-        await self._endpoint.planner.check_urls(request, target)
+        await self._relay.wait(self._endpoint.planner.check_urls(request, target))
         self._adjustments = adjust_for_native(request, is_trusted=target.trusted)
         body = rewrite_request(
             self._asked.body, request, model=deployment.model, is_trusted=target.trusted
@@ -278,6 +265,7 @@ class _Delivery:
             is_stream=self._asked.request.stream,
             request_id=self._record.request_id,
             reply=context,
+            max_event_bytes=self._endpoint.limits.max_event_bytes,
             skips_start=sink is not None and sink.is_started,
         )
 
@@ -374,7 +362,7 @@ class _Delivery:
 def native_headers(exchange: Exchange) -> HeaderList:
     """Return what a native upstream gets of the client's headers: no credential, no identity."""
     sent = exchange.headers
-    version = (b"anthropic-version", sent.get(b"anthropic-version", _DEFAULT_VERSION))
+    version = (b"anthropic-version", sent.get(b"anthropic-version") or _DEFAULT_VERSION)
     return [version, *((name, sent[name]) for name in _FORWARDED if name in sent)]
 
 

@@ -13,6 +13,7 @@ from dragoman.policy.routes import ListedModel, Route, Routes
 _encode: Final = msgspec.json.Encoder().encode
 _DEFAULT_LIMIT: Final = 20  # the API's own default and maximum
 _MAX_LIMIT: Final = 1000
+_MAX_PARAMETERS: Final = 100
 _UNKNOWN_DATE: Final = "1970-01-01T00:00:00Z"  # what the API itself says of undated models
 _EFFORTS: Final = ("low", "medium", "high", "xhigh", "max")
 
@@ -25,7 +26,7 @@ def list_models(routes: Routes, query: str) -> bytes:
         InvalidRequest: A parameter is out of range, or names no model of the list.
     """
     listed = routes.listed_models()
-    sent = parse_qs(query, keep_blank_values=False, max_num_fields=100)
+    sent = _parse(query)
     limit = _limit(sent.get("limit", [str(_DEFAULT_LIMIT)])[-1])
     ids = [model.id for model in listed]
     start, end = 0, len(listed)
@@ -118,6 +119,14 @@ def _capabilities(profile: DialectProfile, route: Route) -> dict[str, Any]:
 
 def _is(*, supported: bool) -> dict[str, Any]:
     return {"supported": supported}
+
+
+def _parse(query: str) -> dict[str, list[str]]:
+    try:
+        return parse_qs(query, max_num_fields=_MAX_PARAMETERS)
+    except ValueError:
+        reason = f"holds more than {_MAX_PARAMETERS} parameters; send limit, after_id, before_id"
+        raise InvalidRequest("query", reason) from None
 
 
 def _limit(text: str) -> int:

@@ -1,13 +1,14 @@
 """Make plans: read what a request holds or points at, then decide everything about the call."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
 
 from dragoman.core.adjustments import Action, Adjustment
 from dragoman.core.attachments import Attachment, find_attachments, find_urls
+from dragoman.core.errors import InvalidRequest
 from dragoman.core.plan import Plan, make_plan
 from dragoman.core.signatures import Signer
 from dragoman.policy.routes import Target
@@ -16,6 +17,8 @@ from dragoman.server.fetch import GuardedFetcher
 from dragoman.wire.anthropic import MessagesRequest
 
 _PARALLEL_CHECKS: Final = 8
+_MAX_URLS: Final = 600  # per request; the API's own limit for images
+_CHECKS_TIMEOUT_S: Final = 60.0  # for all of them
 
 
 class Planner:
@@ -58,18 +61,35 @@ class Planner:
         Check what a native upstream is asked to fetch.
 
         Raises:
-            InvalidRequest: A URL is not http(s), or its host is not public.
+            InvalidRequest: A URL is not http(s), or its host is not public; or there are too many.
         """
-        urls = {url: path for path, url in reversed(find_urls(request))}
+        urls = {url: path for path, url in reversed(find_urls(request))}  # named by the first
+        if len(urls) > _MAX_URLS:
+            raise InvalidRequest("messages", f"at most {_MAX_URLS} URLs are looked up; send fewer")
+        if not urls:
+            return
+        try:
+            async with asyncio.timeout(_CHECKS_TIMEOUT_S):
+                await self._check_all(urls, allow_private=target.allow_private_urls)
+        except TimeoutError:
+            reason = "the URLs take too long to look up; send fewer"
+            raise InvalidRequest("messages", reason) from None
+
+    async def _check_all(self, urls: Mapping[str, str], *, allow_private: bool) -> None:
+        """Check URLs, a few at a time; the first that is refused decides."""
         slots = asyncio.Semaphore(_PARALLEL_CHECKS)
 
         async def check(url: str, path: str) -> None:
             async with slots:
-                allow_private = target.allow_private_urls
                 await self._fetcher.check_public(url, path=path, allow_private=allow_private)
 
-        if urls:
-            await asyncio.gather(*(check(url, path) for url, path in urls.items()))
+        tasks = [asyncio.create_task(check(url, path)) for url, path in urls.items()]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _document_adjustments(found: Sequence[Attachment], resolved: Resolved) -> list[Adjustment]:

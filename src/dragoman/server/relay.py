@@ -2,12 +2,12 @@
 Pump one reply: one read, one write, and nothing per event.
 
 A ``Relay`` belongs to one client's request and outlives the attempts on upstreams that serve it. It
-is called by the transport; only ``attempt`` and ``sleep`` are awaited, once each per attempt.
+is called by the transport; only ``wait``, ``attempt`` and ``sleep`` are awaited, one at a time.
 """
 
 import asyncio
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, TypeVar
 
 from dragoman.core.errors import (
     GatewayError,
@@ -36,6 +36,7 @@ _SSE_HEADERS: Final = (
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 )
+_T = TypeVar("_T")
 
 
 class Relay:
@@ -73,6 +74,7 @@ class Relay:
         self._is_started = False
         self._is_start_due = False
         self._is_ended = False
+        self._is_paused = False  # by a client that reads slowly
         self._last_write_s = self._loop.time()
         self._early_timer: asyncio.TimerHandle | None = None
         self._ping_timer: asyncio.TimerHandle | None = None
@@ -93,6 +95,27 @@ class Relay:
             return self._is_started
         return self._turn is not None and self._turn.has_content
 
+    async def wait(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """
+        Return what *work* returns.
+
+        Raises:
+            ClientGone: The client left meanwhile; *work* is cancelled.
+        """
+        if self._exchange.gone:
+            work.close()
+            raise ClientGone
+        task = self._loop.create_task(work)
+        waiter = self._waiter = self._loop.create_future()
+        task.add_done_callback(lambda _: self._wake(None))
+        try:
+            await waiter
+        finally:
+            self._waiter = None
+            task.cancel()  # does nothing to one that is done
+            await asyncio.wait([task])
+        return task.result()
+
     async def attempt(
         self, upstream: Upstream, request: UpstreamRequest, *, turn: Turn, context: ReplyContext
     ) -> None:
@@ -109,8 +132,10 @@ class Relay:
         self._start_if_due()
         self._waiter = self._loop.create_future()
         attempt = self._attempt = _Attempt(self, turn, context)
-        attempt.call = upstream.send(request, attempt)
         try:
+            attempt.call = upstream.send(request, attempt)
+            if self._is_paused:
+                attempt.pause()
             await self._waiter
         finally:
             self._attempt = self._waiter = None
@@ -135,6 +160,8 @@ class Relay:
 
     def write(self, data: bytes) -> None:
         """Send bytes of the reply, its head before the first."""
+        if self._exchange.gone:
+            return
         if not self._is_started:
             self._start_reply(len(data))
         self._exchange.write(data)
@@ -144,19 +171,20 @@ class Relay:
         """End the reply after its last byte."""
         if self._is_started and not self._is_ended:
             self._is_ended = True
-            self._exchange.end_reply()
+            if not self._exchange.gone:
+                self._exchange.end_reply()
         self.close()
 
     def fail(self, error: GatewayError) -> None:
         """Tell the client of *error*: as a status while that is possible, else as an event."""
-        if self._is_ended:
+        if self._is_ended or self._exchange.gone:
             return
         if self._is_started:
             if self._turn is not None and (data := self._turn.fail(error)):
                 self._exchange.write(data)
         else:
-            self.status = error.status
             send_error(self._exchange, error, request_id=self._request_id, extra=self._headers())
+            self.status = error.status
             self._is_started = self._is_ended = True
         self.end()
 
@@ -175,10 +203,12 @@ class Relay:
         self.close()
 
     def on_pause(self) -> None:
+        self._is_paused = True
         if self._attempt is not None:
             self._attempt.pause()
 
     def on_resume(self) -> None:
+        self._is_paused = False
         if self._attempt is not None:
             self._attempt.resume()
 
@@ -207,19 +237,16 @@ class Relay:
             waiter.set_exception(error)
 
     def _start_reply(self, length: int) -> None:
+        kind: HeaderList = _SSE_HEADERS
+        if not self._is_stream:
+            length_field = (b"content-length", b"%d" % length)
+            kind = ((b"content-type", b"application/json"), length_field)
+        self._exchange.start_reply(200, [*kind, *self._headers()])
         self._is_started = True
         self.status = 200
         if self._is_stream:
-            self._exchange.start_reply(200, [*_SSE_HEADERS, *self._headers()])
             interval = self._ping_interval_s
             self._ping_timer = self._loop.call_later(interval, self._ping_if_silent)
-        else:
-            head = [
-                (b"content-type", b"application/json"),
-                (b"content-length", b"%d" % length),
-                *self._headers(),
-            ]
-            self._exchange.start_reply(200, head)
 
     def _start_early(self) -> None:
         self._early_timer = None
@@ -252,6 +279,7 @@ class _Attempt:
         self._status = 0
         self._reply_headers: Headers = {}
         self._whole: bytearray | None = None  # a body that is read as one: an error, or JSON
+        self._blank: bytes | None = b""  # how the body begins; None once that says what it is
         self._is_over = False  # the message is complete or has failed
         self._timer: asyncio.TimerHandle | None = None
         self.call: Call | None = None
@@ -272,26 +300,26 @@ class _Attempt:
 
     def on_head(self, status: int, headers: Headers) -> None:
         self._status, self._reply_headers = status, headers
-        kind = headers.get(b"content-type", b"").lower()
-        if status != 200 or b"json" in kind:
-            self._whole = bytearray()
-        elif b"html" in kind:
+        if status != 200:
+            self._whole, self._blank = bytearray(), None
+        elif b"html" in headers.get(b"content-type", b"").lower():
             self._fail(UpstreamProtocolError("The model's server sent a web page, not a reply."))
 
     def on_data(self, data: bytes) -> None:
         if self._is_over:
             return
+        if self._blank is not None:
+            data = self._look(data)
         if self._whole is not None:
             self._collect(data)
             return
         turn = self._turn
         try:
-            out = turn.feed(data)
+            if out := turn.feed(data):
+                self._relay.relay(out)
         except Exception as error:
             self._fail(error)
             return
-        if out:
-            self._relay.relay(out)
         if turn.is_done:
             self._succeed()
         elif turn.is_finishing and self._timer is None:
@@ -303,13 +331,7 @@ class _Attempt:
             self._stop_timer()
             self.call = None
         elif self._status != 200:
-            error = error_of_reply(
-                self._status,
-                self._reply_headers,
-                body=bytes(self._whole or b""),
-                context=self._context,
-            )
-            self._fail(error)
+            self._fail(self._read_error())
         else:
             self._end_body()
 
@@ -323,6 +345,29 @@ class _Attempt:
             self.on_end()  # an error reply that was cut off is still that error
         else:
             self._fail(error)
+
+    def _read_error(self) -> Exception:
+        try:
+            return error_of_reply(
+                self._status,
+                self._reply_headers,
+                body=bytes(self._whole or b""),
+                context=self._context,
+            )
+        except Exception as error:  # a bug, told to who waits, not to the transport
+            return error
+
+    def _look(self, data: bytes) -> bytes:
+        """Tell JSON from events by how the body begins, for content types are often wrong."""
+        begin = (self._blank or b"") + data
+        start = begin.lstrip()[:1]
+        if not start and len(begin) <= self._context.max_reply_bytes:
+            self._blank = begin  # servers send blank lines to show that they are at work
+            return b""
+        if start in (b"{", b"["):
+            self._whole = bytearray()
+        self._blank = None
+        return begin
 
     def _collect(self, data: bytes) -> None:
         whole = self._whole if self._whole is not None else bytearray()
@@ -341,11 +386,11 @@ class _Attempt:
         try:
             out = b"" if self._whole is None else turn.feed_whole(bytes(self._whole))
             out += turn.close()
+            if out:
+                self._relay.relay(out)
         except Exception as error:
             self._fail(error)
             return
-        if out:
-            self._relay.relay(out)
         self._succeed()
 
     def _succeed(self) -> None:

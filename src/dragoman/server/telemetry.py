@@ -4,12 +4,14 @@ import json
 import sys
 import time
 from datetime import UTC, datetime
-from typing import Any, Literal, TextIO
+from typing import Any, Final, Literal, TextIO
 
 from msgspec import Struct, structs
 
 from dragoman.core.plan import Adjustment
 from dragoman.core.usage import Usage
+
+_MAX_CHARS: Final = 300  # of a name that a client has made up
 
 
 class RequestRecord(Struct):
@@ -80,10 +82,10 @@ def _fields_of(record: RequestRecord) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "request_id": record.request_id,
         "method": record.method,
-        "path": record.path,
+        "path": record.path[:_MAX_CHARS],
         "status": record.status,
         "key": record.key_name,
-        "model": record.model,
+        "model": record.model[:_MAX_CHARS],
         "upstream": record.upstream,
         "upstream_model": record.upstream_model,
         "stream": record.is_stream,

@@ -4,7 +4,7 @@ import asyncio
 
 from msgspec import Struct
 
-from dragoman.core.errors import UpstreamError, UpstreamProtocolError
+from dragoman.core.errors import UpstreamError, UpstreamProtocolError, UpstreamTimeout
 from dragoman.server.transport.seams import Headers, Upstream, UpstreamRequest
 
 
@@ -20,13 +20,19 @@ async def ask(upstream: Upstream, request: UpstreamRequest) -> Answer:
     """
     Send *request* and return the reply; cancelling the await aborts the call.
 
+    The whole call may take as long as its three time-outs together: one that trickles in ends, too.
+
     Raises:
         UpstreamError: No reply came, or not all of it, or more than ``request.max_body_bytes``.
     """
     receiver = _Collector(request.max_body_bytes)
+    times = request.timeouts
     call = upstream.send(request, receiver)
     try:
-        return await receiver.answer
+        async with asyncio.timeout(times.connect_s + times.first_byte_s + times.idle_s):
+            return await receiver.answer
+    except TimeoutError:
+        raise UpstreamTimeout("The model's server took too long to reply.") from None
     finally:
         call.abort()
 

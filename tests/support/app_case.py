@@ -1,0 +1,252 @@
+"""The whole request path without a socket: a configuration, scripted upstreams, and requests."""
+
+import asyncio
+import io
+import json
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
+
+from dragoman.core.errors import UpstreamError
+from dragoman.core.signatures import Signer
+from dragoman.policy.keys import KeyRing
+from dragoman.policy.routes import Routes
+from dragoman.server.app import App
+from dragoman.server.count_tokens import CountTokens
+from dragoman.server.documents import Documents
+from dragoman.server.fetch import GuardedFetcher
+from dragoman.server.messages import MessageLimits, Messages
+from dragoman.server.planner import Planner
+from dragoman.server.readiness import Readiness
+from dragoman.server.telemetry import EventLog
+from dragoman.settings import Config, ModelConfig, UpstreamConfig
+from support.fakes import FakeExchange, FakeUpstream, Step, data, end, head
+from support.sse_grammar import AssembledMessage, check_error, check_message, check_stream
+
+_T = TypeVar("_T")
+KEY = "lab-credential-never-shown"
+ASK: dict[str, Any] = {
+    "model": "m",
+    "max_tokens": 50,
+    "messages": [{"role": "user", "content": "Hi"}],
+}
+Script = Sequence[Step | float]
+
+
+class AppCase:
+    """
+    An app with one model ``m`` on *upstreams*, tried in that order.
+
+    Must be made and used inside one event loop; ``run`` does both.
+
+    Args:
+        scripts: For each upstream, by name; ``native...`` is an Anthropic upstream.
+        profile: Overrides facts about the model.
+        options: Further settings of upstreams, by name.
+        keys: Client keys.
+        names: What the upstreams' hosts in URLs resolve to.
+        limits: Overrides of the messages' limits.
+    """
+
+    def __init__(
+        self,
+        scripts: Mapping[str, Sequence[Script]] | None = None,
+        *,
+        profile: Mapping[str, Any] | None = None,
+        options: Mapping[str, Mapping[str, Any]] | None = None,
+        keys: Sequence[tuple[str, str]] = (),
+        names: Mapping[str, str] | None = None,
+        max_concurrent: int = 100,
+        **limits: Any,
+    ) -> None:
+        scripts = {"lab": ()} if scripts is None else scripts
+        self.upstreams = {name: FakeUpstream(*calls) for name, calls in scripts.items()}
+        self.config = _config(scripts, profile or {}, options=options or {})
+        self.log_text = io.StringIO()
+        self._names = {"public.example": "93.184.216.34", **(names or {})}
+        self.documents = Documents(fetcher := GuardedFetcher(resolve=self._resolve))
+        routes = Routes(self.config)
+        signer = Signer(b"a secret of sixteen bytes or more")
+        planner = Planner(documents=self.documents, fetcher=fetcher, signer=signer)
+        log = EventLog("json", self.log_text)
+        bounds = _limits(limits)
+        self.app = App(
+            keys=KeyRing(keys),
+            allowed_hosts=("gateway.lab",),
+            messages=Messages(
+                routes=routes,
+                upstreams=self.upstreams,
+                secrets=dict.fromkeys(scripts, (KEY,)),
+                planner=planner,
+                signer=signer,
+                limits=bounds,
+                log=log,
+            ),
+            count_tokens=CountTokens(
+                routes=routes,
+                upstreams=self.upstreams,
+                planner=planner,
+                max_body_bytes=bounds.max_body_bytes,
+                max_messages=bounds.max_messages,
+                max_nesting=bounds.max_nesting,
+            ),
+            routes=routes,
+            readiness=Readiness(routes, self.upstreams, engine_ready=None),
+            max_concurrent=max_concurrent,
+            log=log,
+        )
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """Everything logged so far."""
+        return [json.loads(line) for line in self.log_text.getvalue().splitlines()]
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """The lines about requests."""
+        return [event for event in self.events if event["event"] == "request"]
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The one line about the one request."""
+        (record,) = self.records
+        return record
+
+    def sent(self, upstream: str = "lab") -> list[dict[str, Any]]:
+        """The bodies that *upstream* got."""
+        return [json.loads(request.body) for request in self.upstreams[upstream].requests]
+
+    async def ask(self, body: Any = None, /, **request: Any) -> FakeExchange:
+        """Answer one request."""
+        exchange = exchange_of(body, **request)
+        async with asyncio.timeout(20):
+            await self.app.handle(exchange)
+        return exchange
+
+    async def close(self) -> None:
+        """End what a case may have started."""
+        await self.documents.close()
+        for upstream in self.upstreams.values():
+            await upstream.close()
+
+    async def _resolve(self, host: str, port: int) -> Sequence[str]:
+        return [self._names[host]] if host in self._names else []
+
+
+def exchange_of(body: Any = None, /, **request: Any) -> FakeExchange:
+    """Return a request with this body, bytes or JSON; without one, ``ASK``."""
+    if not isinstance(body, bytes):
+        body = json.dumps(ASK if body is None else body).encode()
+    return FakeExchange(body, **request)
+
+
+def run(case: Coroutine[Any, Any, _T]) -> _T:
+    """Run one case; nothing of it is left running."""
+
+    async def main() -> _T:
+        result = await case
+        rest = asyncio.all_tasks() - {asyncio.current_task()}
+        assert not rest, f"still running: {rest}"
+        return result
+
+    return asyncio.run(main())
+
+
+def message_of(exchange: FakeExchange) -> AssembledMessage:
+    """Return the message in a reply, streamed or whole, checked as the strictest client would."""
+    assert exchange.is_ended, "the reply has not ended"
+    assert not exchange.is_aborted
+    assert exchange.status == 200, exchange.reply
+    if exchange.reply_headers[b"content-type"].startswith(b"text/event-stream"):
+        return check_stream(exchange.reply)
+    assert int(exchange.reply_headers[b"content-length"]) == len(exchange.reply)
+    return check_message(exchange.reply)
+
+
+def error_of(exchange: FakeExchange) -> dict[str, Any]:
+    """Return the error of a reply, checked for the API's shape."""
+    assert exchange.is_ended, "the reply has not ended"
+    assert exchange.status >= 400, exchange.reply
+    assert exchange.reply_headers[b"content-type"] == b"application/json"
+    assert int(exchange.reply_headers[b"content-length"]) == len(exchange.reply)
+    return check_error(exchange.reply)
+
+
+# -- scripts of chat upstreams
+
+
+def chunk(finish: str | None = None, /, **delta: Any) -> bytes:
+    """Return one event of a chat-completions stream."""
+    payload = {"choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}
+    return b"data: %b\n\n" % json.dumps(payload).encode()
+
+
+def usage(prompt: int, output: int) -> bytes:
+    """Return the event that counts."""
+    counts = {"prompt_tokens": prompt, "completion_tokens": output}
+    return b"data: %b\n\n" % json.dumps({"choices": [], "usage": counts}).encode()
+
+
+DONE = b"data: [DONE]\n\n"
+
+
+def saying(text: str, *, prompt: int = 3, output: int = 2) -> Script:
+    """Answer with *text*, streamed."""
+    return [
+        head(),
+        data(chunk(content=text)),
+        data(chunk("stop")),
+        data(usage(prompt, output) + DONE),
+        end(),
+    ]
+
+
+def calling(name: str, arguments: str, *, text: str = "") -> Script:
+    """Answer with a tool call."""
+    call = {"index": 0, "id": "c0", "function": {"name": name, "arguments": arguments}}
+    body = chunk(content=text) if text else b""
+    body += chunk(tool_calls=[call]) + chunk("tool_calls") + usage(10, 5) + DONE
+    return [head(), data(body), end()]
+
+
+def replying(status: int, body: bytes | str = b"", /, **headers: str) -> Script:
+    """Answer with a whole body, JSON unless *headers* say otherwise."""
+    raw = body.encode() if isinstance(body, str) else body
+    return [head(status, **{"content_type": "application/json", **headers}), data(raw), end()]
+
+
+def refusing(status: int, message: str = "no", /, **headers: str) -> Script:
+    """Answer with an error in the form that OpenAI gives it."""
+    return replying(status, json.dumps({"error": {"message": message}}), **headers)
+
+
+def failing(error: UpstreamError) -> Script:
+    """Fail before any reply."""
+    return [lambda receiver: receiver.on_error(error)]
+
+
+def _config(
+    names: Mapping[str, Any], profile: Mapping[str, Any], *, options: Mapping[str, Any]
+) -> Config:
+    upstreams = {
+        name: UpstreamConfig(
+            base_url="http://lab/v1",
+            kind="anthropic" if name.startswith("native") else "openai",
+            **options.get(name, {}),
+        )
+        for name in names
+    }
+    model = ModelConfig(upstream=tuple(names), upstream_model="real-m", profile=dict(profile))
+    return Config(upstreams=upstreams, models={"m": model})
+
+
+def _limits(changes: Mapping[str, Any]) -> MessageLimits:
+    plain: dict[str, Any] = {
+        "max_body_bytes": 32 * 2**20,
+        "max_messages": 100_000,
+        "max_nesting": 200,
+        "max_reply_bytes": 2**20,
+        "max_event_bytes": 2**18,
+        "early_start_s": 0.0,
+        "ping_interval_s": 60.0,
+    }
+    return MessageLimits(**(plain | changes))
