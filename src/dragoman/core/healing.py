@@ -1,0 +1,197 @@
+"""
+What a refusal teaches: a 400 that names a parameter -> facts about this deployment.
+
+The facts stand above the profile's, so that the one planner drops, renames or emulates the
+parameter and reports it: in the second try, and from then on. Wordings: model dialects, sections 2,
+3 and 6; openai, vllm 0.33.0 and sglang 0.5.23 packages.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from msgspec import Struct
+
+from dragoman.core.dialects.profile import DialectProfile
+
+Body = Mapping[str, Any]
+Facts = dict[str, Any]
+# What a sentence that refuses a parameter says of it; a mention alone is no refusal.
+_REFUSAL: Final = re.compile(
+    r"unrecogni[sz]ed|unsupported|not support|unknown|unexpected|extra|invalid|not permitted"
+    r"|not allowed|only|must|should|incorrect|incompatible|forbidden|fixed|cannot|can't|range"
+    r"|exceed"
+)
+_LIMIT: Final = re.compile(
+    r"(?:<=|(less than)(?! or equal)|less than or equal to|at most|maximum(?: of| is)?"
+    r"|between -?[\d.]+ and|[\[(] *-?[\d.]+ *,|to be in) *(\d+(?:\.\d+)?)([)])?"
+)
+_IMAGES: Final = re.compile(r"image|vision|multi-?modal")
+_NO_ECHO: Final = re.compile(r"unrecogni[sz]ed|unsupported|unknown|unexpected|extra|not permitted")
+_MAX_SEARCHED: Final = 2000  # characters: what an error says, it says at its beginning
+
+
+class Refusal(Struct, frozen=True, kw_only=True):
+    """What an upstream said: *param* where it named the field apart, *text* in lower case."""
+
+    text: str
+    param: str = ""
+
+
+class _Case(Struct, frozen=True, kw_only=True):
+    profile: DialectProfile
+    body: Body
+    text: str
+
+
+class _Rule(Struct, frozen=True, kw_only=True):
+    """A field of the body, and the facts under which it is not sent as it was."""
+
+    field: str
+    learn: Callable[[_Case], Facts]
+    is_word: bool = False  # an ordinary word, too: only a quoted mention means the field
+
+
+def learn_from_refusal(profile: DialectProfile, body: Body, refusal: Refusal) -> Facts:
+    """
+    Return facts that would have avoided the refusal.
+
+    Args:
+        profile: As the request was planned with.
+        body: As it was sent.
+        refusal: What came back, status 400 or 422.
+
+    Returns:
+        Fields of ``DialectProfile`` with new values; empty: the refusal names nothing that a
+        request can do without.
+    """
+    refusal = Refusal(text=refusal.text[:_MAX_SEARCHED].lower(), param=refusal.param.lower())
+    facts = _reasoning_facts(profile, refusal) or _image_facts(profile, body, refusal)
+    if facts:
+        return facts
+    if not refusal.param and not _REFUSAL.search(refusal.text):
+        return {}
+    case = _Case(profile=profile, body=body, text=refusal.text)
+    named = [(at, rule) for rule in _RULES if (at := _mention(rule, body, refusal)) >= 0]
+    for _, rule in sorted(named, key=lambda pair: pair[0]):
+        facts = rule.learn(case)
+        news = {name: value for name, value in facts.items() if getattr(profile, name) != value}
+        if news:
+            return news
+    return {}
+
+
+def _mention(rule: _Rule, body: Body, refusal: Refusal) -> int:
+    """Return where the refusal names the rule's field, the param first; -1: nowhere."""
+    if not _is_sent(rule.field, body):
+        return -1
+    if rule.field in re.split(r"[.\[\]/ ]+", refusal.param):
+        return 0
+    name = re.escape(rule.field)
+    pattern = rf"(?<![a-z_]){name}(?![a-z_])"
+    if rule.is_word:
+        pattern = rf"""['"`.]{name}['"`\]]|(?:supplied|parameter|field|argument)s?:? {name}\b"""
+    found = re.search(pattern, refusal.text)
+    return found.start() + 1 if found else -1
+
+
+def _is_sent(field: str, body: Body) -> bool:
+    if field == "strict":
+        return any("strict" in tool.get("function", {}) for tool in body.get("tools", ()))
+    if field in ("prefix", "partial"):
+        return bool(body.get("messages")) and field in body["messages"][-1]
+    return field in body
+
+
+def _reasoning_facts(profile: DialectProfile, refusal: Refusal) -> Facts:
+    """Learn that reasoning must go back, or that it must not."""
+    if "reasoning_content" not in refusal.text and "reasoning_content" not in refusal.param:
+        return {}
+    if _NO_ECHO.search(refusal.text):
+        return {} if profile.echo_reasoning == "never" else {"echo_reasoning": "never"}
+    facts: Facts = {"echo_reasoning": "always", "reasoning_placeholder": " "}
+    return {name: value for name, value in facts.items() if getattr(profile, name) != value}
+
+
+def _image_facts(profile: DialectProfile, body: Body, refusal: Refusal) -> Facts:
+    if not profile.sees_images or not _IMAGES.search(refusal.text):
+        return {}
+    has_images = any(
+        isinstance(part, dict) and part.get("type") == "image_url"
+        for message in body.get("messages", ())
+        if isinstance(message.get("content"), list)
+        for part in message["content"]
+    )
+    return {"sees_images": False} if has_images and _REFUSAL.search(refusal.text) else {}
+
+
+def _temperature(case: _Case) -> Facts:
+    """Learn the maximum where the upstream says it, else that the value is not to be sent."""
+    found = _LIMIT.search(case.text)
+    if found is not None:
+        limit = float(found[2]) - (0.01 if found[1] or found[3] else 0.0)
+        if 0 < limit < case.body["temperature"]:
+            return {"temperature_max": limit}
+    return {"temperature_max": None}
+
+
+def _max_tokens(case: _Case) -> Facts:
+    """Learn the field's other name, but only from an upstream that speaks of both."""
+    names = set(re.findall(r"max_completion_tokens|max_tokens", case.text))
+    if len(names) < 2:
+        return {}
+    return {"max_tokens_field": (names - case.body.keys()).pop()}
+
+
+def _tool_choice(case: _Case) -> Facts:
+    """Learn the next weaker way of forcing; ``auto`` and ``none`` can only be left to the model."""
+    profile, asked = case.profile, case.body["tool_choice"]
+    if asked in ("auto", "none"):
+        return {}
+    if "thinking" in case.text and not profile.forced_tools_need_no_thinking:
+        return {"forced_tools_need_no_thinking": True}
+    if profile.forced_tools == "native" and asked == "required":
+        return {"forced_tools": "named_only"}
+    has_schema = profile.response_format == "json_schema"
+    return {"forced_tools": "json_schema" if has_schema else "hint"}
+
+
+def _response_format(case: _Case) -> Facts:
+    if case.profile.forced_tools == "json_schema" and "tool_choice" in case.body:
+        return {"forced_tools": "hint", "response_format": "json_object"}
+    weaker = {"json_schema": "json_object", "json_object": "none", "none": "none"}
+    return {"response_format": weaker[case.profile.response_format]}
+
+
+def _fixed(name: str, value: object) -> Callable[[_Case], Facts]:
+    return lambda _: {name: value}
+
+
+_NO_SWITCH: Final = _fixed("thinking_switch", "none")
+_NO_BUDGET: Final = _fixed("thinking_budget_field", None)
+_NO_PREFILL: Final = _fixed("prefill", "hint")
+_RULES: Final = (
+    _Rule(field="temperature", learn=_temperature),
+    _Rule(field="top_p", learn=_fixed("top_p", False)),
+    _Rule(field="top_k", learn=_fixed("top_k", False)),
+    _Rule(field="stop", learn=_fixed("reports_stop", False), is_word=True),
+    _Rule(field="user", learn=_fixed("sends_user", False), is_word=True),
+    _Rule(field="stream_options", learn=_fixed("stream_options", False)),
+    _Rule(field="parallel_tool_calls", learn=_fixed("parallel_tool_calls_field", False)),
+    _Rule(field="reasoning_effort", learn=_fixed("effort_values", ())),
+    _Rule(field="thinking_budget", learn=_NO_BUDGET),
+    _Rule(field="thinking_token_budget", learn=_NO_BUDGET),
+    _Rule(field="tool_choice", learn=_tool_choice),
+    _Rule(field="response_format", learn=_response_format),
+    _Rule(field="max_tokens", learn=_max_tokens),
+    _Rule(field="max_completion_tokens", learn=_max_tokens),
+    _Rule(field="strict", learn=_fixed("strict_tools", False), is_word=True),
+    _Rule(field="enable_thinking", learn=_NO_SWITCH),
+    _Rule(field="chat_template_kwargs", learn=_NO_SWITCH),
+    _Rule(field="thinking", learn=_NO_SWITCH, is_word=True),
+    _Rule(field="reasoning", learn=_NO_SWITCH, is_word=True),
+    _Rule(field="continue_final_message", learn=_NO_PREFILL),
+    _Rule(field="add_generation_prompt", learn=_NO_PREFILL),
+    _Rule(field="prefix", learn=_NO_PREFILL, is_word=True),
+    _Rule(field="partial", learn=_NO_PREFILL, is_word=True),
+)

@@ -1,0 +1,172 @@
+"""Refusals as upstreams word them, and what is learnt from each."""
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dragoman.core.dialects.profile import GENERIC, DialectProfile
+from dragoman.core.healing import Refusal, learn_from_refusal
+
+PROFILE = DialectProfile(
+    top_k=True,
+    reports_stop=True,
+    effort_values=("low", "high"),
+    thinking="toggle",
+    thinking_switch="thinking_type",
+    thinking_budget_field="thinking_budget",
+    strict_tools=True,
+    prefill="partial",
+    sees_images=True,
+)
+PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,eA=="}}
+BODY: dict[str, Any] = {
+    "messages": [
+        {"role": "user", "content": [PICTURE]},
+        {"role": "assistant", "content": "", "partial": True},
+    ],
+    "tools": [{"type": "function", "function": {"name": "get", "strict": True}}],
+    "tool_choice": "required",
+    "response_format": {"type": "json_schema"},
+    "max_tokens": 100,
+    "temperature": 1.5,
+    "top_p": 0.5,
+    "top_k": 3,
+    "stop": ["x"],
+    "user": "me",
+    "stream_options": {"include_usage": True},
+    "parallel_tool_calls": False,
+    "reasoning_effort": "low",
+    "thinking": {"type": "enabled"},
+    "thinking_budget": 5,
+    "enable_thinking": True,
+}
+CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "OpenAI, a stranger": (
+        "Unrecognized request argument supplied: top_k",
+        "",
+        {"top_k": False},
+    ),
+    "OpenAI, by param alone": ("Bad value", "top_p", {"top_p": False}),
+    "pydantic's path": ("Extra inputs are not permitted", "body.user", {"sends_user": False}),
+    "OpenAI, another name": (
+        "Unsupported parameter: 'max_tokens' is not supported with this model. "
+        "Use 'max_completion_tokens' instead.",
+        "max_tokens",
+        {"max_tokens_field": "max_completion_tokens"},
+    ),
+    "GLM, temperature over its range": (
+        "temperature parameter is invalid; it should be between 0 and 1",
+        "",
+        {"temperature_max": 1.0},
+    ),
+    "DashScope, a half-open range": (
+        "'temperature' must be in the range of [0.0, 1.4)",
+        "",
+        {"temperature_max": pytest.approx(1.39)},
+    ),
+    "Kimi, a fixed value": (
+        "invalid temperature: only 1 is allowed for this model",
+        "",
+        {"temperature_max": None},
+    ),
+    "DeepSeek, forcing while thinking": (
+        "Thinking mode does not support this tool_choice",
+        "",
+        {"forced_tools_need_no_thinking": True},
+    ),
+    "Qwen, required": (
+        "tool_choice is one of the strings that should be ['none', 'auto']",
+        "",
+        {"forced_tools": "named_only"},
+    ),
+    "no schemas": (
+        "response_format.type json_schema is not supported",
+        "",
+        {"response_format": "json_object"},
+    ),
+    "strict": ("unknown field 'strict' in tools[0].function", "", {"strict_tools": False}),
+    "effort": (
+        "reasoning_effort is not supported by this model",
+        "",
+        {"effort_values": ()},
+    ),
+    "a thinking switch": (
+        'Unexpected field "thinking"',
+        "",
+        {"thinking_switch": "none"},
+    ),
+    "a budget": ("thinking_budget must be positive", "", {"thinking_budget_field": None}),
+    "usage in streams": ("Unknown parameter stream_options", "", {"stream_options": False}),
+    "stop": ("Invalid 'stop': too many", "", {"reports_stop": False}),
+    "prefill": ("Unknown field 'partial'", "", {"prefill": "hint"}),
+    "pictures": (
+        "Model only supports text; image_url is not supported",
+        "",
+        {"sees_images": False},
+    ),
+    "DeepSeek, reasoning wanted": (
+        "The reasoning_content in the thinking mode must be passed back to the API.",
+        "",
+        {"echo_reasoning": "always", "reasoning_placeholder": " "},
+    ),
+    "Kimi, reasoning wanted": (
+        "thinking is enabled but reasoning_content is missing in assistant tool call message at 3",
+        "",
+        {"echo_reasoning": "always", "reasoning_placeholder": " "},
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "param", "facts"), CASES.values(), ids=CASES)
+def test_learns(text: str, param: str, facts: dict[str, Any]) -> None:
+    learnt = learn_from_refusal(PROFILE, BODY, Refusal(text=text, param=param))
+    assert learnt == facts
+    # What was learnt is known: the same refusal teaches nothing twice.
+    wiser = msgspec.structs.replace(PROFILE, **learnt)
+    assert learn_from_refusal(wiser, BODY, Refusal(text=text, param=param)) != learnt
+
+
+NOTHING = {
+    "the message is at fault": "messages: at least one user message is required",
+    "a field that was not sent": "Unrecognized request argument supplied: seed",
+    "an ordinary word": "the user must stop thinking about invalid reasoning",
+    "no refusal": "top_k",
+    "empty": "",
+}
+
+
+@pytest.mark.parametrize("text", NOTHING.values(), ids=NOTHING)
+def test_learns_nothing(text: str) -> None:
+    assert learn_from_refusal(PROFILE, BODY, Refusal(text=text)) == {}
+
+
+def test_reasoning_that_is_not_wanted() -> None:
+    profile = DialectProfile(echo_reasoning="always")
+    refusal = Refusal(text="Unknown field reasoning_content")
+    assert learn_from_refusal(profile, BODY, refusal) == {"echo_reasoning": "never"}
+    assert learn_from_refusal(GENERIC, BODY, refusal) == {}
+
+
+def test_forcing_grows_weaker_step_by_step() -> None:
+    profile, seen = PROFILE, []
+    refusal = Refusal(text="tool_choice is not supported")
+    body = BODY
+    for choice in ("required", {"type": "function"}, {"type": "function"}):
+        body = BODY | {"tool_choice": choice}
+        facts = learn_from_refusal(profile, body, refusal)
+        seen.append(facts)
+        profile = msgspec.structs.replace(profile, **facts)
+    assert seen == [{"forced_tools": "named_only"}, {"forced_tools": "json_schema"}, {}]
+    constrained = BODY | {"tool_choice": "none"}
+    refusal = Refusal(text="response_format is not supported")
+    facts = {"forced_tools": "hint", "response_format": "json_object"}
+    assert learn_from_refusal(profile, constrained, refusal) == facts
+
+
+@given(st.text(max_size=200), st.text(max_size=20))
+def test_any_text_gives_facts_that_a_profile_takes(text: str, param: str) -> None:
+    facts = learn_from_refusal(PROFILE, BODY, Refusal(text=text, param=param))
+    msgspec.structs.replace(PROFILE, **facts)
