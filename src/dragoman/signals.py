@@ -1,0 +1,47 @@
+"""Signals as events of the loop, and work that an event can end."""
+
+import asyncio
+import signal
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class StopSignals:
+    """SIGTERM and SIGINT: the first one asks for an end, the second one for an end at once."""
+
+    def __init__(self) -> None:
+        self.first, self.second = asyncio.Event(), asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            on_signal(number, self._take)
+
+    def _take(self) -> None:
+        (self.second if self.first.is_set() else self.first).set()
+
+
+def on_signal(number: signal.Signals, callback: Callable[[], None]) -> None:
+    """Call *callback* from the running loop whenever the signal comes."""
+    loop = asyncio.get_running_loop()
+    try:
+        loop.add_signal_handler(number, callback)
+    except NotImplementedError:  # Windows
+        signal.signal(number, lambda *_: loop.call_soon_threadsafe(callback))
+
+
+async def unless(event: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    """Return what *work* returns; once *event* is set, cancel it, wait for it, return None."""
+    task = asyncio.ensure_future(work)
+    watch = asyncio.ensure_future(event.wait())
+    try:
+        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+    finally:
+        for each in (task, watch):
+            if not each.done():
+                each.cancel()
+                with suppress(asyncio.CancelledError):
+                    await each
+    return None
