@@ -6,7 +6,9 @@ import json
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
-from dragoman.core.errors import UpstreamError
+import pytest
+
+from dragoman.core.errors import UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from dragoman.core.signatures import Signer
 from dragoman.policy.keys import KeyRing
 from dragoman.policy.routes import Routes
@@ -30,6 +32,7 @@ ASK: dict[str, Any] = {
     "messages": [{"role": "user", "content": "Hi"}],
 }
 Script = Sequence[Step | float]
+both_ways = pytest.mark.parametrize("is_stream", [True, False], ids=["streamed", "whole"])
 
 
 class AppCase:
@@ -125,8 +128,6 @@ class AppCase:
     async def close(self) -> None:
         """End what a case may have started."""
         await self.documents.close()
-        for upstream in self.upstreams.values():
-            await upstream.close()
 
     async def _resolve(self, host: str, port: int) -> Sequence[str]:
         return [self._names[host]] if host in self._names else []
@@ -171,7 +172,48 @@ def error_of(exchange: FakeExchange) -> dict[str, Any]:
     return check_error(exchange.reply)
 
 
-# -- scripts of chat upstreams
+def deliver(
+    scripts: Mapping[str, Sequence[Script]] | Sequence[Script],
+    /,
+    *,
+    body: Mapping[str, Any] | None = None,
+    is_stream: bool = True,
+    headers: dict[bytes, bytes] | None = None,
+    **case: Any,
+) -> tuple[FakeExchange, AppCase]:
+    """Return the reply to one request, and the case."""
+    named = scripts if isinstance(scripts, Mapping) else {"lab": scripts}
+
+    async def main() -> tuple[FakeExchange, AppCase]:
+        made = AppCase(named, **case)
+        exchange = await made.ask({**(body or ASK), "stream": is_stream}, headers=headers)
+        await made.close()
+        return exchange, made
+
+    return run(main())
+
+
+def error_in(exchange: FakeExchange) -> dict[str, Any]:
+    """Return the error that a begun stream ended with."""
+    assert exchange.status == 200
+    assert exchange.is_ended
+    error = check_stream(exchange.reply).error
+    assert error is not None
+    return error
+
+
+# -- scripts of upstreams
+
+GONE = UpstreamUnavailable("The model's server could not be reached.")
+RESET = UpstreamUnavailable("The model's server broke the connection.")
+LATE = UpstreamTimeout("The model's server was silent for too long.")
+WHOLE = json.dumps(
+    {
+        "choices": [{"message": {"content": "Hello"}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 3, "completion_tokens": 2},
+    }
+)
+HTML = "<!doctype html><title>502</title>"
 
 
 def chunk(finish: str | None = None, /, **delta: Any) -> bytes:
@@ -222,6 +264,43 @@ def refusing(status: int, message: str = "no", /, **headers: str) -> Script:
 def failing(error: UpstreamError) -> Script:
     """Fail before any reply."""
     return [lambda receiver: receiver.on_error(error)]
+
+
+NATIVE_MESSAGE = {
+    "id": "msg_theirs",
+    "type": "message",
+    "role": "assistant",
+    "model": "real-m",
+    "content": [{"type": "text", "text": "Hello"}],
+    "stop_reason": "end_turn",
+    "stop_sequence": None,
+    "usage": {"input_tokens": 3, "output_tokens": 2},
+}
+
+
+def native_saying(is_stream: bool) -> Script:
+    if not is_stream:
+        return replying(200, json.dumps(NATIVE_MESSAGE))
+    start = {**NATIVE_MESSAGE, "content": [], "stop_reason": None}
+    delta = {"stop_reason": "end_turn", "stop_sequence": None}
+    events = [
+        {"type": "message_start", "message": start},
+        {
+            "type": "content_block_start",
+            "index": 0,
+            "content_block": {"type": "text", "text": ""},
+        },
+        {
+            "type": "content_block_delta",
+            "index": 0,
+            "delta": {"type": "text_delta", "text": "Hello"},
+        },
+        {"type": "content_block_stop", "index": 0},
+        {"type": "message_delta", "delta": delta, "usage": {"output_tokens": 2}},
+        {"type": "message_stop"},
+    ]
+    lines = [f"event: {e['type']}\ndata: {json.dumps(e)}\n\n".encode() for e in events]
+    return [head(), *map(data, lines), end()]
 
 
 def _config(
