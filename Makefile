@@ -14,7 +14,7 @@ DEV := $(VENV)/.dev-installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test setup lint format types docs fuzz node-clients dist clean
+.PHONY: help run test setup lint format types docs golden fuzz node-clients dist clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "make %-13s %s\n", $$1, $$2 }'
@@ -43,6 +43,9 @@ types: $(DEV) ## Check types
 
 docs: $(DEV) ## Build the documentation into site/
 	$(BIN)/mkdocs build --strict --quiet
+
+golden: $(DEV) ## Write generated pages anew, for review
+	$(BIN)/python tools/make_api_page.py
 
 fuzz: $(DEV) ## Look for bytes that break something, for SECONDS=300
 	$(BIN)/python -m fuzz --seconds $(SECONDS)
