@@ -170,8 +170,19 @@ def test_a_ping_never_cuts_an_event(end) -> None:
     subject = turn(model="upstream-name")
     for at in range(len(body)):
         subject.feed(body[at : at + 1])
+        if not subject.has_content:
+            assert subject.ping() == b": waiting for the model\n\n"
+            continue
         is_between = body[: at + 1].endswith(end + end)
         assert subject.ping() == (b'event: ping\ndata: {"type":"ping"}\n\n' if is_between else b"")
+
+
+@pytest.mark.parametrize("end", [b"", b"\n", b"\n\n"])
+def test_an_end_without_a_start_is_an_error(end) -> None:
+    subject = turn()
+    with pytest.raises(UpstreamProtocolError):
+        subject.feed(b'event: message_stop\ndata: {"type":"message_stop"}' + end)
+        subject.close()
 
 
 @pytest.mark.parametrize("before", [b"", b'event: ping\r\ndata: {"type":"ping"}\r\n\r\n'])

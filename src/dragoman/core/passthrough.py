@@ -27,8 +27,9 @@ from dragoman.wire.anthropic import Block, MessagesRequest, decode_any
 _encode: Final = msgspec.json.Encoder().encode
 _MODEL: Final = re.compile(rb'"model"\s*:\s*"(?:[^"\\]|\\.)*"')
 _PING: Final = b'event: ping\ndata: {"type":"ping"}\n\n'
-_MAX_PREAMBLE_BYTES: Final = 2**16  # comments and pings; a stream that has more begins oddly
+_MAX_PREAMBLE_BYTES: Final = 2**16  # comments and pings
 _MAX_START_BYTES: Final = 2**19  # message_start holds no content
+_BLANK: Final = (b"\n\n", b"\n\r\n")  # how an event ends
 _WAITING: Final = b": waiting for the model\n\n"
 
 
@@ -162,11 +163,10 @@ class PassthroughTurn:
         self._sse = SseParser(max_event_bytes)
         self._taken_bytes = 0
         self._last = b""  # the last bytes sent on
-        # Bytes before the model's name has been found; None once it has, or need not be.
         self._renames = model != upstream_model
         self._skips_start = skips_start
-        needs_head = is_stream and (self._renames or skips_start)
-        self._head: bytes | None = b"" if needs_head else None
+        # Bytes up to the end of message_start: before it, this may be no stream at all. Then None.
+        self._head: bytes | None = b"" if is_stream else None
         self._whole = bytearray()
         self.usage = Usage()
         self.stop_reason: str | None = None
@@ -181,7 +181,7 @@ class PassthroughTurn:
     def ping(self) -> bytes:
         if not self.has_content:
             return _PING if self._skips_start else _WAITING
-        return _PING if self._last.endswith((b"\n\n", b"\n\r\n")) else b""  # never inside an event
+        return _PING if self._last.endswith(_BLANK) else b""  # never inside an event
 
     def feed(self, data: bytes) -> bytes:
         self._taken_bytes += len(data)
@@ -194,7 +194,7 @@ class PassthroughTurn:
         for payload in self._sse.feed(data):
             self._observe(payload)
         if self._head is not None:
-            data = self._rename_head(data)
+            data = self._take_head(self._head + data)
         if data:
             self.has_content = True
             self._last = (self._last + data[-3:])[-3:]
@@ -217,10 +217,11 @@ class PassthroughTurn:
             return self.feed_whole(bytes(self._whole))
         for payload in self._sse.close():
             self._observe(payload)
-        if not self.is_done:
+        if not self.is_done or not self.has_content:
             raise UpstreamProtocolError("The model's server ended the reply before it was done.")
-        head, self._head = self._head, None
-        return head or b""
+        if not self._last or self._last.endswith(_BLANK):
+            return b""
+        return b"\n\n"  # an event without an empty line after it is none, to most clients
 
     def fail(self, error: GatewayError) -> bytes:
         if self.is_done:
@@ -229,17 +230,21 @@ class PassthroughTurn:
         # The empty line ends an event that the upstream left unfinished.
         return b"\n\n" + render_error_event(error, self._request_id)
 
-    def _rename_head(self, data: bytes) -> bytes:
+    def _take_head(self, head: bytes) -> bytes:
         """Put the asked name into message_start; hold the stream back until it is there."""
-        head = (self._head or b"") + data
         at = head.find(b"message_start")
-        is_whole = at >= 0 and (head.find(b"\n\n", at) >= 0 or head.find(b"\n\r\n", at) >= 0)
-        if not is_whole and len(head) < (_MAX_PREAMBLE_BYTES if at < 0 else _MAX_START_BYTES):
+        if at < 0 or not any(head.find(blank, at) >= 0 for blank in _BLANK):
+            limit = _MAX_PREAMBLE_BYTES if at < 0 else _MAX_START_BYTES
+            if self.is_done or len(head) >= limit:
+                message = "The model's server began a message in a way of its own."
+                raise UpstreamProtocolError(message)
             self._head = head
             return b""
         self._head = None
         if self._skips_start:
             return _without_event(head, at)
+        if not self._renames:
+            return head
         return _MODEL.sub(lambda _: self._model_member, head, count=1)
 
     def _observe(self, payload: bytes) -> None:
@@ -292,10 +297,7 @@ def _check_utf8(body: bytes) -> None:
 
 
 def _without_event(stream: bytes, at: int) -> bytes:
-    """Return *stream* without the event that position *at* is in."""
-    blank = (b"\n\n", b"\n\r\n")
-    starts = [found + len(b) for b in blank if at > 0 and (found := stream.rfind(b, 0, at)) >= 0]
-    ends = [found + len(b) for b in blank if at >= 0 and (found := stream.find(b, at)) >= 0]
-    if not ends:
-        raise UpstreamProtocolError("The model's server began a message in a way of its own.")
+    """Return *stream* without the event, a whole one, that position *at* is in."""
+    starts = [found + len(b) for b in _BLANK if (found := stream.rfind(b, 0, at)) >= 0]
+    ends = [found + len(b) for b in _BLANK if (found := stream.find(b, at)) >= 0]
     return stream[: max(starts, default=0)] + stream[min(ends) :]
