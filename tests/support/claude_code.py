@@ -5,15 +5,17 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from support.gateway import clean_environment
 
+CLIENT_TOKEN = "a-client-token"
 # Works for root and for others, which --dangerously-skip-permissions does not.
-_ALLOWED = ("Bash", "Read", "Edit", "Write", "Agent", "WebSearch", "StructuredOutput")
-_SECONDS = 45
+_ALLOWED = ("Bash", "Read", "Edit", "Write", "Agent", "WebSearch", "StructuredOutput", "ToolSearch")
+_SECONDS = 90  # a run takes 2; two at a time on a busy machine take more
 
 
 @dataclass
@@ -44,35 +46,44 @@ class ClaudeRun:
 
     def lines(self) -> list[dict[str, Any]]:
         """The messages of ``--output-format stream-json``."""
+        assert self.returncode == 0, self.stdout[-2000:] + self.stderr[-2000:]
         return [json.loads(line) for line in self.stdout.splitlines() if line.strip()]
+
+
+def gateway_variables(base_url: str, model: str) -> dict[str, str]:
+    """Return what a user exports to work on *model* of the gateway at *base_url*."""
+    return {
+        "ANTHROPIC_BASE_URL": base_url,
+        "ANTHROPIC_AUTH_TOKEN": CLIENT_TOKEN,
+        "ANTHROPIC_MODEL": model,
+        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+    }
 
 
 class ClaudeCode:
     """
-    One user: a home, a project folder and a base URL.
+    One user: a home, a project folder, a command and an environment.
 
     Args:
-        binary: The ``claude`` command.
+        command: The ``claude`` command, or what starts it.
         home: An empty folder; the project is made in it.
+        env: What the user has exported.
     """
 
-    def __init__(self, binary: Path, home: Path, *, base_url: str, model: str) -> None:
-        self._binary = binary
+    def __init__(self, command: Sequence[str], home: Path, *, env: Mapping[str, str]) -> None:
+        self._command = tuple(command)
         self.project = home / "project"
         self.project.mkdir(parents=True)
-        self._env = clean_environment(
+        self.env = clean_environment(
             home,
             TERM="xterm-256color",
             CLAUDE_CONFIG_DIR=str(home / ".claude"),
-            ANTHROPIC_BASE_URL=base_url,
-            ANTHROPIC_AUTH_TOKEN="a-client-token",
-            ANTHROPIC_MODEL=model,
-            CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC="1",
             DISABLE_AUTOUPDATER="1",
             DISABLE_TELEMETRY="1",
             DISABLE_ERROR_REPORTING="1",
             CLAUDE_CODE_MAX_RETRIES="2",
         )
+        self.env |= env
 
     def run(
         self,
@@ -80,23 +91,11 @@ class ClaudeCode:
         *args: str,
         output: str = "json",
         stdin: str | None = None,
-        env: dict[str, str] | None = None,
+        env: Mapping[str, str] | None = None,
     ) -> ClaudeRun:
         """Give it one prompt, wait for the end, and end the whole process group if it hangs."""
-        command = [str(self._binary), "-p", *([prompt] if prompt else [])]
-        command += ["--output-format", output, "--permission-mode", "acceptEdits"]
-        command += ["--allowedTools", ",".join(_ALLOWED), *args]
         started_s = time.monotonic()
-        process = subprocess.Popen(
-            command,
-            cwd=self.project,
-            env={**self._env, **(env or {})},
-            stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            text=True,
-        )
+        process = self.start(prompt, *args, output=output, env=env, reads=stdin is not None)
         try:
             out, err = process.communicate(stdin, timeout=_SECONDS)
         except subprocess.TimeoutExpired:
@@ -106,3 +105,27 @@ class ClaudeCode:
                 f"still running after {_SECONDS} s: {out[-2000:]}{err[-2000:]}"
             ) from None
         return ClaudeRun(process.returncode, out, err, time.monotonic() - started_s)
+
+    def start(
+        self,
+        prompt: str,
+        *args: str,
+        output: str = "json",
+        env: Mapping[str, str] | None = None,
+        reads: bool = False,
+    ) -> subprocess.Popen[str]:
+        """Start it as the leader of a process group; the caller ends it."""
+        command = [*self._command, "-p", *([prompt] if prompt else [])]
+        command += ["--output-format", output, "--permission-mode", "acceptEdits"]
+        command += ["--verbose"] if output == "stream-json" else []
+        command += ["--allowedTools", ",".join(_ALLOWED), *args]
+        return subprocess.Popen(
+            command,
+            cwd=self.project,
+            env={**self.env, **(env or {})},
+            stdin=subprocess.PIPE if reads else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            text=True,
+        )

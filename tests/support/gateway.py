@@ -27,6 +27,16 @@ def clean_environment(home: Path, **extra: str) -> dict[str, str]:
     return {"HOME": str(home), "PATH": path, "LANG": "C.UTF-8", **extra}
 
 
+def program_environment(home: Path, **extra: str) -> dict[str, str]:
+    """Return an environment in which ``python -m dragoman`` starts, from these sources."""
+    ours = {
+        "PYTHONPATH": str(_SOURCES),
+        "PYTHONUNBUFFERED": "1",
+        "DRAGOMAN_SERVER_LOCAL_ENGINES": "false",  # whatever runs on this machine is no part of it
+    }
+    return clean_environment(home, **{**ours, **extra})
+
+
 def lab_config(upstream_url: str, *models: str, more: str = "") -> str:
     """Return a configuration with *models* on one upstream; the first one plays every role."""
     lines = ["[server]", 'host = "127.0.0.1"', "", "[upstreams.lab]", 'kind = "openai"']
@@ -75,9 +85,7 @@ class GatewayProcess:
         if config is not None:
             (folder / "dragoman.toml").write_text(config)
             self._args += ["--config", str(folder / "dragoman.toml")]
-        self._env = clean_environment(
-            folder / "home", PYTHONPATH=str(_SOURCES), PYTHONUNBUFFERED="1", **(env or {})
-        )
+        self._env = program_environment(folder / "home", **(env or {}))
         self._log = folder / "gateway.log"
         self._process: subprocess.Popen[bytes] | None = None
         self.port = 0

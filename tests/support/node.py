@@ -23,3 +23,8 @@ def node_modules(*needed: str) -> Path:
     if os.environ.get("DRAGOMAN_REQUIRE_CLIENTS") == "1":
         pytest.fail(f"{MISSING}; looked for {', '.join(needed)} in {folder}")
     pytest.skip(MISSING)
+
+
+def claude_binary() -> Path:
+    """Return the ``claude`` command; skip the test without it."""
+    return node_modules("@anthropic-ai/claude-code") / ".bin" / "claude"
