@@ -35,6 +35,7 @@ _encode: Final = msgspec.json.Encoder().encode
 # A count is only worth a short wait: Claude Code asks for two dozen at once, between two turns.
 _TIMEOUTS: Final = Timeouts(connect_s=2.0, first_byte_s=10.0, idle_s=5.0)
 _MAX_REPLY_BYTES: Final = 64 * 2**20  # vLLM and SGLang list every token
+_MAX_COUNT: Final = 2**40  # more is no count
 _NATIVE_PATH: Final = "/v1/messages/count_tokens"
 _ESTIMATED: Final = Adjustment(
     "input_tokens", "emulated", "estimated: the upstream has not counted them"
@@ -218,7 +219,7 @@ def read_count(answer: Answer) -> int | None:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     counts = (said.input_tokens, said.count, said.data.total_tokens if said.data else None)
-    return next((count for count in counts if count is not None and count > 0), None)
+    return next((count for count in counts if count and 0 < count <= _MAX_COUNT), None)
 
 
 def _said(adjustments: Sequence[Adjustment]) -> HeaderList:

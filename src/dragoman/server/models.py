@@ -64,6 +64,7 @@ def model_info(model_id: str, route: Route) -> dict[str, Any]:
     info = {
         "id": model_id,
         "type": "model",
+        "allowed_fallback_models": [],  # the field "fallbacks" is not served
         "display_name": route.display_name,
         "created_at": _UNKNOWN_DATE,
         "lifecycle": "active",
@@ -87,6 +88,7 @@ def _capabilities(profile: DialectProfile, route: Route) -> dict[str, Any]:
         "batch": _is(supported=False),
         "citations": _is(supported=is_native),
         "code_execution": _is(supported=False),
+        "compaction": {**_is(supported=is_native), "summarize": _is(supported=is_native)},
         "context_management": {
             **_is(supported=is_native),
             "clear_thinking_20251015": _is(supported=is_native),

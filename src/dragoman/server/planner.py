@@ -63,7 +63,9 @@ class Planner:
         Raises:
             InvalidRequest: A URL is not http(s), or its host is not public; or there are too many.
         """
-        urls = {url: path for path, url in reversed(find_urls(request))}  # named by the first
+        urls: dict[str, str] = {}
+        for path, url in find_urls(request):
+            urls.setdefault(url, path)
         if len(urls) > _MAX_URLS:
             raise InvalidRequest("messages", f"at most {_MAX_URLS} URLs are looked up; send fewer")
         if not urls:
