@@ -130,6 +130,13 @@ def test_an_event_over_the_limit_is_an_error() -> None:
         subject.feed(STREAM)
 
 
+def test_a_stream_that_is_done_before_it_has_begun_fails_like_any_other() -> None:
+    subject = turn()
+    with pytest.raises(UpstreamProtocolError):
+        subject.feed(b'event: message_stop\ndata: {"type":"message_stop"}\n\n')
+    assert b"event: error\n" in subject.fail(GatewayError("late"))
+
+
 def test_a_reply_over_the_limit_is_an_error() -> None:
     with pytest.raises(UpstreamProtocolError, match="over 100 bytes"):
         turn(limit=100).feed(STREAM)

@@ -224,7 +224,7 @@ class PassthroughTurn:
         return b"\n\n"  # an event without an empty line after it is none, to most clients
 
     def fail(self, error: GatewayError) -> bytes:
-        if self.is_done:
+        if self.is_done and self.has_content:
             return b""
         self.is_done = True
         # The empty line ends an event that the upstream left unfinished.
