@@ -21,20 +21,14 @@ from dragoman.core.server_tools import server_functions
 from dragoman.core.validate import parse_request
 from dragoman.wire.anthropic import Tool
 from support import turns
+from support.api_rows import REQUESTS, TABLES, fields_of
 from support.app_case import AppCase, error_of, run, saying
 from support.fakes import FakeExchange, data, end, head
-from support.plans import MINIMAL, SIGNER, assistant, call, parse, result, text, user
+from support.plans import MINIMAL, SIGNER, parse
 from support.sse_grammar import check_stream
 
 ROOT = Path(__file__).parents[1]
 ITEMS = json.loads((ROOT / "tests" / "fixtures" / "api-items.json").read_text("utf-8"))
-TABLES = read_tables()
-REQUESTS = {
-    f"{name}: {row.item}": row
-    for name, table in TABLES.items()
-    if table.kind == "request"
-    for row in table.rows
-}
 # An upstream that has whatever there is to have, and one that has as little as any model does.
 RICH: dict[str, Any] = {
     "name": "rich",
@@ -97,22 +91,6 @@ def names(items: Iterable[str]) -> Iterator[str]:
 
 
 # -- true of requests
-
-
-def fields_of(row: Row) -> dict[str, Any]:
-    """Return what the row's probe puts over the smallest request."""
-    fields: dict[str, Any] = json.loads(row.probe)
-    if row.tool is not None:
-        fields["tools"] = [json.loads(row.tool)]
-    if row.user is not None:
-        fields["messages"] = [user(*json.loads(row.user))]
-    if row.assistant is not None:
-        said = assistant(*json.loads(row.assistant), text("A"))
-        fields["messages"] = [user("Hi"), said, user("Go on")]
-    if row.result is not None:
-        answer = result("z", json.loads(row.result))
-        fields["messages"] = [user("Hi"), assistant(call("z")), user(answer)]
-    return fields
 
 
 def plan_for(fields: dict[str, Any], facts: dict[str, Any]) -> Plan:
