@@ -9,7 +9,6 @@ import pytest
 
 import dragoman
 from dragoman.core.errors import InvalidRequest, RequestTooLarge, UpstreamUnavailable
-from dragoman.server.app import refuse_before_handler
 from dragoman.server.transport.seams import ClientGone
 from support.app_case import (
     ASK,
@@ -506,15 +505,28 @@ def test_nor_is_what_is_wrong_with_a_request(body: Any, path: str) -> None:
 
 
 def test_what_never_reaches_the_app_has_the_same_shape() -> None:
-    headers, body = refuse_before_handler(RequestTooLarge("too much"))
+    async def main() -> tuple[AppCase, Any, bytes]:
+        case = AppCase()
+        return case, *case.app.refuse(RequestTooLarge("too much"))
+
+    case, headers, body = run(main())
     error = check_error(body)
     fields = dict(headers)
     assert error == {"type": "request_too_large", "message": "too much"}
     assert fields[b"request-id"].decode() == json.loads(body)["request_id"]
     assert fields[b"content-type"] == b"application/json"
     assert fields[b"x-dragoman-version"] == dragoman.__version__.encode()
-    first, second = (refuse_before_handler(InvalidRequest("", "x"))[1] for _ in range(2))
+    first, second = (case.app.refuse(InvalidRequest("", "x"))[1] for _ in range(2))
     assert first != second
+    refused = case.events[0]
+    assert refused.pop("time")
+    assert refused == {
+        "event": "refused",
+        "request_id": json.loads(body)["request_id"],
+        "status": 413,
+        "error": "request_too_large",
+        "detail": "too much",
+    }
 
 
 @pytest.mark.parametrize("error", [ClientGone(), RequestTooLarge("x"), Broken("x")])

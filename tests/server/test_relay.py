@@ -334,3 +334,74 @@ def test_fail_after_the_end_changes_nothing() -> None:
         return case
 
     assert check_stream(asyncio.run(main()).exchange.reply).error is None
+
+
+def test_work_that_is_waited_for_returns_or_raises() -> None:
+    async def answer(value: int) -> int:
+        await asyncio.sleep(0)
+        if not value:
+            raise UpstreamRejected("x")
+        return value
+
+    async def main() -> None:
+        case = Case(is_stream=True)
+        assert await case.relay.wait(answer(1)) == 1
+        with pytest.raises(UpstreamRejected):
+            await case.relay.wait(answer(0))
+        assert await case.relay.wait(answer(2)) == 2
+        await case.run(FakeUpstream([head(), *map(data, HELLO), end()]))
+        case.relay.end()
+        assert text_of(case) == "Hello"
+
+    asyncio.run(main())
+
+
+def test_leaving_cancels_the_work_that_is_waited_for() -> None:
+    ended: list[str] = []
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append("cancelled")
+
+    async def main() -> None:
+        case = Case(is_stream=False)
+        asyncio.get_running_loop().call_later(0.01, case.exchange.leave)
+        with pytest.raises(ClientGone):
+            await case.relay.wait(work())
+        with pytest.raises(ClientGone):  # it does not even begin
+            await case.relay.wait(work())
+
+    asyncio.run(main())
+    assert ended == ["cancelled"]
+
+
+def test_a_pause_holds_for_the_next_attempt() -> None:
+    async def main() -> list[list[str]]:
+        case = Case(is_stream=True)
+        case.exchange.pause()
+        first = FakeUpstream([fail(UpstreamUnavailable("x"))])
+        with pytest.raises(UpstreamUnavailable):
+            await case.run(first)
+        case.exchange.resume()
+        second = FakeUpstream([head(), *map(data, HELLO), end()])
+        await case.run(second)
+        return [first.calls[0].events, second.calls[0].events]
+
+    assert asyncio.run(main()) == [["pause", "abort"], []]
+
+
+def test_nothing_is_written_to_a_client_that_has_left() -> None:
+    async def main() -> Case:
+        case = Case(is_stream=True)
+        script = [head(), data(HELLO[0]), lambda _: case.exchange.leave(), data(HELLO[1])]
+        with pytest.raises(ClientGone):
+            await case.run(FakeUpstream(script))
+        case.relay.fail(GatewayError("x"))
+        case.relay.end()
+        return case
+
+    case = asyncio.run(main())
+    assert len(case.exchange.written) == 1
+    assert not case.exchange.is_ended

@@ -2,7 +2,6 @@
 
 import re
 import time
-import traceback
 from collections.abc import Collection
 from typing import Final
 
@@ -179,6 +178,24 @@ class App:
             return 200, b""
         return 200, _encode({"name": "dragoman", "version": __version__})
 
+    def refuse(self, error: GatewayError) -> tuple[HeaderList, bytes]:
+        """Return headers and body for a request that the transport itself refuses."""
+        request_id = new_request_id()
+        self._log.event(
+            "refused",
+            request_id=request_id,
+            status=error.status,
+            error=error.kind,
+            detail=error.log_detail or error.message,
+        )
+        headers = [
+            _JSON,
+            *error_headers(error),
+            (b"request-id", request_id.encode()),
+            VERSION_HEADER,
+        ]
+        return headers, render_error(error, request_id)
+
     def _crash(
         self,
         exchange: Exchange,
@@ -187,19 +204,13 @@ class App:
         record: RequestRecord,
         headers: HeaderList,
     ) -> None:
-        self._log.event("crash", request_id=record.request_id, traceback="".join(_traceback(error)))
+        self._log.crash(error, request_id=record.request_id)
         if not record.status:  # else a reply has begun, and whoever began it has ended it
             ours = GatewayError(
                 "The gateway failed on this request. This is a bug of Dragoman; its log says more."
             )
             _refuse(exchange, ours, record=record, headers=headers)
         record.error_type, record.error_detail = "api_error", type(error).__name__
-
-
-def _traceback(error: Exception) -> list[str]:
-    """Return the places only: messages and locals of a crash may quote content."""
-    lines = traceback.format_tb(error.__traceback__)
-    return [*lines, f"{type(error).__module__}.{type(error).__qualname__}"]
 
 
 def _normal_path(path: str) -> str:
@@ -236,13 +247,3 @@ def _refuse(
     send_error(exchange, error, request_id=record.request_id, extra=headers)
 
 
-def refuse_before_handler(error: GatewayError) -> tuple[HeaderList, bytes]:
-    """Return headers and body for a request that the transport itself refuses."""
-    request_id = new_request_id()
-    headers = [
-        _JSON,
-        *error_headers(error),
-        (b"request-id", request_id.encode()),
-        VERSION_HEADER,
-    ]
-    return headers, render_error(error, request_id)

@@ -61,7 +61,7 @@ def model_info(model_id: str, route: Route) -> dict[str, Any]:
     """Return all fields of the API's ModelInfo; ``description`` is read by Claude Code only."""
     profile = route.profile
     window, output = profile.context_window, profile.max_output_tokens
-    info = {
+    info: dict[str, Any] = {
         "id": model_id,
         "type": "model",
         "allowed_fallback_models": [],  # the field "fallbacks" is not served

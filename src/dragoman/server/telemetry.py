@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+import traceback
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, TextIO
 
@@ -57,6 +58,12 @@ class EventLog:
     def event(self, name: str, **fields: str | float | bool | None) -> None:
         """Write any other event: start, stop, engine state, a failure of ours."""
         self._write(name, fields)
+
+    def crash(self, error: BaseException, *, request_id: str = "") -> None:
+        """Write where a bug of ours showed: places only, for messages and locals quote content."""
+        places = "".join(traceback.format_tb(error.__traceback__))
+        kind = f"{type(error).__module__}.{type(error).__qualname__}"
+        self._write("crash", {"request_id": request_id, "traceback": places + kind})
 
     def _write(self, name: str, fields: dict[str, Any]) -> None:
         now = datetime.now(UTC)
