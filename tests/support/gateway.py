@@ -132,6 +132,12 @@ class GatewayProcess:
         assert process is not None
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Wait until the process, which was asked to end, has ended; return its exit code."""
+        process = self._process
+        assert process is not None
         try:
             return process.wait(_STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:

@@ -51,12 +51,12 @@ class Lab:
 
 
 @contextmanager
-def open_lab(folder: Path, *, more: str = "") -> Iterator[Lab]:
+def open_lab(folder: Path, *, more: str = "", env: dict[str, str] | None = None) -> Iterator[Lab]:
     """Start both; afterwards no secret is in the log."""
     with ChatUpstream(models=MODELS) as upstream:
         config = lab_config(upstream.url, *MODELS, more=more)
-        env = {"DRAGOMAN_LOG_FORMAT": "json"}
-        with GatewayProcess(folder, config=config, env=env) as gateway:
+        json_log = {"DRAGOMAN_LOG_FORMAT": "json"}
+        with GatewayProcess(folder, config=config, env=json_log | (env or {})) as gateway:
             yield Lab(upstream, gateway)
         assert LAB_KEY not in gateway.log()
         assert CLIENT_TOKEN not in gateway.log()
