@@ -410,7 +410,7 @@ def test_a_request_cut_off_by_the_end_of_the_process_is_in_the_log() -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert case.record["upstream"] == "lab"
+        assert (case.record["upstream"], case.record["error"]) == ("lab", "stopped")
         assert case.upstreams["lab"].calls[0].events == ["abort"]
 
     run(main())

@@ -405,3 +405,30 @@ def test_nothing_is_written_to_a_client_that_has_left() -> None:
     case = asyncio.run(main())
     assert len(case.exchange.written) == 1
     assert not case.exchange.is_ended
+
+
+@pytest.mark.parametrize(
+    "rest", [[60.0], [data(b"x"), 60.0], [data(b"x" * 100_000), 60.0]], ids=range(3)
+)
+def test_an_error_s_body_is_not_waited_for_long(monkeypatch, rest) -> None:
+    monkeypatch.setattr("dragoman.server.relay._ERROR_GRACE_S", 0.02)
+
+    async def main() -> FakeUpstream:
+        upstream = FakeUpstream([head(503), *rest])
+        case = Case(is_stream=True)
+        with pytest.raises(UpstreamOverloaded):
+            await case.run(upstream)
+        return upstream
+
+    assert asyncio.run(main()).calls[0].events == ["abort"]
+
+
+def test_an_endless_error_is_cut() -> None:
+    async def main() -> FakeUpstream:
+        upstream = FakeUpstream([head(503), *[data(b"x" * 2**14)] * 4, 60.0])
+        case = Case(is_stream=True)
+        with pytest.raises(UpstreamOverloaded):
+            await case.run(upstream)
+        return upstream
+
+    assert asyncio.run(main()).calls[0].events == ["abort"]

@@ -1,5 +1,6 @@
 """Path -> endpoint, error -> answer, and one log line for each request."""
 
+import asyncio
 import re
 import time
 from collections.abc import Collection
@@ -98,11 +99,14 @@ class App:
         except ClientGone:
             record.status = record.status or _CLIENT_GONE
             record.error_type = "client_gone"
+        except asyncio.CancelledError:
+            record.error_type = "stopped"
+            raise
         except GatewayError as error:
             _refuse(exchange, error, record=record, headers=headers)
         except Exception as error:
             self._crash(exchange, error, record=record, headers=headers)
-        finally:  # also of a request that the end of the process cuts off
+        finally:
             if path not in _QUIET or record.status != 200:
                 self._log.request(record)
 
@@ -245,5 +249,3 @@ def _refuse(
     record.status = error.status
     record.error_type, record.error_detail = error.kind, error.log_detail or error.message
     send_error(exchange, error, request_id=record.request_id, extra=headers)
-
-

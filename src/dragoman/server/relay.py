@@ -31,6 +31,7 @@ _MAX_ERROR_BODY_BYTES: Final = 64 * 2**10
 # After the finish reason only token counts can come, and after the end nothing: we wait this long.
 _FINISH_GRACE_S: Final = 5.0
 _DRAIN_GRACE_S: Final = 1.0
+_ERROR_GRACE_S: Final = 10.0  # for the body of an error; its status is enough to go on
 _SSE_HEADERS: Final = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -302,6 +303,8 @@ class _Attempt:
         self._status, self._reply_headers = status, headers
         if status != 200:
             self._whole, self._blank = bytearray(), None
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(_ERROR_GRACE_S, self._end_error)
         elif b"html" in headers.get(b"content-type", b"").lower():
             self._fail(UpstreamProtocolError("The model's server sent a web page, not a reply."))
 
@@ -331,7 +334,7 @@ class _Attempt:
             self._stop_timer()
             self.call = None
         elif self._status != 200:
-            self._fail(self._read_error())
+            self._end_error()
         else:
             self._end_body()
 
@@ -346,16 +349,16 @@ class _Attempt:
         else:
             self._fail(error)
 
-    def _read_error(self) -> Exception:
+    def _end_error(self) -> None:
+        """Fail with what an error reply says, as far as it has come."""
+        body = bytes(self._whole or b"")
         try:
-            return error_of_reply(
-                self._status,
-                self._reply_headers,
-                body=bytes(self._whole or b""),
-                context=self._context,
+            error: Exception = error_of_reply(
+                self._status, self._reply_headers, body=body, context=self._context
             )
-        except Exception as error:  # a bug, told to who waits, not to the transport
-            return error
+        except Exception as bug:  # told to who waits, not to the transport
+            error = bug
+        self._fail(error)
 
     def _look(self, data: bytes) -> bytes:
         """Tell JSON from events by how the body begins, for content types are often wrong."""
@@ -373,6 +376,8 @@ class _Attempt:
         whole = self._whole if self._whole is not None else bytearray()
         if self._status != 200:
             whole += data[: _MAX_ERROR_BODY_BYTES - len(whole)]
+            if len(whole) == _MAX_ERROR_BODY_BYTES:
+                self._end_error()
             return
         whole += data
         if len(whole) > self._context.max_reply_bytes:
