@@ -48,6 +48,17 @@ def test_cut_removes_just_those_keys(value, data) -> None:
     assert json.loads(cut(document, spans)) == {k: v for k, v in value.items() if k not in gone}
 
 
+@given(st.lists(st.lists(VALUES, max_size=3), min_size=1, max_size=4), st.data(), INDENTS)
+def test_cut_removes_from_several_containers_at_once(value, data, indent) -> None:
+    document = json.dumps(value, indent=indent).encode()
+    spans, left = [], []
+    for outer, inner in zip(members(document), value, strict=True):
+        gone = data.draw(st.sets(st.integers(0, 2)))
+        spans += [(m.start, m.end) for m in members(document, outer.value_start) if m.name in gone]
+        left.append([item for number, item in enumerate(inner) if number not in gone])
+    assert json.loads(cut(document, spans)) == left
+
+
 @pytest.mark.parametrize("document", [b"", b"   ", b"12", b'"[1]"', b"null"])
 def test_what_is_no_container_has_no_members(document) -> None:
     assert members(document) == []

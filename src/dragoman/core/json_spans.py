@@ -11,7 +11,9 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-_TOKEN: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{},:]|[^\s\[\]{},:"]+', re.DOTALL)
+# A string is taken in runs: character by character, an image of 30 MB took 14 s.
+_TOKEN: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{},:]|[^\s\[\]{},:"]++', re.DOTALL)
+_COMMA_BEHIND: Final = re.compile(rb"\s*,\s*")
 _decode: Final = msgspec.json.Decoder(str).decode
 
 
@@ -86,11 +88,16 @@ _read_unrepeated: Final = json.JSONDecoder(object_pairs_hook=_unrepeated).decode
 
 def cut(document: bytes, spans: list[tuple[int, int]]) -> bytes:
     """Return *document* without the given members and the commas that belonged to them."""
-    for start, stop in sorted(spans, reverse=True):
-        after = stop + len(document[stop:]) - len(document[stop:].lstrip())
-        if document[after : after + 1] == b",":
-            document = document[:start] + document[after + 1 :].lstrip()
+    kept: list[bytes] = []
+    at = 0
+    for start, stop in sorted(spans):
+        if start > at:
+            kept.append(document[at:start])
+        comma = _COMMA_BEHIND.match(document, stop)
+        if comma is not None:
+            at = comma.end()
             continue
-        before = document[:start].rstrip()
-        document = before.removesuffix(b",") + document[stop:]
-    return document
+        at = stop
+        if kept:  # the last of its container: the comma before it goes
+            kept[-1] = kept[-1].rstrip().removesuffix(b",")
+    return b"".join([*kept, document[at:]])

@@ -278,12 +278,14 @@ def _messages(
     """Return the messages, the system prompt first, and fields that a prefill needs."""
     summary, messages = cut_at_compaction(request.messages, adjustments)
     prompt = [_system_prompt(request.system, adjustments)]
-    while messages and messages[0][1].role == "system" and not summary:
-        number, message = messages.pop(0)
+    first = 0
+    while first < len(messages) and messages[first][1].role == "system" and not summary:
+        number, message = messages[first]
         prompt.append(system_text(message.content, f"messages.{number}.content", adjustments))
+        first += 1
     if summary:
         reader.add_user_text(f"<summary>\nThe conversation so far:\n{summary}\n</summary>")
-    entries = reader.read(messages)
+    entries = reader.read(messages[first:])
     if request.compaction is not None:
         reason = "the summary will come as text, not as a compaction block"
         adjustments.add("compaction", "emulated", reason=reason)

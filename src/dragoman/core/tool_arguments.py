@@ -7,7 +7,7 @@ import msgspec
 
 _decode: Final = msgspec.json.Decoder().decode
 _encode: Final = msgspec.json.Encoder().encode
-_TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*"|["\[\]{},:]|[^\s\[\]{},:"]+', re.DOTALL)
+_TOKEN: Final = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["\[\]{},:]|[^\s\[\]{},:"]++', re.DOTALL)
 # At the end: a lone backslash, a \u without its digits, or the first half of a surrogate pair.
 _CUT_ESCAPE: Final = re.compile(
     r"(?<!\\)((?:\\\\)*)(?:(?:\\u[dD][89abAB][0-9a-fA-F]{2})?\\(?:u[0-9a-fA-F]{0,3})?"
