@@ -134,6 +134,18 @@ FIELDS = {
         MINIMAL | {"stop_sequences": ["a", 1]},
         "stop_sequences.1: Input should be a string, not an integer",
     ),
+    "too many stop sequences": (
+        MINIMAL | {"stop_sequences": ["a"] * 1001},
+        "stop_sequences: at most 1000 are allowed",
+    ),
+    "stop sequences too long in all": (
+        MINIMAL | {"stop_sequences": ["a" * 201] * 100},
+        "stop_sequences: at most 20000 characters in all are allowed",
+    ),
+    "stop sequence too long": (
+        MINIMAL | {"stop_sequences": ["a", "b" * 1001]},
+        "stop_sequences.1: String should have at most 1000 characters",
+    ),
     "role": (
         MINIMAL | {"messages": [user("Hi"), {"role": "tool", "content": "x"}]},
         "messages.1.role: Input should be 'user', 'assistant' or 'system'",

@@ -19,7 +19,6 @@ class StopMatcher:
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
-        self._longest = max(map(len, self._stops))
         self._held = ""  # the end of the text so far that may begin a stop string
         self.matched: str | None = None
 
@@ -33,18 +32,22 @@ class StopMatcher:
             _, at, self.matched = min(found)
             self._held = ""
             return text[:at]
-        keep = self._partial_match(text)
-        self._held = text[len(text) - keep :]
-        return text[: len(text) - keep]
+        at = min(_partial_match(text, stop) for stop in self._stops)
+        self._held = text[at:]
+        return text[:at]
 
     def close(self) -> str:
         """Return what is held: the text ended before any stop string was complete."""
         held, self._held = self._held, ""
         return held
 
-    def _partial_match(self, text: str) -> int:
-        for length in range(min(self._longest - 1, len(text)), 0, -1):
-            tail = text[-length:]
-            if any(stop.startswith(tail) for stop in self._stops):
-                return length
-        return 0
+
+def _partial_match(text: str, stop: str) -> int:
+    """Return where the longest end of *text* that begins *stop* begins; its length if none does."""
+    first = stop[0]
+    at = text.find(first, max(0, len(text) - len(stop) + 1))
+    while at >= 0:
+        if stop.startswith(text[at:]):
+            return at
+        at = text.find(first, at + 1)
+    return len(text)

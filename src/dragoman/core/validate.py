@@ -27,6 +27,10 @@ from dragoman.wire.anthropic import (
 # of one block each hold 300,000.
 _MAX_CONTAINERS: Final = 500_000
 _MAX_COUNT: Final = 2**31 - 1  # what the integers of every upstream's own parser can hold
+# Each stop sequence is looked for in every piece of text.
+_MAX_STOPS: Final = 1000
+_MAX_STOP_CHARS: Final = 1000
+_MAX_STOP_CHARS_IN_ALL: Final = 20_000
 _MAX_UNKNOWN_FIELDS: Final = 20
 _MAX_NAME: Final = 60  # characters of the client's own names that are repeated to it
 _KEPT: Final = b'"[]{}'
@@ -230,6 +234,7 @@ def _check_fields(request: MessagesRequest, *, max_messages: int, for_count: boo
     _check_range("temperature", request.temperature, 0, 2)
     _check_range("top_p", request.top_p, 0, 1)
     _check_range("top_k", request.top_k, -1, _MAX_COUNT)  # -1: off, to some clients
+    _check_stops(request.stop_sequences)
     if request.thinking is not None:
         budget = request.thinking.budget_tokens
         _check_range("thinking.budget_tokens", budget, 0, _MAX_COUNT)
@@ -240,6 +245,18 @@ def _check_fields(request: MessagesRequest, *, max_messages: int, for_count: boo
     ):
         if form is not None and form.type == "json_schema" and form.schema is None:
             raise InvalidRequest(f"{path}.schema", "Field required")
+
+
+def _check_stops(stops: list[str]) -> None:
+    if len(stops) > _MAX_STOPS:
+        raise InvalidRequest("stop_sequences", f"at most {_MAX_STOPS} are allowed")
+    for number, stop in enumerate(stops):
+        if len(stop) > _MAX_STOP_CHARS:
+            reason = f"String should have at most {_MAX_STOP_CHARS} characters"
+            raise InvalidRequest(f"stop_sequences.{number}", reason)
+    if sum(map(len, stops)) > _MAX_STOP_CHARS_IN_ALL:
+        reason = f"at most {_MAX_STOP_CHARS_IN_ALL} characters in all are allowed"
+        raise InvalidRequest("stop_sequences", reason)
 
 
 def _check_range(path: str, value: float | None, low: float, high: float) -> None:
