@@ -246,6 +246,9 @@ def _answer(
 def _refuse(
     exchange: Exchange, error: GatewayError, *, record: RequestRecord, headers: HeaderList
 ) -> None:
+    if exchange.gone:  # nobody is there to be told
+        record.status, record.error_type = _CLIENT_GONE, "client_gone"
+        return
     record.status = error.status
     record.error_type, record.error_detail = error.kind, error.log_detail or error.message
     send_error(exchange, error, request_id=record.request_id, extra=headers)

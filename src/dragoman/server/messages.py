@@ -6,6 +6,7 @@ POST /v1/messages: the request path, top to bottom.
 
 import random
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
 from msgspec import Struct
@@ -160,7 +161,8 @@ class _Delivery:
         except ClientGone:
             raise
         except Exception:
-            self._relay.fail(GatewayError("The gateway failed; its log says more."))
+            with suppress(ClientGone):
+                self._relay.fail(GatewayError("The gateway failed; its log says more."))
             raise
         finally:
             self._relay.close()

@@ -105,7 +105,7 @@ class Relay:
         """
         if self._exchange.gone:
             work.close()
-            raise ClientGone
+        self._check_present()
         task = self._loop.create_task(work)
         waiter = self._waiter = self._loop.create_future()
         task.add_done_callback(lambda _: self._wake(None))
@@ -127,8 +127,7 @@ class Relay:
             GatewayError: The upstream failed; nothing has been said of it to the client.
             ClientGone: The client left; the upstream call is aborted.
         """
-        if self._exchange.gone:
-            raise ClientGone
+        self._check_present()
         self._turn = turn
         self._start_if_due()
         self._waiter = self._loop.create_future()
@@ -149,8 +148,7 @@ class Relay:
         Raises:
             ClientGone: The client left meanwhile.
         """
-        if self._exchange.gone:
-            raise ClientGone
+        self._check_present()
         self._waiter = self._loop.create_future()
         timer = self._loop.call_later(delay_s, self._wake, None)
         try:
@@ -169,16 +167,27 @@ class Relay:
         self._last_write_s = self._loop.time()
 
     def end(self) -> None:
-        """End the reply after its last byte."""
+        """
+        End the reply after its last byte.
+
+        Raises:
+            ClientGone: Nobody is there who would see it.
+        """
+        self._check_present()
         if self._is_started and not self._is_ended:
             self._is_ended = True
-            if not self._exchange.gone:
-                self._exchange.end_reply()
+            self._exchange.end_reply()
         self.close()
 
     def fail(self, error: GatewayError) -> None:
-        """Tell the client of *error*: as a status while that is possible, else as an event."""
-        if self._is_ended or self._exchange.gone:
+        """
+        Tell the client of *error*: as a status while that is possible, else as an event.
+
+        Raises:
+            ClientGone: Nobody is there to be told.
+        """
+        self._check_present()
+        if self._is_ended:
             return
         if self._is_started:
             if self._turn is not None and (data := self._turn.fail(error)):
@@ -196,6 +205,10 @@ class Relay:
             if timer is not None:
                 timer.cancel()
         self._early_timer = self._ping_timer = None
+
+    def _check_present(self) -> None:
+        if self._exchange.gone and not self._is_ended:
+            raise ClientGone
 
     # -- told by the exchange
 
