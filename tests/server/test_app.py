@@ -545,3 +545,19 @@ def test_whatever_reading_the_body_raises(error: Exception) -> None:
             assert case.records[-1]["status"] == (status or 499)
 
     run(main())
+
+
+def test_a_refusal_of_a_client_that_has_left() -> None:
+    class Leaving(FakeExchange):
+        async def read_body(self, max_bytes: int) -> bytes:
+            self.leave()
+            return b"{"
+
+    async def main() -> None:
+        case = AppCase()
+        exchange = Leaving()
+        await case.app.handle(exchange)
+        assert exchange.status == 0
+        assert (case.record["status"], case.record["error"]) == (499, "client_gone")
+
+    run(main())

@@ -266,6 +266,14 @@ def test_but_only_once(is_stream: bool) -> None:
     assert case.record["attempts"] == 2
 
 
+def test_nor_after_content() -> None:
+    refusal = b'data: {"error":{"code":400,"message":"%b"}}\n\n' % TOO_MANY.encode()
+    script = [head(), data(chunk(content="Hel")), data(refusal), end()]
+    exchange, case = deliver({"lab": [script], "other": []}, body=ASK | {"max_tokens": 5000})
+    assert error_in(exchange)["message"] == TOO_MANY
+    assert case.record["attempts"] == 1
+
+
 def test_fewer_tokens_are_asked_for_as_often_as_any() -> None:
     exchange, case = deliver(
         [refusing(400, TOO_MANY), failing(GONE), refusing(503), saying("Hello")],

@@ -1,0 +1,89 @@
+"""Lines of the log: one per event, for people or as JSON, and never in the way of a request."""
+
+import io
+import json
+from typing import Any, Literal
+
+import pytest
+
+from dragoman.core.adjustments import Adjustment
+from dragoman.core.usage import Usage
+from dragoman.server.telemetry import EventLog, RequestRecord
+
+
+def lines(log_format: Literal["human", "json"], record: RequestRecord) -> str:
+    stream = io.StringIO()
+    EventLog(log_format, stream).request(record)
+    text = stream.getvalue()
+    assert text.endswith("\n")
+    assert text.count("\n") == 1
+    return text
+
+
+def record(**fields: Any) -> RequestRecord:
+    return RequestRecord("req_1", "POST", fields.pop("path", "/v1/messages"), **fields)
+
+
+def test_a_line_for_people_leaves_out_what_is_empty() -> None:
+    line = lines("human", record(status=200, model="m", usage=Usage(3, output_tokens=2)))
+    assert " request request_id=req_1 method=POST path=/v1/messages status=200 model=m " in line
+    assert "input_tokens=3 output_tokens=2" in line
+    for absent in ("upstream", "error", "adjustments", "first_content_ms", "cache"):
+        assert absent not in line
+
+
+def test_lists_and_blanks_are_quoted_for_people() -> None:
+    said = (Adjustment("top_k", "dropped", "not known"), Adjustment("x", "clamped", "to 3"))
+    line = lines("human", record(adjustments=said, error_detail="two words"))
+    assert 'adjustments="top_k dropped: not known; x clamped: to 3"' in line
+    assert 'detail="two words"' in line
+
+
+@pytest.mark.parametrize("text", ["a\nb", "a\x1b[31mb", "a\0b", "a\u2028b", "a\udc80b"])
+@pytest.mark.parametrize("log_format", ["human", "json"])
+def test_nothing_in_a_line_can_end_it_or_colour_it(
+    text: str, log_format: Literal["human", "json"]
+) -> None:
+    line = lines(log_format, record(path=f"/{text}", model=text, error_detail=text))
+    assert line[:-1].isprintable()
+    line.encode()  # can be written
+
+
+def test_a_line_in_json_has_types() -> None:
+    line = json.loads(lines("json", record(status=404, is_stream=True, first_content_s=0.5)))
+    assert (line["event"], line["status"], line["stream"]) == ("request", 404, True)
+    assert line["time"].endswith("+00:00")
+    assert isinstance(line["first_content_ms"], int)
+
+
+def test_names_that_clients_make_up_are_bounded() -> None:
+    line = json.loads(lines("json", record(path="/" + "x" * 5000, model="y" * 5000)))
+    assert len(line["path"]) == len(line["model"]) == 300
+
+
+def test_a_crash_shows_places_and_no_values() -> None:
+    stream = io.StringIO()
+    secret = "PRIVATE"[::-1]
+    try:
+        raise ValueError(secret)
+    except ValueError as error:
+        EventLog("json", stream).crash(error, request_id="req_1")
+    line = json.loads(stream.getvalue())
+    assert (line["event"], line["request_id"]) == ("crash", "req_1")
+    assert "test_telemetry.py" in line["traceback"]
+    assert line["traceback"].endswith("builtins.ValueError")
+    assert secret not in stream.getvalue()
+
+
+class Full(io.StringIO):
+    """A pipe that nobody reads, or a full disk."""
+
+    def write(self, text: str) -> int:
+        raise OSError(28, "No space left on device")
+
+
+def test_a_log_that_cannot_be_written_ends_no_request() -> None:
+    closed = io.StringIO()
+    closed.close()
+    for stream in (closed, Full()):
+        EventLog("human", stream).event("listening", url="http://127.0.0.1")
