@@ -29,13 +29,12 @@ def make_plan(
     request = MessagesRequest(model="alias", messages=[], stop_sequences=list(stops))
     deployment = Deployment(upstream="lab", model="m", profile=profile or DialectProfile())
     fields: dict[str, Any] = {
+        "body": {},
         "input_tokens_estimate": 7,
         "tool_names": frozenset({"f", "g"}),
         "show_thinking": "full",
     }
-    return Plan(
-        request=request, deployment=deployment, body={}, adjustments=(), **(fields | changes)
-    )
+    return Plan(request=request, deployment=deployment, adjustments=(), **(fields | changes))
 
 
 def make_turn(

@@ -13,7 +13,9 @@ from typing import Any, Final, Literal
 import msgspec
 
 from dragoman.core.errors import UpstreamProtocolError
+from dragoman.core.input_schemas import ToolSchemas
 from dragoman.core.plan import Plan, ServerCall
+from dragoman.core.repair_log import RepairLog
 from dragoman.core.signatures import Signer
 from dragoman.core.sinks import Sink
 from dragoman.core.tool_calls import ToolCall, ToolCallAssembler
@@ -65,12 +67,16 @@ class BlockWriter:
         self._nonce = nonce
         self._open: _Segment | None = None
         self._queue: deque[_Segment] = deque()
-        self._assembler = ToolCallAssembler()
+        self.tools = ToolSchemas(plan.tool_names, plan.body.get("tools") or ())
+        self._assembler = ToolCallAssembler(self.tools)
+        self._has_server_tools = bool(plan.server_tools)
+        self._is_cut = False  # the upstream was stopped before it was done
         self._space = {"text": "", "thinking": ""}  # white space that waits for more of its kind
         self._thinking: list[str] = []  # of the open thinking block, for its signature
         self.has_calls = False
         self.has_client_calls = False
         self.has_cut_call = False
+        self.repairs = RepairLog()
         self.server_calls: list[ServerCall] = []
         # Kept only where the message may go on after a server tool.
         self.written_text: list[str] = []
@@ -79,12 +85,12 @@ class BlockWriter:
     def add(self, kind: Kind, text: str) -> None:
         """Add text or thinking, to the open block if it is of that kind."""
         self._meter.written_chars += len(text)
-        is_open = self._open is not None and self._open.kind == kind
-        if is_open and not self._queue:
+        segment = self._open
+        if segment is not None and segment.kind == kind and not self._queue:
             self._show(kind, text)
             return
         if kind == "thinking" and self._plan.show_thinking == "none":
-            if self._plan.server_tools:
+            if self._has_server_tools:
                 self.taken_thinking.append(text)
             return
         if not self._queue or self._queue[-1].kind != kind:
@@ -111,8 +117,9 @@ class BlockWriter:
             if self._queue:
                 self._advance()
 
-    def end(self) -> None:
-        """Write and close all that is left."""
+    def end(self, *, is_cut: bool) -> None:
+        """Write and close all that is left; *is_cut*: the upstream would have had more to say."""
+        self._is_cut = is_cut
         self._advance()
         while self._queue and not self.has_cut_call:
             self._close_open()
@@ -127,11 +134,11 @@ class BlockWriter:
     def _show(self, kind: Kind, text: str) -> None:
         if kind == "text":
             self._sink.add_text(text)
-            if self._plan.server_tools:
+            if self._has_server_tools:
                 self.written_text.append(text)
             return
         self._thinking.append(text)
-        if self._plan.server_tools:
+        if self._has_server_tools:
             self.taken_thinking.append(text)
         if self._plan.show_thinking == "full":
             self._sink.add_thinking(text)
@@ -188,6 +195,9 @@ class BlockWriter:
                 call.is_held = True
                 return
             self._begin_call(call)
+        self._show_pieces(call)
+
+    def _show_pieces(self, call: ToolCall) -> None:
         for piece in call.arguments[call.shown :]:
             self._sink.add_tool_json(piece)
             self._meter.written_chars += len(piece)
@@ -207,7 +217,9 @@ class BlockWriter:
         """Close a call: check its arguments as a whole and show what was held."""
         if not call.name:
             call.name = self._only_tool()
-        arguments = call.end()
+        arguments = call.end(is_cut=self._is_cut)
+        for kind in sorted(call.repairs):
+            self.repairs.add_argument_repair(kind, call.name)
         if call.name in self._plan.server_tools:
             self._write_server_call(call, arguments or {})
             return
@@ -215,8 +227,9 @@ class BlockWriter:
         self.has_cut_call = arguments is None
         if not call.is_begun:
             self._begin_call(call)
+        self._show_pieces(call)
         if call.shown == 0:  # an object that is never closed says: this was cut
-            whole = call.text or "{" if arguments is None else _encode(arguments).decode()
+            whole = "{" if arguments is None else _encode(arguments).decode()
             self._sink.add_tool_json(whole)
             self._meter.written_chars += len(whole)
         self._sink.end_block()

@@ -3,13 +3,21 @@ Follow a JSON object while it streams, so that what is shown is always the start
 
 Strict clients parse a tool's input after every delta and give up at the first illegal character;
 models write raw line breaks into strings, bad escapes, Python literals, trailing commas, and
-sometimes the whole object twice. What has one possible meaning is repaired; at anything else the
-follower stops, and the call counts as cut off there.
+sometimes the whole object twice. What has one possible meaning is repaired at once. From anything
+else on, and from a value on that the tool's schema does not allow, the rest is kept back: only the
+whole tells what was meant.
 """
 
 import math
 import re
 from typing import Final, Literal
+
+import msgspec
+
+from dragoman.core.argument_coercion import NAMES, WRAPPERS, Repairs
+from dragoman.core.input_schemas import InputSchema
+
+_decode: Final = msgspec.json.Decoder(str).decode
 
 _SPECIAL: Final = re.compile(r'["\\\x00-\x1f]')  # inside a string, all else stands for itself
 _ESCAPE: Final = re.compile(r'\\(?:["\\/bfnrt]|u([0-9a-fA-F]{4}))')
@@ -34,31 +42,80 @@ _REPLACEMENT: Final = "\\ufffd"
 _MAX_DEPTH: Final = 200
 _MAX_HELD_CHARS: Final = 400  # no number or gap that a tool needs is longer
 
+_STRING: Final = re.compile(r'"(?:[^"\\\x00-\x1f]|\\.)*+"')
+# A member up to its value, and what may become one.
+_MEMBER: Final = re.compile(
+    r'[{,][ \t\r\n]*("(?:[^"\\\x00-\x1f]|\\.)*+")[ \t\r\n]*:[ \t\r\n]*(?=[^ \t\r\n])'
+)
+_CUT_MEMBER: Final = re.compile(
+    r'[{,][ \t\r\n]*(?:"(?:[^"\\\x00-\x1f]|\\.)*+(?:\\|"[ \t\r\n]*(?::[ \t\r\n]*)?)?)?\Z'
+)
+# What stands behind the quote that ends a string; behind any other quote the string goes on.
+_AFTER_KEY: Final = re.compile(r"[ \t\r\n]{0,99}:")
+_AFTER_MEMBER: Final = re.compile(r'[ \t\r\n]{0,99}(?:\}|,[ \t\r\n]{0,99}["}])')
+_AFTER_ELEMENT: Final = re.compile(r'[ \t\r\n]{0,99}(?:\]|,[ \t\r\n]{0,99}["\[{\]0-9tfnTFN-])')
+_CUT_BEHIND: Final = re.compile(r"[ \t\r\n]*(?:,[ \t\r\n]*)?\Z")
+_TYPE_BY_START: Final = {
+    '"': "string",
+    "{": "object",
+    "[": "array",
+    **dict.fromkeys("tfTF", "boolean"),
+    **dict.fromkeys("nN", "null"),
+    **dict.fromkeys("-0123456789", "integer"),
+}
+
 _Expected = Literal["key", "key_or_end", "colon", "value", "value_or_end", "comma"]
 
 
 class JsonFollower:
-    """Feed it the text of one object in pieces, get what of it may be shown."""
+    """
+    Feed it the text of one object in pieces, get what of it may be shown.
 
-    def __init__(self) -> None:
+    Args:
+        schema: Of the object; None: every value is allowed.
+    """
+
+    def __init__(self, schema: InputSchema | None = None) -> None:
         self._closers: list[str] = []
+        self._schemas: list[InputSchema | None] = []  # of the open containers
+        self._counts: list[int] = []  # of elements in them
+        self._next = schema  # of the value that comes next
         self._expected: _Expected = "value"
         self._is_in_string = False
-        self._held = ""  # a number, literal or escape whose end has not come, or a comma
+        self._held = ""  # a number, literal, escape, key or quote whose end has not come
+        self._kept: list[str] = []
+        self.repairs: Repairs = set()
+        self.is_keeping = False  # nothing more is shown
         self.is_whole = False  # the object is complete; whatever follows is dropped
-        self.is_broken = False  # what came next has no meaning; it and all that follows is dropped
+        self.is_broken = False  # what came next has no meaning
+
+    @property
+    def kept(self) -> str:
+        """What was not shown, behind what was."""
+        return "".join(self._kept) + self._held
 
     def feed(self, text: str) -> str:
         """Return the legal continuation that *text* brings; often *text* itself."""
         if self._is_in_string and not self._held and _SPECIAL.search(text) is None:
-            return text  # the common piece: more of a string
-        out: list[str] = []
+            if not self.is_keeping:
+                return text  # the common piece: more of a string
+            self._kept.append(text)
+            return ""
+        shown: list[str] = []
+        out = self._kept if self.is_keeping else shown
         text, self._held = self._held + text, ""
         at = 0
         while at < len(text) and not (self.is_whole or self.is_broken):
             take = self._take_in_string if self._is_in_string else self._take_token
             at = take(text, at, out)
-        return "".join(out)
+            if self.is_keeping:
+                out = self._kept
+        if self.is_broken:
+            self.is_keeping = True
+            self._kept.append(text[at:])
+        elif at < len(text) and not text[at:].isspace():
+            self.repairs.add("syntax")  # something behind the object, or the object once more
+        return "".join(shown)
 
     # -- outside strings
 
@@ -71,13 +128,28 @@ class JsonFollower:
         if piece.isspace():
             if self._closers:
                 out.append(piece)
-        elif piece == ",":
-            return self._take_comma(text, end, out)
-        elif piece in "]}":
+            return end
+        if piece in ("{", ",") and (taken := self._take_member(text, at, out)) >= 0:
+            return taken
+        if piece == ",":
+            return self._take_comma(text, at, out)
+        if piece in "]}":
             self._close(piece, out)
         elif piece == ":":
             self._expect(self._expected == "colon", piece, then="value", out=out)
-        elif piece == '"':
+            self._next = None
+        else:
+            return self._begin_value(text, at, end=end, out=out)
+        return at if self.is_broken else end
+
+    def _begin_value(self, text: str, at: int, *, end: int, out: list[str]) -> int:
+        piece = text[at:end]
+        if self._is_odd_element(text, at):
+            self.is_keeping = True
+            return at
+        if self._held:  # a choice whose end decides has not come
+            return len(text)
+        if piece == '"':
             self._begin_string(out)
         elif piece in "[{":
             self._open(piece, out)
@@ -85,34 +157,54 @@ class JsonFollower:
             self._held = piece
         else:
             self._take_scalar(piece, out)
-        return end
+        return at if self.is_broken else end
 
-    def _take_comma(self, text: str, end: int, out: list[str]) -> int:
+    def _take_comma(self, text: str, at: int, out: list[str]) -> int:
         """Take a comma once it is known that it is not the last thing in its container."""
-        rest = text[end:].lstrip(" \t\r\n")
-        if self._expected != "comma" or len(text) - len(rest) - end > _MAX_HELD_CHARS:
+        end = at + 1
+        rest = text[end : end + _MAX_HELD_CHARS + 1].lstrip(" \t\r\n")
+        gap = min(len(text) - end, _MAX_HELD_CHARS + 1) - len(rest)
+        if self._expected != "comma" or gap > _MAX_HELD_CHARS:
             self.is_broken = True
-        elif not rest:
-            self._held = text[end - 1 :]
-        elif rest[0] not in "}]":
+            return at
+        if not rest:
+            self._held = text[at:]
+        elif rest[0] in "}]":
+            self.repairs.add("syntax")
+        elif self._closers[-1] == "}" and rest[0] != '"':
+            self.is_broken = True
+            return at
+        else:
             out.append(",")
             self._expected = "key" if self._closers[-1] == "}" else "value"
+            self._counts[-1] += 1
+            self._next = self._element()
             return end
-        return len(text) - len(rest)
+        return end + gap
 
     def _open(self, piece: str, out: list[str]) -> None:
         is_object = piece == "{"
         is_legal = self._expected in ("value", "value_or_end") and len(self._closers) < _MAX_DEPTH
         is_legal = is_legal and (is_object or bool(self._closers))
-        self._closers.append("}" if is_object else "]")
         then: _Expected = "key_or_end" if is_object else "value_or_end"
         self._expect(is_legal, piece, then=then, out=out)
+        if is_legal:
+            self._enter("}" if is_object else "]")
+            self._next = self._element()
+
+    def _enter(self, closer: str) -> None:
+        self._closers.append(closer)
+        self._schemas.append(self._next)
+        self._counts.append(0)
 
     def _close(self, piece: str, out: list[str]) -> None:
         is_legal = self._expected in ("comma", "key_or_end", "value_or_end")
-        is_legal = is_legal and bool(self._closers) and self._closers.pop() == piece
+        is_legal = is_legal and bool(self._closers) and self._closers[-1] == piece
         self._expect(is_legal, piece, then="comma", out=out)
-        self.is_whole = not self._closers and not self.is_broken
+        if is_legal:
+            for stack in (self._closers, self._schemas, self._counts):
+                stack.pop()
+        self.is_whole = is_legal and not self._closers
 
     def _begin_string(self, out: list[str]) -> None:
         is_key = self._expected in ("key", "key_or_end")
@@ -125,6 +217,8 @@ class JsonFollower:
         if written is None and _NUMBER.fullmatch(piece) and len(piece) <= _MAX_HELD_CHARS:
             written = piece if math.isfinite(float(piece)) else None
         is_value = self._expected in ("value", "value_or_end") and bool(self._closers)
+        if written != piece:
+            self.repairs.add("syntax")
         self._expect(is_value and written is not None, written or "", then="comma", out=out)
 
     def _expect(self, is_legal: bool, piece: str, *, then: _Expected, out: list[str]) -> None:
@@ -133,6 +227,80 @@ class JsonFollower:
             out.append(piece)
         else:
             self.is_broken = True
+
+    # -- what the schema says
+
+    def _take_member(self, text: str, at: int, out: list[str]) -> int:
+        """
+        Take a member of an object with a schema up to its value, as one piece.
+
+        So a value that is not allowed can be kept back with its name, and left out in the end.
+
+        Returns:
+            The end, or -1 where members are not looked at as a whole.
+        """
+        is_first = text[at] == "{"
+        schema = self._next if is_first else self._schemas[-1] if self._schemas else None
+        if schema is None or self.is_keeping or not self._is_member_due(is_first=is_first):
+            return -1
+        if is_first and self._is_odd_element(text, at):
+            return -1
+        match = _MEMBER.match(text, at)
+        if match is None and len(text) - at <= _MAX_HELD_CHARS and _CUT_MEMBER.match(text, at):
+            self._held = text[at:]
+            return len(text)
+        if match is None or match.end() - at > _MAX_HELD_CHARS:
+            return -1
+        key = _key(match.group(1))
+        member = None if key is None else schema.member(key)
+        is_odd = self._is_wrapper(key, schema) or self._is_odd_value(text, match.end(), member)
+        if self._held:  # a choice that is not complete decides
+            self._held = text[at:]
+            return len(text)
+        if is_odd:
+            self.is_keeping = True
+            return at
+        if is_first:
+            self._enter("}")
+        self._expected, self._next = "value", member
+        out.append(match.group())
+        return match.end()
+
+    def _is_member_due(self, *, is_first: bool) -> bool:
+        if is_first:
+            return self._expected in ("value", "value_or_end") and len(self._closers) < _MAX_DEPTH
+        return self._expected == "comma" and self._closers[-1] == "}"
+
+    def _is_wrapper(self, key: str | None, schema: InputSchema) -> bool:
+        """Tell whether the object begins with what models put around arguments."""
+        is_known = key is None or not schema.declares_members or key in schema.members
+        return not self._closers and not is_known and (key in WRAPPERS or key in NAMES)
+
+    def _is_odd_element(self, text: str, at: int) -> bool:
+        if self.is_keeping or not self._closers or self._closers[-1] != "]":
+            return False
+        return self._is_odd_value(text, at, self._next)
+
+    def _is_odd_value(self, text: str, at: int, schema: InputSchema | None) -> bool:
+        """Tell whether the value that begins at *at* is none that is allowed; hold what is cut."""
+        kind = _TYPE_BY_START.get(text[at])
+        if schema is None or kind is None:
+            return False
+        types = schema.types()
+        if types is not None and kind not in types:
+            return not (kind == "integer" and "number" in types)
+        choices = schema.choices if kind == "string" else None
+        if choices is None:
+            return False
+        match = _STRING.match(text, at)
+        if match is None and len(text) - at <= _MAX_HELD_CHARS:
+            self._held = text[at:]
+        is_short = match is not None and match.end() - at <= _MAX_HELD_CHARS
+        return match is not None and is_short and _key(match.group()) not in choices
+
+    def _element(self) -> InputSchema | None:
+        schema = self._schemas[-1]
+        return None if schema is None else schema.element(self._counts[-1])
 
     # -- inside strings
 
@@ -145,11 +313,27 @@ class JsonFollower:
         if special == "\\":
             return self._take_escape(text, end, out)
         if special == '"':
-            self._is_in_string = False
-            out.append('"')
-        elif special:  # a control character, which JSON wants escaped
+            return self._take_quote(text, end, out)
+        if special:  # a control character, which JSON wants escaped
+            self.repairs.add("syntax")
             out.append(_SHORT_ESCAPES.get(special) or f"\\u{ord(special):04x}")
         return end + 1
+
+    def _take_quote(self, text: str, at: int, out: list[str]) -> int:
+        """End the string, if what follows is what follows a string."""
+        if self._expected == "colon":
+            behind = _AFTER_KEY
+        else:
+            behind = _AFTER_MEMBER if self._closers[-1] == "}" else _AFTER_ELEMENT
+        if behind.match(text, at + 1):
+            self._is_in_string = False
+            out.append('"')
+            return at + 1
+        if len(text) - at <= _MAX_HELD_CHARS and _CUT_BEHIND.match(text, at + 1):
+            self._held = text[at:]
+            return len(text)
+        self.is_broken = True
+        return at
 
     def _take_escape(self, text: str, at: int, out: list[str]) -> int:
         match = _ESCAPE.match(text, at)
@@ -157,6 +341,7 @@ class JsonFollower:
             if _CUT_ESCAPE.fullmatch(text, at):
                 self._held = text[at:]
                 return len(text)
+            self.repairs.add("syntax")
             out.append("\\\\")  # as in a regular expression: the backslash was meant
             return at + 1
         end = match.end()
@@ -168,6 +353,17 @@ class JsonFollower:
             if _CUT_LOW_HALF.fullmatch(text, end):
                 self._held = text[at:]
                 return len(text)
-        # Half a surrogate pair is no character, and strict parsers refuse it.
-        out.append(_REPLACEMENT if 0xD800 <= code < 0xE000 else match.group())
+        if 0xD800 <= code < 0xE000:  # half a surrogate pair, which strict parsers refuse
+            self.repairs.add("syntax")
+            out.append(_REPLACEMENT)
+        else:
+            out.append(match.group())
         return end
+
+
+def _key(written: str) -> str | None:
+    """Return the text of a string literal, or None if it is not quite legal."""
+    try:
+        return _decode(written)
+    except (msgspec.DecodeError, UnicodeError):
+        return None

@@ -10,6 +10,8 @@ from typing import Any, Final
 
 import msgspec
 
+from dragoman.core.argument_repair import repair_arguments
+from dragoman.core.input_schemas import ToolSchemas
 from dragoman.core.json_follower import JsonFollower
 from dragoman.core.tool_arguments import parse_arguments
 from dragoman.wire.openai_chat import Function
@@ -19,29 +21,47 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 class ToolCall:
-    """One call of the reply, as far as it has come."""
+    """
+    One call of the reply, as far as it has come.
 
-    __slots__ = ("_follower", "_foreign", "arguments", "id", "is_begun", "is_held", "name", "shown")
+    Args:
+        schemas: Of the inputs of tools.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = (
+        "_follower",
+        "_foreign",
+        "_schemas",
+        "arguments",
+        "id",
+        "is_begun",
+        "is_held",
+        "name",
+        "repairs",
+        "shown",
+    )
+
+    def __init__(self, schemas: ToolSchemas) -> None:
         self.id = ""  # the upstream's
         self.name = ""
         self.arguments: list[str] = []  # pieces that together are the start of a legal object
         self.shown = 0  # of those, how many the sink has
         self.is_begun = False  # the sink has the block's start
         self.is_held = False  # nothing is shown before the end: its name decides how
-        self._follower = JsonFollower()
+        self.repairs: set[str] = set()  # what had to be done to the arguments
+        self._schemas = schemas
+        self._follower: JsonFollower | None = None
         self._foreign: list[str] = []  # arguments that do not begin as an object
 
     @property
     def has_arguments(self) -> bool:
         """Tell whether any arguments have come."""
-        return bool(self.arguments or self._foreign)
+        return self._follower is not None or bool(self._foreign)
 
     @property
     def is_whole(self) -> bool:
         """Tell whether the arguments are complete, so that nothing more can belong to them."""
-        return self._follower.is_whole
+        return self._follower is not None and self._follower.is_whole
 
     @property
     def text(self) -> str:
@@ -56,26 +76,70 @@ class ToolCall:
             self.name += name
         if not isinstance(piece, str):
             piece = arguments_text(function)
-        if not piece or not (self.arguments or self._begins_object(piece)):
+        if not piece:
             return
-        if legal := self._follower.feed(piece):
+        follower = self._follower
+        if follower is None:
+            follower = self._begin(piece)
+            if follower is None:
+                return
+        if legal := follower.feed(piece):
             self.arguments.append(legal)
+        if follower.is_keeping and follower.is_whole:
+            self._put_right(follower, is_ended=True)
 
-    def _begins_object(self, piece: str) -> bool:
+    def _begin(self, piece: str) -> JsonFollower | None:
         start = piece.lstrip()
         if not self._foreign and start.startswith("{"):
-            return True
-        if self._foreign or start:
+            self._follower = JsonFollower(self._schemas.find(self.name))
+        elif self._foreign or start:
             self._foreign.append(piece)
-        return False
+        return self._follower
 
-    def end(self) -> dict[str, Any] | None:
-        """Return the input, or None if it did not come whole."""
+    def value(self) -> dict[str, Any] | None:
+        """Return the input so far, or None if it is not whole."""
         if self._foreign:
             return parse_arguments("".join(self._foreign))
-        if not self.arguments:
+        if self._follower is None:
             return {}
         return parse_arguments(self.text) if self.is_whole else None
+
+    def end(self, *, is_cut: bool) -> dict[str, Any] | None:
+        """
+        Return the input, or None if it did not come whole.
+
+        Args:
+            is_cut: The reply was cut off, so that what is missing may be more than brackets.
+        """
+        follower = self._follower
+        if self._foreign:
+            return self._end_foreign("".join(self._foreign), is_cut=is_cut)
+        if follower is None:
+            return {}
+        self.repairs |= follower.repairs
+        if not follower.is_whole or follower.is_keeping:
+            self._put_right(follower, is_ended=not is_cut)
+        return parse_arguments(self.text)
+
+    def _end_foreign(self, text: str, *, is_cut: bool) -> dict[str, Any] | None:
+        repaired = repair_arguments(text, self._schemas.find(self.name), is_ended=not is_cut)
+        if repaired is None:
+            return None
+        self.repairs |= repaired.repairs
+        return repaired.value
+
+    def _put_right(self, follower: JsonFollower, *, is_ended: bool) -> None:
+        """Write what was kept back as the tool's schema has it, where that can be done."""
+        repaired = repair_arguments(
+            follower.kept,
+            self._schemas.find(self.name),
+            shown=self.text,
+            is_ended=is_ended,
+        )
+        if repaired is not None:
+            follower.is_keeping, follower.is_whole = False, True
+            self.repairs |= repaired.repairs
+            self.arguments.append(repaired.text)
 
 
 def arguments_text(function: Function) -> str:
@@ -87,9 +151,15 @@ def arguments_text(function: Function) -> str:
 
 
 class ToolCallAssembler:
-    """Find the call that a fragment belongs to."""
+    """
+    Find the call that a fragment belongs to.
 
-    def __init__(self) -> None:
+    Args:
+        schemas: Of the inputs of tools.
+    """
+
+    def __init__(self, schemas: ToolSchemas) -> None:
+        self._schemas = schemas
         self._by_index: dict[int, ToolCall] = {}
         self._last: ToolCall | None = None
 
@@ -100,7 +170,7 @@ class ToolCallAssembler:
         call = self._find(fragment.index, call_id, function)
         is_new = call is None
         if call is None:
-            call = ToolCall()
+            call = ToolCall(self._schemas)
         if fragment.index is not None:
             self._by_index[fragment.index] = call
         self._last = call
@@ -123,5 +193,5 @@ class ToolCallAssembler:
                 return None
             # The same tool again: other whole arguments make another call, equal ones a repeat.
             if call.is_whole and (more := parse_arguments(arguments_text(function))):
-                return None if more != call.end() else call
+                return None if more != call.value() else call
         return call

@@ -6,12 +6,13 @@ Everything that only sometimes happens lives in its own method, so that the comm
 first branch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final, Protocol
 
 import msgspec
 
+from dragoman.core.adjustments import Adjustment
 from dragoman.core.block_writer import BlockWriter
 from dragoman.core.errors import (
     GatewayError,
@@ -21,18 +22,14 @@ from dragoman.core.errors import (
 )
 from dragoman.core.odd_chunks import Halves, read_odd_chunk
 from dragoman.core.plan import Plan, ServerCall
+from dragoman.core.reply_text import ReplyText
 from dragoman.core.signatures import Signer
 from dragoman.core.sinks import SilentSink, Sink
 from dragoman.core.sse import SseParser
-from dragoman.core.stop_sequences import StopMatcher
-from dragoman.core.think_tags import ThinkTagCutter
-from dragoman.core.tool_arguments import parse_arguments, parse_partial
 from dragoman.core.upstream_errors import RefusedByUpstream, ReplyContext, error_of_event
 from dragoman.core.usage import Usage, UsageMeter
-from dragoman.wire.openai_chat import Choice, Chunk, Delta, Function, decode_chunk
+from dragoman.wire.openai_chat import Choice, Chunk, Delta, decode_chunk
 from dragoman.wire.openai_chat import ToolCall as WireCall
-
-_encode: Final = msgspec.json.Encoder().encode
 
 # Model dialects, section 6. What is not in here is an error, never end_turn.
 _STOP_REASONS: Final = {
@@ -138,16 +135,11 @@ class ChatTurn:
         self._blocks = BlockWriter(
             plan, sink, meter=self._meter, signer=context.signer, nonce=context.nonce
         )
+        self._text = ReplyText(plan, self._blocks, meter=self._meter)
         self._halves: Halves = {}
-        self._forced: list[str] = []  # text that is a forced call
         self._finish: str | None = None
         self._has_choices = self._has_done = False
         self._stop_string: str | None = None
-        self._stops = StopMatcher(s) if (s := plan.local_stop_sequences) else None
-        profile = plan.deployment.profile
-        self._tags: ThinkTagCutter | None = None
-        if profile.think_tags and not plan.forced_by_schema:
-            self._tags = ThinkTagCutter(open_at_start=profile.think_tag_open_at_start)
         self.stop_reason: str | None = None
         self.is_done = False
 
@@ -172,6 +164,16 @@ class ChatTurn:
         return "".join(self._blocks.taken_thinking)
 
     @property
+    def repairs(self) -> tuple[Adjustment, ...]:
+        """What had to be put right in the reply so far."""
+        return self._blocks.repairs.adjustments
+
+    @property
+    def repair_counts(self) -> Mapping[str, int]:
+        """How often each kind of repair was made."""
+        return self._blocks.repairs.counts
+
+    @property
     def is_finishing(self) -> bool:
         """Tell whether the finish reason has come, so that only counts are missing."""
         return self._finish is not None
@@ -179,7 +181,7 @@ class ChatTurn:
     @property
     def is_cut(self) -> bool:
         """Tell whether a stop string of ours ended the message before the upstream did."""
-        return self._stops is not None and self._stops.matched is not None
+        return self._text.matched_stop is not None
 
     @property
     def has_content(self) -> bool:
@@ -314,8 +316,8 @@ class ChatTurn:
                 or delta.refusal
                 or delta.function_call
             ):
-                if content:
-                    self._take_content(content)
+                if content and self._text.take(content):
+                    self._end()
             else:
                 self._take_delta(delta)
         if choice.finish_reason and choice.finish_reason != "null" and not self.is_done:
@@ -327,8 +329,9 @@ class ChatTurn:
         content = delta.content
         if isinstance(content, list):
             content = "".join(part.text or "" for part in content)
-        if content or delta.refusal:
-            self._take_content((content or "") + (delta.refusal or ""))
+        said = (content or "") + (delta.refusal or "")
+        if said and not self.is_done and self._text.take(said):
+            self._end()
         for fragment in delta.tool_calls or ():
             self._take_tool(fragment)
         if delta.function_call is not None:
@@ -350,80 +353,31 @@ class ChatTurn:
         if isinstance(matched, str) and matched in self.plan.request.stop_sequences:
             self._stop_string = matched
 
-    # -- text and thinking
+    # -- what the delta holds
 
     def _take_reasoning(self, delta: Delta) -> None:
         reasoning = delta.reasoning_content or delta.reasoning
         if not reasoning and delta.reasoning_details:
             reasoning = "".join(d.text or d.summary or "" for d in delta.reasoning_details)
-        if reasoning:
-            if self._tags is not None:  # the upstream separates thinking itself: tags are text
-                self._close_tags(is_end=False)
-            self._release_text()
-            if not self.is_done:
-                self._blocks.add("thinking", reasoning)
-
-    def _take_content(self, content: str) -> None:
-        if self._tags is not None:
-            self._take_tagged(content)
-        elif self.plan.forced_by_schema:
-            self._forced.append(content)
-            self._meter.written_chars += len(content)
-        else:
-            self._take_text(content)
-
-    def _take_tagged(self, content: str) -> None:
-        tags = self._tags
-        if tags is None:
-            return
-        for kind, piece in tags.feed(content):
-            self._blocks.add(kind, piece) if kind == "thinking" else self._take_text(piece)
-        if tags.is_done:
-            self._tags = None
-
-    def _take_text(self, text: str) -> None:
-        if self._stops is not None:
-            text = self._stops.feed(text)
-            if self._stops.matched is not None:
-                if text:
-                    self._blocks.add("text", text)
-                self._stop_string = self._stops.matched
-                self._finish = self._finish or "stop"
-                self._end()
-                return
-        if text:
-            self._blocks.add("text", text)
-
-    def _release_text(self) -> None:
-        """Show the text that might have begun a stop string: something else follows it."""
-        if self._stops is not None and (rest := self._stops.close()):
-            self._blocks.add("text", rest)
+        if reasoning and self._text.take_reasoning(reasoning):
+            self._end()
 
     def _take_tool(self, fragment: WireCall) -> None:
-        if self._tags is not None:
-            self._close_tags(is_end=False)
-        if self._stops is not None:
-            self._release_text()
-        if not self.is_done:
+        if self.is_done or self._text.break_off():
+            self._end()
+        else:
             self._blocks.add_call(fragment)
 
     # -- the end
 
-    def _close_tags(self, *, is_end: bool) -> None:
-        tags, self._tags = self._tags, None
-        for kind, piece in tags.close(is_end=is_end) if tags is not None else ():
-            self._blocks.add(kind, piece) if kind == "thinking" else self._take_text(piece)
-
     def _end(self) -> None:
         if self.is_done:
             return
-        self._close_tags(is_end=True)
-        if self.is_done:  # the text that was held matched a stop string
-            return
-        self._release_text()
-        if self._forced:
-            self._take_forced()
-        self._blocks.end()
+        self._text.close(is_cut=self._is_cut_off())
+        if self._text.matched_stop is not None:
+            self._stop_string = self._text.matched_stop
+            self._finish = self._finish or "stop"
+        self._blocks.end(is_cut=self._is_cut_off() or self._text.is_forced_cut)
         self.is_done = True
         if self._blocks.server_calls and not self._blocks.has_client_calls:
             return  # the message goes on with another upstream reply
@@ -431,22 +385,12 @@ class ChatTurn:
         self._sink.start(self.usage)
         self._sink.end(self.stop_reason, self._matched_stop(), usage=self.usage)
 
-    def _take_forced(self) -> None:
-        """Read the text that the upstream was made to write as the call that was forced."""
-        text = "".join(self._forced)
-        self._forced.clear()
-        if self._blocks.has_calls:  # it called by itself, and this is no call
-            self._blocks.add("text", text)
-            return
-        call = parse_partial(text)
-        name, arguments = call.get("name"), call.get("arguments")
-        is_known = isinstance(name, str) and name in self.plan.tool_names
-        is_whole = parse_arguments(text) is not None and isinstance(arguments, dict)
-        written = _encode(arguments if isinstance(arguments, dict) else {}).decode()
-        if not is_whole:  # cut off: shown as the API shows a call that was cut off
-            written = written[:-1]
-        function = Function(name=name if is_known else None, arguments=written)
-        self._blocks.add_call(WireCall(index=0, function=function))
+    def _is_cut_off(self) -> bool:
+        """Tell whether the model was stopped, so that what is missing may be more than an end."""
+        finish = self._finish or ""
+        known = self.plan.deployment.profile.finish_reasons
+        reason = known.get(finish) or _STOP_REASONS.get(finish)
+        return reason not in ("end_turn", "tool_use") or self._stop_string is not None
 
     def _stop_reason(self) -> str:
         finish = self._finish or "stop"

@@ -22,6 +22,7 @@ _EFFORT: Final[Facts] = {"effort_values": ("low", "high", "max"), "reasoning_pla
 DEEPSEEK: Final = Family(
     name="deepseek",
     platforms=frozenset({"deepseek", "kspmas"}),
+    weights={"tool_text": ("deepseek_v3", "deepseek_v31", "deepseek_dsml", "invoke")},
     vendor_switch="thinking_type",
     template_switch="template_thinking",  # sglang keeps thinking off without it
     vendor={

@@ -36,7 +36,8 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         platforms: Where the vendor's own API is spoken.
-        vendor: What holds there for every model.
+        weights: What holds for every model wherever it is served.
+        vendor: What holds at the vendor's own API for every model.
         vendor_switch: How thinking is switched there.
         template_switch: How thinking is switched where the chat template decides.
     """
@@ -44,6 +45,7 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     models: tuple[ModelFacts, ...]
     platforms: frozenset[str] = frozenset()
+    weights: Facts = msgspec.field(default_factory=dict)
     vendor: Facts = msgspec.field(default_factory=dict)
     vendor_switch: ThinkingSwitch = "none"
     template_switch: ThinkingSwitch = "none"

@@ -25,6 +25,7 @@ def _weights(context_window: int, **more: object) -> dict[str, Any]:
 GLM: Final = Family(
     name="glm",
     platforms=frozenset({"zai", "bigmodel", "kspmas"}),
+    weights={"tool_text": ("glm",)},
     vendor_switch="thinking_type",
     template_switch="template_enable_thinking",
     vendor={

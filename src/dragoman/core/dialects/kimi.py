@@ -21,6 +21,7 @@ _PLACEHOLDER: Final[Facts] = {"reasoning_placeholder": " "}
 KIMI: Final = Family(
     name="kimi",
     platforms=frozenset({"moonshot", "kspmas"}),
+    weights={"tool_text": ("kimi_k2", "kimi_k3")},
     vendor_switch="thinking_type",
     template_switch="template_thinking",
     vendor={

@@ -24,6 +24,7 @@ def _weights(context_window: int, max_output_tokens: int, **more: object) -> dic
 MIMO: Final = Family(
     name="mimo",
     platforms=frozenset({"mimo", "kspmas"}),
+    weights={"tool_text": ("mimo",)},
     vendor_switch="thinking_type",
     template_switch="template_enable_thinking",
     vendor={

@@ -16,6 +16,19 @@ ThinkingSwitch = Literal[
     "template_enable_thinking",  # {"chat_template_kwargs": {"enable_thinking": true | false}}
     "openrouter",  # {"reasoning": {"enabled": true | false, "effort": ...}}
 ]
+# How families write tool calls as text; core/tool_grammars has the forms.
+ToolGrammar = Literal[
+    "deepseek_v3",
+    "deepseek_v31",
+    "deepseek_dsml",
+    "invoke",
+    "qwen3_coder",
+    "mimo",
+    "hermes",
+    "glm",
+    "kimi_k2",
+    "kimi_k3",
+]
 
 
 class DialectProfile(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,6 +73,20 @@ class DialectProfile(msgspec.Struct, frozen=True, kw_only=True):
     forced_tools: Literal["native", "named_only", "json_schema", "hint"] = "native"
     # Forcing is refused while the model thinks: thinking is switched off for that turn.
     forced_tools_need_no_thinking: bool = False
+    # Calls in these forms are found in text that the upstream should have parsed; empty: in none.
+    # Unless the model is known, all that cannot be taken for each other. MiMo's is Qwen's but for
+    # the line breaks around values.
+    tool_text: tuple[ToolGrammar, ...] = (
+        "deepseek_v3",
+        "deepseek_v31",
+        "deepseek_dsml",
+        "invoke",
+        "qwen3_coder",
+        "hermes",
+        "glm",
+        "kimi_k2",
+        "kimi_k3",
+    )
     parallel_tool_calls_field: bool = True  # does ``parallel_tool_calls: false`` exist?
     strict_tools: bool = False
 

@@ -19,6 +19,7 @@ _CURRENT: Final[Facts] = {
 QWEN: Final = Family(
     name="qwen",
     platforms=frozenset({"kspmas"}),  # DashScope serves many families: it is a platform
+    weights={"tool_text": ("qwen3_coder", "hermes")},
     vendor_switch="enable_thinking",
     template_switch="template_enable_thinking",
     vendor={"response_format": "json_object", "parallel_tool_calls_field": False},

@@ -67,7 +67,7 @@ def _compose(
     found: tuple[Family, ModelFacts], host: PlatformFacts, *, platform: str
 ) -> dict[str, Any]:
     family, model = found
-    values: dict[str, Any] = dict(model.weights)
+    values: dict[str, Any] = {**family.weights, **model.weights}
     if platform in family.platforms:
         values |= {**family.vendor, **model.vendor}
     values |= host.facts

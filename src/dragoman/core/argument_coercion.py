@@ -1,0 +1,291 @@
+"""
+Bring arguments into the types that the tool's schema asks for, where their meaning stays.
+
+A value that does not become what is asked for stays as it is: the client says what is wrong with
+it, and the model tries again.
+"""
+
+import html
+import re
+from collections.abc import Callable
+from typing import Any, Final, Literal, TypeAlias
+
+import msgspec
+
+from dragoman.core.input_schemas import InputSchema, type_of
+from dragoman.core.lenient_json import read_lenient, read_number
+
+RepairKind = Literal["syntax", "type", "choice", "null", "wrapper", "markup", "encoding"]
+Repairs = set[RepairKind]
+_Json: TypeAlias = Any  # a JSON value, whose type is what is in doubt here
+
+_encode: Final = msgspec.json.Encoder().encode
+_MAX_DEPTH: Final = 100
+_MAX_MARKUP_DEPTH: Final = 10
+# Members that models put around the arguments; none of them where the tool declares it.
+WRAPPERS: Final = frozenset(
+    {"arguments", "args", "input", "parameters", "params", "tool_input", "kwargs"}
+)
+NAMES: Final = frozenset({"name", "tool", "tool_name", "function", "type", "id"})
+_WRITTEN_LITERALS: Final = {"true": True, "false": False, "null": None, "none": None}
+_ELEMENT: Final = re.compile(
+    r"\s*<(?P<tag>[A-Za-z_][\w.-]*)(?:=(?P<value>[^<>\n]+)|\s[^<>]*?\bname=\"(?P<name>[^\"<>]+)\"[^<>]*)?>"
+    r"(?P<body>.*?)</(?P=tag)>\s*",
+    re.DOTALL,
+)
+_PAIR: Final = re.compile(
+    r"\s*<arg_key>(?P<key>[^<>]*)</arg_key>(?:\s|\\n)*<arg_value>(?P<body>.*?)</arg_value>\s*",
+    re.DOTALL,
+)
+
+
+def coerce_input(value: dict[str, Any], schema: InputSchema, repairs: Repairs) -> dict[str, Any]:
+    """Return a tool's input as *schema* wants it; note in *repairs* what had to be done."""
+    unwrapped = _unwrap(value, schema)
+    if unwrapped is not None:
+        repairs.add("wrapper")
+        value = unwrapped
+    coerced = coerce(value, schema, repairs)
+    return coerced if isinstance(coerced, dict) else value
+
+
+def coerce(value: _Json, schema: InputSchema | None, repairs: Repairs, depth: int = 0) -> _Json:
+    """Return *value* as *schema* wants it, or as it is."""
+    if schema is None or depth > _MAX_DEPTH:
+        return value
+    if branches := schema.branches:
+        return _coerce_union(value, branches, repairs, depth=depth)
+    choices = schema.choices
+    if choices is not None:
+        return _coerce_choice(value, choices, repairs)
+    if not schema.allows(type_of(value)):
+        converted = _convert(value, schema, repairs, depth=depth)
+        return value if converted is _UNCHANGED else converted
+    if isinstance(value, dict):
+        return _coerce_members(value, schema, repairs, depth=depth)
+    if isinstance(value, list):
+        return [coerce(e, schema.element(n), repairs, depth + 1) for n, e in enumerate(value)]
+    return value
+
+
+def read_text(text: str, schema: InputSchema | None) -> _Json:
+    """
+    Return the value that a parameter written as plain text stands for.
+
+    Where the schema wants text, the text is the value, whatever it looks like; where it says
+    nothing, only what is JSON for certain is read as such.
+    """
+    types = schema.types() if schema is not None else None
+    stripped = text.strip()
+    if types is None:
+        reading = _strict(stripped)
+        return text if reading is _UNCHANGED or isinstance(reading, str) else reading
+    if stripped in ("null", "None") and "null" in types:
+        return None
+    if "string" in types:
+        if stripped[:1] in ("[", "{") and not types.isdisjoint(("array", "object")):
+            reading = _strict(stripped)
+            if reading is not _UNCHANGED:
+                return reading
+        return text
+    return coerce(stripped, schema, set())
+
+
+def read_markup(text: str, depth: int = 0) -> dict[str, Any] | list[Any] | None:
+    """Return what XML-like text says: members by tag or name, or a list of equal tags."""
+    if pairs := _all_matches(_PAIR, text):
+        return {pair["key"].strip(): pair["body"] for pair in pairs}
+    elements = _all_matches(_ELEMENT, text)
+    if not elements:
+        return None
+    keys = [e["name"] or (e["value"] or "").strip() or e["tag"] for e in elements]
+    bodies = [_read_body(e["body"], depth) for e in elements]
+    if len(set(keys)) == len(keys) and not (len(keys) == 1 and keys[0] in ("item", "element")):
+        return dict(zip(keys, bodies, strict=True))
+    return bodies if len(set(keys)) == 1 else None
+
+
+_UNCHANGED: Final = object()
+
+
+def _unwrap(value: dict[str, Any], schema: InputSchema) -> dict[str, Any] | None:
+    """Return the arguments inside a wrapper that the tool does not know."""
+    if not schema.declares_members or any(name in schema.members for name in value):
+        return None
+    wrappers = [name for name in value if name in WRAPPERS]
+    if len(wrappers) != 1 or not value.keys() <= {*wrappers, *NAMES}:
+        return None
+    inner = value[wrappers[0]]
+    if isinstance(inner, str):
+        reading = read_lenient(inner) if inner.strip() else None
+        inner = reading.value if reading is not None and not reading.is_open else inner
+    return inner if isinstance(inner, dict) else None
+
+
+def _coerce_union(
+    value: _Json, branches: list[InputSchema], repairs: Repairs, *, depth: int
+) -> _Json:
+    for branch in branches:
+        if branch.fits(value):
+            return coerce(value, branch, repairs, depth + 1)
+    for branch in branches:
+        tried: Repairs = set()
+        coerced = coerce(value, branch, tried, depth + 1)
+        if branch.fits(coerced):
+            repairs |= tried
+            return coerced
+    return value
+
+
+def _coerce_choice(value: _Json, choices: list[Any], repairs: Repairs) -> _Json:
+    """Return the choice that is meant: the same but for case, space, or quotes around a number."""
+    if any(value == choice and type_of(value) == type_of(choice) for choice in choices):
+        return value
+    wanted = _plain(value)
+    found = [choice for choice in choices if wanted is not None and _plain(choice) == wanted]
+    if len(found) != 1:
+        return value
+    repairs.add("choice")
+    return found[0]
+
+
+def _plain(value: _Json) -> str | None:
+    if isinstance(value, dict | list):
+        return None
+    text = value if isinstance(value, str) else _encode(value).decode()
+    return re.sub(r"[\s_-]+", " ", text.strip().casefold())
+
+
+def _coerce_members(
+    value: dict[str, Any], schema: InputSchema, repairs: Repairs, *, depth: int
+) -> dict[str, Any]:
+    coerced: dict[str, Any] = {}
+    for name, member in value.items():
+        part = schema.member(name)
+        if member is None and _may_be_left_out(name, part, schema):
+            repairs.add("null")
+            continue
+        coerced[name] = coerce(member, part, repairs, depth + 1)
+    return coerced
+
+
+def _may_be_left_out(name: str, part: InputSchema | None, schema: InputSchema) -> bool:
+    """Tell whether null says of this member that there is none."""
+    return part is not None and name not in schema.required and not part.fits(None)
+
+
+# -- from one type to another
+
+
+def _convert(value: _Json, schema: InputSchema, repairs: Repairs, *, depth: int) -> _Json:
+    convert = _CONVERSIONS.get(type_of(value))
+    converted = convert(value, schema, depth) if convert is not None else _UNCHANGED
+    if converted is not _UNCHANGED:
+        repairs.add("markup" if _is_markup(value) else "type")
+        return converted
+    if schema.allows("array") and value is not None:
+        alone = coerce(value, schema.element(0), repairs, depth + 1)
+        element = schema.element(0)
+        if element is None or element.fits(alone):
+            repairs.add("type")
+            return [alone]
+    return _UNCHANGED
+
+
+def _from_text(value: str, schema: InputSchema, depth: int) -> _Json:
+    stripped = value.strip()
+    if (schema.allows("integer") or schema.allows("number")) and (
+        number := read_number(stripped)
+    ) is not None:
+        if not schema.allows(type_of(number)):
+            return _UNCHANGED
+        return number if schema.allows("number") else int(number)
+    literal = _WRITTEN_LITERALS.get(stripped.casefold(), _UNCHANGED)
+    if literal is not _UNCHANGED:
+        return literal if schema.allows(type_of(literal)) else _UNCHANGED
+    if not (schema.allows("array") or schema.allows("object")):
+        return _UNCHANGED
+    read: _Json = read_markup(stripped) if stripped.startswith("<") else None
+    if stripped.startswith(("{", "[")):
+        reading = read_lenient(stripped)
+        read = None if reading is None or reading.is_open else reading.value
+    if isinstance(read, dict) and len(read) == 1 and not schema.allows("object"):
+        read = next(iter(read.values()))  # <items><item>...</item></items>
+    if not isinstance(read, dict | list) or not schema.allows(type_of(read)):
+        return _UNCHANGED
+    return coerce(read, schema, set(), depth + 1)
+
+
+def _from_number(value: float, schema: InputSchema, _depth: int) -> _Json:
+    if schema.allows("string"):
+        return _encode(value).decode()
+    if schema.allows("boolean") and value in (0, 1):
+        return bool(value)
+    return _UNCHANGED
+
+
+def _from_boolean(value: bool, schema: InputSchema, _depth: int) -> _Json:
+    return _encode(value).decode() if schema.allows("string") else _UNCHANGED
+
+
+def _from_object(value: dict[str, Any], schema: InputSchema, depth: int) -> _Json:
+    if schema.allows("array") and len(value) == 1:
+        only = next(iter(value.values()))
+        if isinstance(only, list):
+            return coerce(only, schema, set(), depth + 1)
+    if schema.allows("string"):  # a file's content, mostly: written as people write it
+        return msgspec.json.format(_encode(value), indent=2).decode()
+    return _UNCHANGED
+
+
+def _from_array(value: list[Any], schema: InputSchema, depth: int) -> _Json:
+    if len(value) == 1 and schema.allows(type_of(value[0])):
+        return coerce(value[0], schema, set(), depth + 1)
+    return _UNCHANGED
+
+
+_CONVERSIONS: Final[dict[str, Callable[[Any, InputSchema, int], _Json]]] = {
+    "string": _from_text,
+    "integer": _from_number,
+    "number": _from_number,
+    "boolean": _from_boolean,
+    "object": _from_object,
+    "array": _from_array,
+}
+
+
+# -- text that is JSON, or looks like XML
+
+
+def _strict(text: str) -> _Json:
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return _UNCHANGED
+
+
+def _is_markup(value: _Json) -> bool:
+    return isinstance(value, str) and value.lstrip().startswith("<")
+
+
+def _all_matches(pattern: re.Pattern[str], text: str) -> list[re.Match[str]]:
+    """Return the matches of *pattern* that together are all of *text*; else none."""
+    found: list[re.Match[str]] = []
+    at = 0
+    while at < len(text):
+        match = pattern.match(text, at)
+        if match is None:
+            return []
+        found.append(match)
+        at = match.end()
+    return found
+
+
+def _read_body(body: str, depth: int) -> _Json:
+    if depth < _MAX_MARKUP_DEPTH and body.lstrip().startswith("<"):
+        inner = read_markup(body, depth + 1)
+        if inner is not None:
+            return inner
+    if body.startswith("\n") and body.endswith("\n") and len(body) > 1:
+        body = body[1:-1]
+    return html.unescape(body)

@@ -1,0 +1,46 @@
+"""What had to be put right in a reply: adjustments for people, counts for metrics."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from dragoman.core.adjustments import Adjustment, Adjustments
+
+_REASONS: Final[Mapping[str, str]] = {
+    "syntax": "arguments were not legal JSON",
+    "type": "arguments had types that the schema does not allow",
+    "choice": "arguments were choices spelt in another way",
+    "null": "arguments that were null are left out",
+    "wrapper": "arguments stood in an object of their own",
+    "markup": "arguments were written as markup",
+    "encoding": "arguments were JSON in a string",
+}
+
+
+class RepairLog:
+    """
+    Collect the repairs of one reply.
+
+    Attributes:
+        counts: How often each kind of repair was made.
+    """
+
+    def __init__(self) -> None:
+        self._adjustments = Adjustments()
+        self.counts: dict[str, int] = {}
+
+    @property
+    def adjustments(self) -> tuple[Adjustment, ...]:
+        """The repairs, the same one at the same tool once."""
+        return self._adjustments.take()
+
+    def add_argument_repair(self, kind: str, tool: str) -> None:
+        """Note that a call's arguments were put right."""
+        self._add(kind, "tool_use.input", f"{tool[:64]}: {_REASONS[kind]}")
+
+    def add_text_call(self, grammar: str, tool: str) -> None:
+        """Note that a call came as text."""
+        self._add(f"text.{grammar}", "tool_use", f"{tool[:64]}: the call came as text ({grammar})")
+
+    def _add(self, kind: str, field: str, reason: str) -> None:
+        self.counts[kind] = self.counts.get(kind, 0) + 1
+        self._adjustments.add(field, "repaired", reason=reason)

@@ -1,0 +1,219 @@
+"""
+Text and thinking of one reply: which is which, what in it is a tool call, and where it stops.
+
+Content goes through up to three hands: tags around thinking are cut out, calls that came as text
+are found, and the client's stop sequences are looked for in what is left. Each of them exists only
+where the plan needs it, and the common piece of text passes all of them by.
+"""
+
+from collections.abc import Iterable
+from typing import Final, Literal
+
+import msgspec
+
+from dragoman.core.block_writer import BlockWriter
+from dragoman.core.plan import Plan
+from dragoman.core.stop_sequences import StopMatcher
+from dragoman.core.think_tags import Piece as TagPiece
+from dragoman.core.think_tags import ThinkTagCutter
+from dragoman.core.tool_arguments import parse_arguments, parse_partial
+from dragoman.core.tool_grammars.body import TextCall
+from dragoman.core.tool_text import Piece, ToolTextCutter
+from dragoman.core.usage import UsageMeter
+from dragoman.wire.openai_chat import Function
+from dragoman.wire.openai_chat import ToolCall as WireCall
+
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class ReplyText:
+    """
+    Feed it content and reasoning; it writes blocks.
+
+    Methods that take text return whether a stop sequence has ended the message: all that comes
+    behind it is dropped.
+
+    Args:
+        plan: How the reply is to be read.
+        blocks: Where text, thinking and calls go.
+        meter: Told what is written.
+    """
+
+    def __init__(self, plan: Plan, blocks: BlockWriter, *, meter: UsageMeter) -> None:
+        profile = plan.deployment.profile
+        self._plan = plan
+        self._blocks = blocks
+        self._meter = meter
+        self._stops = StopMatcher(s) if (s := plan.local_stop_sequences) else None
+        # The text is a call that was forced.
+        self._forced: list[str] | None = [] if plan.forced_by_schema else None
+        self._tags: ThinkTagCutter | None = None
+        if profile.think_tags and self._forced is None:
+            self._tags = ThinkTagCutter(open_at_start=profile.think_tag_open_at_start)
+        self._calls: ToolTextCutter | None = None  # in text
+        self._drafts: ToolTextCutter | None = None  # in thinking
+        if profile.tool_text and plan.tool_names and self._forced is None:
+            self._calls = ToolTextCutter(profile.tool_text, blocks.tools)
+            self._drafts = ToolTextCutter(profile.tool_text, blocks.tools, is_thinking=True)
+        self._n_calls = 0
+        self.is_forced_cut = False  # the forced call is not whole
+
+    @property
+    def matched_stop(self) -> str | None:
+        """The stop sequence that has ended the message."""
+        return self._stops.matched if self._stops is not None else None
+
+    def take(self, content: str) -> bool:
+        """Take content."""
+        calls = self._calls
+        if self._tags is not None:
+            self._take_tagged(self._tags, content)
+        elif calls is not None and (
+            calls.is_alert or "<" in content or "`" in content or "\n" in content
+        ):
+            self._take_watched(calls, content)
+        elif self._forced is not None:
+            self._forced.append(content)
+            self._meter.written_chars += len(content)
+        elif self._stops is not None:
+            self._take_text(content)
+        else:
+            self._blocks.add("text", content)
+            return False
+        return self._stops is not None and self._stops.matched is not None
+
+    def take_reasoning(self, reasoning: str) -> bool:
+        """Take reasoning that the upstream keeps apart from content."""
+        if self._tags is not None:  # so tags in the content are text
+            self._close_tags(is_end=False)
+        if self._calls is not None:
+            self._calls.skips_break = False  # this upstream reads what the model writes
+            if self._calls.is_holding:
+                self._take_pieces(self._calls.close(is_cut=False))
+        self._release_text()
+        self._take_thinking(reasoning)
+        return self.matched_stop is not None
+
+    def break_off(self) -> bool:
+        """Show all that was held back: a tool call follows it."""
+        if self._tags is not None:
+            self._close_tags(is_end=False)
+        if self._drafts is not None and self._drafts.is_holding:
+            self._take_pieces(self._drafts.release(), is_thinking=True)
+        if self._calls is not None and self._calls.is_holding:
+            self._take_pieces(self._calls.close(is_cut=False))
+        self._release_text()
+        return self.matched_stop is not None
+
+    def close(self, *, is_cut: bool) -> bool:
+        """
+        Take note that the reply has ended.
+
+        Args:
+            is_cut: The model was stopped before it was done.
+        """
+        self._close_tags(is_end=True)
+        for cutter in (self._drafts, self._calls):
+            if cutter is not None:
+                self._take_pieces(cutter.close(is_cut=is_cut), is_thinking=cutter is self._drafts)
+        self._release_text()
+        if self._forced:
+            self._take_forced("".join(self._forced))
+        return self.matched_stop is not None
+
+    # -- text
+
+    def _take_text(self, text: str) -> None:
+        if self._stops is not None:
+            text = self._stops.feed(text)
+        if text:
+            self._blocks.add("text", text)
+
+    def _release_text(self) -> None:
+        """Show the text that might have begun a stop sequence: something else follows it."""
+        if self._stops is not None and (rest := self._stops.close()):
+            self._blocks.add("text", rest)
+
+    def _take_tagged(self, tags: ThinkTagCutter, content: str) -> None:
+        self._take_tag_pieces(tags.feed(content))
+        if tags.is_done:
+            self._tags = None
+
+    def _close_tags(self, *, is_end: bool) -> None:
+        tags, self._tags = self._tags, None
+        if tags is not None:
+            self._take_tag_pieces(tags.close(is_end=is_end))
+
+    def _take_tag_pieces(self, pieces: Iterable[TagPiece]) -> None:
+        for kind, piece in pieces:
+            if kind == "thinking":
+                self._take_thinking(piece)
+            elif self._drafts is not None and self._tags is None and self._drafts.has_calls:
+                return  # the thinking has ended with a call, so that it was none of the answer
+            elif self._calls is not None:
+                self._take_watched(self._calls, piece)
+            else:
+                self._take_text(piece)
+
+    # -- thinking
+
+    def _take_thinking(self, thinking: str) -> None:
+        drafts = self._drafts
+        if drafts is not None and (
+            drafts.is_alert or "<" in thinking or "`" in thinking or "\n" in thinking
+        ):
+            self._take_pieces(drafts.feed(thinking), is_thinking=True)
+        elif self.matched_stop is None:
+            self._blocks.add("thinking", thinking)
+
+    # -- calls
+
+    def _take_watched(self, calls: ToolTextCutter, content: str) -> None:
+        """Take text that may hold a call; it shows what calls in the thinking before it were."""
+        drafts = self._drafts
+        if drafts is not None and drafts.is_holding and not content.isspace():
+            self._take_pieces(drafts.release(), is_thinking=True)
+        for piece in calls.feed(content):
+            if self._stops is None and piece.__class__ is str:
+                self._blocks.add("text", piece)
+            else:
+                self._take_pieces((piece,))
+
+    def _take_pieces(self, pieces: Iterable[Piece], *, is_thinking: bool = False) -> None:
+        kind: Literal["thinking", "text"] = "thinking" if is_thinking else "text"
+        for piece in pieces:
+            if self.matched_stop is not None:
+                return
+            if isinstance(piece, TextCall):
+                self._release_text()
+                self._add_call(piece)
+            elif kind == "text":
+                self._take_text(piece)
+            else:
+                self._blocks.add(kind, piece)
+
+    def _add_call(self, call: TextCall) -> None:
+        self._n_calls += 1
+        repairs = self._blocks.repairs
+        repairs.add_text_call(call.grammar, call.name)
+        for kind in sorted(call.repairs):
+            repairs.add_argument_repair(kind, call.name)
+        function = Function(name=call.name, arguments=call.arguments)
+        # Indexes below zero: those of calls that the upstream itself has found begin there.
+        fragment = WireCall(index=-self._n_calls, id=call.id or None, function=function)
+        self._blocks.add_call(fragment)
+
+    def _take_forced(self, text: str) -> None:
+        """Read the text that the upstream was made to write as the call that was forced."""
+        if self._blocks.has_calls:  # it called by itself, and this is no call
+            self._blocks.add("text", text)
+            return
+        call = parse_partial(text)
+        name, arguments = call.get("name"), call.get("arguments")
+        is_known = isinstance(name, str) and name in self._plan.tool_names
+        is_whole = parse_arguments(text) is not None and isinstance(arguments, dict)
+        written = _encode(arguments if isinstance(arguments, dict) else {}).decode()
+        if not is_whole:  # cut off: shown as the API shows a call that was cut off
+            written, self.is_forced_cut = written[:-1], True
+        function = Function(name=name if is_known else None, arguments=written)
+        self._blocks.add_call(WireCall(index=0, function=function))

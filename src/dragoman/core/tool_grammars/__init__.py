@@ -1,0 +1,1 @@
+"""How each family writes tool calls as text."""
