@@ -9,6 +9,7 @@ GatewayError                    500 api_error: a bug of ours
 │   ├── PermissionDenied        403 permission_error
 │   ├── UnknownModel, UnknownPath   404 not_found_error
 │   ├── RequestTooLarge         413 request_too_large
+│   │   └── HeadersTooLarge     431 request_too_large
 │   └── RequestTimeout          408 timeout_error: the client sent its request too slowly
 ├── LimitError                  the client: wait
 │   └── Overloaded              529 overloaded_error: this gateway is full
@@ -138,6 +139,12 @@ class RequestTooLarge(RequestError):
 
     status = 413
     kind = "request_too_large"
+
+
+class HeadersTooLarge(RequestTooLarge):
+    """The request's head has too many bytes or fields."""
+
+    status = 431
 
 
 class RequestTimeout(RequestError):

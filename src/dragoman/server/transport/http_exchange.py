@@ -1,0 +1,233 @@
+"""One request and the reply to it: the server's side of the seam."""
+
+import asyncio
+from typing import Final, Protocol
+
+from dragoman.server.transport.http_body import RequestBody, body_too_large
+from dragoman.server.transport.http_head import RequestHead
+from dragoman.server.transport.reply_head import CHUNKED, CLOSE, render_head
+from dragoman.server.transport.seams import ClientGone, ExchangeWatcher, HeaderList, Headers
+
+_LAST_CHUNK: Final = b"0\r\n\r\n"
+
+
+class Link(Protocol):
+    """What an exchange asks of its connection."""
+
+    loop: asyncio.AbstractEventLoop
+    transport: asyncio.Transport
+    peer: str
+    is_write_paused: bool
+
+    def may_go_on(self, exchange: "HttpExchange") -> bool:
+        """Tell whether another request can follow."""
+        ...
+
+    def receive_body(self, exchange: "HttpExchange") -> None:
+        """Ask the client for the rest of the body, and limit the time for it."""
+
+    def end_exchange(self, exchange: "HttpExchange") -> None:
+        """Take note that the reply has been written."""
+
+    def abort(self) -> None:
+        """Cut the connection."""
+
+
+class HttpExchange:
+    """
+    Implements ``Exchange``. One per request, so that a late call cannot reach the next reply.
+
+    Attributes:
+        is_started: The reply has a head, or the client will never see one.
+        is_over: Nothing more can be written: the reply has ended, was cut, or the client is gone.
+        closes: The connection ends with this reply; known once it is started.
+        task: Runs the handler.
+    """
+
+    __slots__ = (
+        "_body",
+        "_connection",
+        "_head",
+        "_is_aborted",
+        "_is_bodiless",
+        "_is_chunked",
+        "_is_http11",
+        "_left",
+        "_transport",
+        "_watcher",
+        "_whole",
+        "closes",
+        "gone",
+        "headers",
+        "is_over",
+        "is_started",
+        "method",
+        "path",
+        "peer",
+        "query",
+        "task",
+    )
+
+    def __init__(
+        self, connection: Link, request: RequestHead, *, body: RequestBody | None, whole: bytes
+    ) -> None:
+        self.method = request.method
+        self.path = request.path
+        self.query = request.query
+        self.headers: Headers = request.headers
+        self.peer = connection.peer
+        self.gone = self.is_started = self.is_over = self._is_aborted = False
+        self.closes = not request.keeps_alive
+        self.task: asyncio.Task[None] | None = None
+        self._is_http11 = request.is_http11
+        self._connection = connection
+        self._body = body
+        self._whole: bytes | None = whole  # it came with the head and needs no inflating
+        self._watcher: ExchangeWatcher | None = None
+        self._transport: asyncio.Transport | None = None  # while the reply can be written
+        self._head = b""  # held back for the first write: one packet, one system call
+        self._is_chunked = self._is_bodiless = False
+        self._left: int | None = None  # bytes that content-length still promises
+
+    @property
+    def expects_continue(self) -> bool:
+        """Tell whether the client waits for us to ask for the body."""
+        body = self._body
+        if body is None or body.n_received or self.is_started or not self._is_http11:
+            return False
+        return self.headers.get(b"expect", b"").lower() == b"100-continue"
+
+    async def read_body(self, max_bytes: int) -> bytes:
+        if self.gone:
+            raise ClientGone
+        body = self._body
+        if body is None:
+            return self._take_whole(max_bytes)
+        body.want(max_bytes)
+        if not body.is_over:
+            self._connection.receive_body(self)
+            await body.wait()
+        return body.take()
+
+    def watch(self, watcher: ExchangeWatcher | None) -> None:
+        if watcher is not None and self.gone:
+            watcher.on_gone()
+            return
+        self._watcher = watcher
+        if watcher is not None and self._connection.is_write_paused and not self.is_over:
+            watcher.on_pause()
+
+    def start_reply(self, status: int, headers: HeaderList) -> None:
+        if self.is_started and not self.is_over:
+            raise RuntimeError("the reply was started twice")
+        if self.is_over:
+            self._check_not_ended()
+            return
+        lengths = [int(value) for name, value in headers if name == b"content-length"]
+        self._left = lengths[0] if lengths else None
+        self._is_bodiless = self.method == "HEAD" or status in (204, 304)
+        is_unbounded = not (lengths or self._is_bodiless)
+        self._is_chunked = is_unbounded and self._is_http11
+        self.closes = (
+            self.closes
+            or (is_unbounded and not self._is_chunked)
+            or not self._connection.may_go_on(self)
+        )
+        extra = CHUNKED if self._is_chunked else b""
+        if self.closes:
+            extra += CLOSE
+        self._head = render_head(status, headers, extra=extra)
+        self.is_started = True
+        self._transport = self._connection.transport
+        if is_unbounded:  # its first event may take long; a whole body is there already
+            self._connection.loop.call_soon(self._send_head)
+
+    def write(self, data: bytes) -> None:
+        transport = self._transport
+        if transport is None or not self._is_chunked or not data:
+            self._write_rarely(data)
+        elif self._head:
+            head, self._head = self._head, b""
+            transport.write(b"%b%x\r\n%b\r\n" % (head, len(data), data))
+        else:
+            transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+
+    def end_reply(self) -> None:
+        transport = self._transport
+        if transport is None:
+            self._check_not_ended()
+            return
+        if self._left and not self._is_bodiless:
+            raise RuntimeError(f"the reply ends {self._left} bytes short of its content-length")
+        if self._is_chunked:
+            transport.write(self._head + _LAST_CHUNK)
+        elif self._head:
+            transport.write(self._head)
+        self._finish()
+        self._connection.end_exchange(self)
+
+    def abort(self) -> None:
+        if not self.is_over:
+            self._is_aborted = True
+            self._finish()
+            self._connection.abort()
+
+    def leave(self) -> None:
+        """Take note that the client has left; called by the connection."""
+        self.gone = True
+        if self._body is not None:
+            self._body.fail(ClientGone())
+        watcher = self._watcher
+        if not self.is_over:
+            self._finish()
+            if watcher is not None:
+                watcher.on_gone()
+
+    def pause(self) -> None:
+        """Pass on that the client reads too slowly."""
+        if self._watcher is not None:
+            self._watcher.on_pause()
+
+    def resume(self) -> None:
+        """Pass on that the client has caught up."""
+        if self._watcher is not None:
+            self._watcher.on_resume()
+
+    def _take_whole(self, max_bytes: int) -> bytes:
+        whole, self._whole = self._whole, None
+        if whole is None:
+            raise RuntimeError("the body of a request can be read once")
+        if len(whole) > max_bytes:
+            raise body_too_large(max_bytes)
+        return whole
+
+    def _write_rarely(self, data: bytes) -> None:
+        """Write what is not a chunk of a stream."""
+        transport = self._transport
+        if transport is None:
+            self._check_not_ended()
+            return
+        if self._is_bodiless or not data:  # an empty chunk would end the body
+            return
+        if self._left is not None:
+            if len(data) > self._left:
+                raise RuntimeError("the reply is longer than its content-length")
+            self._left -= len(data)
+        head, self._head = self._head, b""
+        transport.write(head + data)
+
+    def _send_head(self) -> None:
+        """Send a head for which no body has come in the same round of the loop."""
+        head, self._head = self._head, b""
+        if head and self._transport is not None:
+            self._transport.write(head)
+
+    def _finish(self) -> None:
+        self.is_over = True
+        self._transport = self._watcher = None
+        self._head = b""
+
+    def _check_not_ended(self) -> None:
+        """Nothing can be written to a client that has left; all else is a bug of the caller."""
+        if not self.gone and not self._is_aborted:
+            raise RuntimeError(f"the reply has {'ended' if self.is_started else 'no head yet'}")
