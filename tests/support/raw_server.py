@@ -35,7 +35,7 @@ class Do(enum.Enum):
     TAKE = "take the body, after an answer that came too early"
 
 
-Step = bytes | float | Do
+Step = bytes | float | Do | asyncio.Event  # an event is waited for
 Script = Sequence[Step]
 
 
@@ -176,6 +176,8 @@ class _Connection(asyncio.Protocol):
                 await asyncio.sleep(0)
             elif isinstance(step, Do):
                 await self._do(step)
+            elif isinstance(step, asyncio.Event):
+                await step.wait()
             elif await self._is_gone_within(step):
                 break
         if asked is not None:

@@ -117,7 +117,7 @@ async def test_abort_is_seen_by_the_server(phase: str, is_paused: bool, is_tls: 
         loop = asyncio.get_running_loop()
         start_s = loop.time()
         await until(lambda: not server.n_open)
-        assert loop.time() - start_s < 0.5
+        assert loop.time() - start_s < 5
         assert not recorder.wrong
 
 

@@ -29,7 +29,8 @@ from support.raw_server import (
 from support.receivers import ASK, Recorder, opened, send
 
 EVENTS = [EVENT, b"6\r\ndata:2\r\n", END]
-SHORT = Timeouts(connect_s=5, first_byte_s=0.15, idle_s=0.15)
+QUICK_START = Timeouts(first_byte_s=0.15, idle_s=20)
+STEADY = Timeouts(first_byte_s=20, idle_s=0.3)
 
 
 async def ask(server: RawServer, request: UpstreamRequest = ASK, **options: object) -> Recorder:
@@ -142,17 +143,17 @@ async def test_broken_replies(reply: bytes, body: bytes, words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("script", "message"),
+    ("script", "timeouts", "message"),
     [
-        ([Do.WAIT], "did not begin to answer within 0.15 s"),
-        ([b"H", Do.WAIT], "sent nothing for 0.15 s in mid-reply"),
-        ([CHUNKED, Do.WAIT], "sent nothing for 0.15 s in mid-reply"),
-        ([CHUNKED + EVENTS[0], Do.WAIT], "sent nothing for 0.15 s in mid-reply"),
+        ([Do.WAIT], QUICK_START, "did not begin to answer within 0.15 s"),
+        ([b"H", Do.WAIT], STEADY, "sent nothing for 0.3 s in mid-reply"),
+        ([CHUNKED, Do.WAIT], STEADY, "sent nothing for 0.3 s in mid-reply"),
+        ([CHUNKED + EVENT, Do.WAIT], STEADY, "sent nothing for 0.3 s in mid-reply"),
     ],
 )
 @on_each_loop
-async def test_silence(script: Script, message: str) -> None:
-    request = UpstreamRequest(path="/", timeouts=SHORT)
+async def test_silence(script: Script, timeouts: Timeouts, message: str) -> None:
+    request = UpstreamRequest(path="/", timeouts=timeouts)
     async with RawServer(script) as server:
         loop = asyncio.get_running_loop()
         start_s = loop.time()
@@ -165,12 +166,12 @@ async def test_silence(script: Script, message: str) -> None:
 
 @on_each_loop
 async def test_slow_is_not_silent() -> None:
-    timeouts = Timeouts(first_byte_s=0.4, idle_s=0.4)
-    pauses: list[bytes | float] = [step for event in EVENTS * 1 for step in (0.15, event)]
-    script = [0.15, CHUNKED, 0.15, EVENTS[0], *pauses]
+    timeouts = Timeouts(first_byte_s=1, idle_s=1)
+    pauses: list[bytes | float] = [step for event in EVENTS for step in (0.3, event)]
+    script = [0.3, CHUNKED, *pauses]
     async with RawServer(script) as server:
         recorder = await ask(server, UpstreamRequest(path="/", timeouts=timeouts))
-        assert recorder.body == b"data:1data:1data:2"
+        assert recorder.body == b"data:1data:2"
 
 
 @on_each_loop
@@ -183,7 +184,8 @@ async def test_the_time_before_the_first_byte_is_its_own() -> None:
 
 @on_each_loop
 async def test_a_request_that_is_not_taken() -> None:
-    request = UpstreamRequest(path="/", body=bytes(20 * 2**20), timeouts=SHORT)
+    timeouts = Timeouts(first_byte_s=20, idle_s=0.15)
+    request = UpstreamRequest(path="/", body=bytes(20 * 2**20), timeouts=timeouts)
     async with RawServer([Do.WAIT], early=True) as server:
         error = (await ask(server, request)).error
         assert isinstance(error, UpstreamTimeout)
@@ -205,7 +207,7 @@ async def test_writing_a_long_request_is_not_the_silence_of_the_server() -> None
 
 @on_each_loop
 async def test_a_pause_is_not_silence() -> None:
-    request = UpstreamRequest(path="/", timeouts=SHORT)
+    request = UpstreamRequest(path="/", timeouts=STEADY)
     script = [CHUNKED + EVENTS[0], 0.05, EVENTS[1] + EVENTS[2]]
     async with RawServer(script) as server, opened(server.url) as upstream:
 
@@ -215,7 +217,7 @@ async def test_a_pause_is_not_silence() -> None:
 
         recorder = send(upstream, request, on_head=pause)
         await until(lambda: recorder.body)
-        await asyncio.sleep(0.4)
+        await asyncio.sleep(0.6)
         assert recorder.body == b"data:1"  # what was read with the head, and nothing after it
         recorder.call.resume()
         await recorder.over()
@@ -225,13 +227,12 @@ async def test_a_pause_is_not_silence() -> None:
 
 @on_each_loop
 async def test_silence_after_a_pause_counts() -> None:
-    request = UpstreamRequest(path="/", timeouts=SHORT)
+    request = UpstreamRequest(path="/", timeouts=STEADY)
     async with RawServer([CHUNKED, Do.WAIT]) as server, opened(server.url) as upstream:
-        recorder = send(upstream, request)
+        recorder = send(upstream, request, on_head=lambda recorder: recorder.call.pause())
         await until(lambda: recorder.status)
         recorder.call.pause()
-        recorder.call.pause()
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.6)
         assert recorder.error is None
         recorder.call.resume()
         recorder.call.resume()

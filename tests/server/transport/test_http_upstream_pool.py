@@ -50,13 +50,14 @@ async def test_a_connection_is_used_again() -> None:
 
 @on_each_loop
 async def test_the_last_one_used_is_the_next_one_used() -> None:
-    slow: Script = [CHUNKED, 0.1, END]
+    first_is_over = asyncio.Event()
     async with (
-        RawServer(slow, [CHUNKED, 0.2, END], [HELLO]) as server,
+        RawServer([HELLO], [CHUNKED, first_is_over, END], [HELLO]) as server,
         opened(server.url) as upstream,
     ):
         first, second = send(upstream, ASK), send(upstream, ASK)
         await first.over()
+        first_is_over.set()
         await second.over()
         assert upstream.n_idle == 2
         for _ in range(3):
@@ -107,11 +108,11 @@ async def test_a_connection_closed_while_idle_is_not_used(end: Do) -> None:
 
 @on_each_loop
 async def test_idle_connections_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "_IDLE_S", 0.15)
+    monkeypatch.setattr(pool, "_IDLE_S", 0.5)
     async with RawServer([HELLO]) as server, opened(server.url) as upstream:
         for _ in range(3):
             await ask(upstream)
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.2)
         assert (upstream.n_idle, server.n_accepted) == (1, 1)
         await until(lambda: not server.n_open)
         assert upstream.n_connections == 0
@@ -125,7 +126,7 @@ async def test_the_server_says_how_long_it_waits() -> None:
         await ask(upstream)
         start_s = loop.time()
         await until(lambda: not server.n_open)
-        assert 0.9 < loop.time() - start_s < 2  # before the server would do it
+        assert 0.9 < loop.time() - start_s < 20  # a second before the server would do it
 
 
 @on_each_loop

@@ -14,6 +14,7 @@ from support.loops import on_each_loop, until
 from support.raw_server import (
     CERTIFICATE,
     CHUNKED,
+    END,
     EVENT,
     HELLO,
     OK,
@@ -149,16 +150,16 @@ async def test_a_stale_connection_over_tls() -> None:
 
 @on_each_loop
 async def test_pause_and_silence_over_tls() -> None:
-    times = Timeouts(first_byte_s=0.15, idle_s=0.15)
+    times = Timeouts(first_byte_s=20, idle_s=0.3)
     request = UpstreamRequest(path="/", timeouts=times)
-    scripts: list[Script] = [[CHUNKED, 0.05, EVENT, b"0\r\n\r\n"], [Do.WAIT]]
+    scripts: list[Script] = [[CHUNKED, 0.05, EVENT + END], [CHUNKED, Do.WAIT]]
     async with (
         RawServer(*scripts, tls=server_tls()) as server,
         opened(server.url, tls_context=trusting()) as upstream,
     ):
         recorder = send(upstream, request, on_head=lambda recorder: recorder.call.pause())
         await until(lambda: recorder.status)
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.6)
         assert not recorder.body
         recorder.call.resume()
         assert (await recorder.over()).body == b"data:1"
