@@ -1,0 +1,265 @@
+"""Config -> Gateway: the composition root, the only place that picks classes."""
+
+import os
+import secrets
+import ssl
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from dragoman.config import Config, ConfigError
+from dragoman.core.errors import GatewayError
+from dragoman.core.signatures import Signer
+from dragoman.engine import Engine
+from dragoman.policy.keys import KeyRing
+from dragoman.policy.routes import Routes
+from dragoman.server.app import App
+from dragoman.server.count_tokens import CountTokens
+from dragoman.server.documents import Documents
+from dragoman.server.fetch import GuardedFetcher
+from dragoman.server.messages import MessageLimits, Messages
+from dragoman.server.planner import Planner
+from dragoman.server.readiness import Readiness
+from dragoman.server.telemetry import EventLog
+from dragoman.server.transport.http_server import HttpLimits, HttpServer
+from dragoman.server.transport.http_upstream import HttpUpstream
+from dragoman.server.transport.proxy import proxy_for
+from dragoman.server.transport.seams import Exchange, HeaderList, Upstream
+from dragoman.settings import ServerConfig, UpstreamConfig
+
+ENGINE: Final = "engine"  # the embedded engine's name among the upstreams
+_SECRET_FILE: Final = "signing-secret"
+_SECRET_BYTES: Final = 32
+_MIN_CREDENTIAL: Final = 8  # characters
+
+
+class Gateway:
+    """
+    Everything that serves one configuration. Immutable; another one makes another gateway.
+
+    Args:
+        config: What it was built from.
+        routes: What model names mean.
+        app: Answers requests.
+        readiness: Whether it would.
+        upstreams: Closed with it.
+        documents: Closed with it.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        routes: Routes,
+        app: App,
+        readiness: Readiness,
+        upstreams: Mapping[str, Upstream],
+        documents: Documents,
+    ) -> None:
+        self.config = config
+        self.routes = routes
+        self._app = app
+        self._readiness = readiness
+        self._upstreams = upstreams
+        self._documents = documents
+
+    async def handle(self, exchange: Exchange) -> None:
+        """Answer one request."""
+        await self._app.handle(exchange)
+
+    def refuse(self, error: GatewayError) -> tuple[HeaderList, bytes]:
+        """Return headers and body for a request that the transport itself refuses."""
+        return self._app.refuse(error)
+
+    async def not_ready_reason(self) -> str:
+        """Return why no request would be answered; empty: one would."""
+        return await self._readiness.reason()
+
+    async def close(self) -> None:
+        """Abort what is under way and close all connections."""
+        for upstream in self._upstreams.values():
+            await upstream.close()
+        await self._documents.close()
+
+
+def build_gateway(
+    config: Config, *, log: EventLog, environ: Mapping[str, str], engine: Engine | None = None
+) -> Gateway:
+    """
+    Return a gateway that is ready to take requests.
+
+    Args:
+        config: Without problems.
+        log: For requests and events.
+        environ: Says which proxy leads to the upstreams.
+        engine: The embedded engine, if one of the upstreams is it.
+
+    Raises:
+        ConfigError: The signing secret can be neither read nor made.
+    """
+    routes = Routes(config)
+    upstreams = _upstreams(config, environ=environ, engine=engine)
+    signer = Signer(_signing_secret(config.server))
+    fetcher = GuardedFetcher()
+    documents = Documents(fetcher)
+    planner = Planner(documents, fetcher, signer)
+    server = config.server
+    messages = Messages(
+        routes=routes,
+        upstreams=upstreams,
+        secrets={name: _secrets_of(upstream) for name, upstream in config.upstreams.items()},
+        planner=planner,
+        signer=signer,
+        limits=_message_limits(server),
+        log=log,
+    )
+    count_tokens = CountTokens(
+        routes=routes,
+        upstreams=upstreams,
+        planner=planner,
+        max_body_bytes=server.max_body_bytes,
+        max_messages=server.max_messages,
+        max_nesting=server.max_nesting,
+    )
+    is_ready = (lambda: engine.ready) if engine is not None else None
+    readiness = Readiness(routes, upstreams, engine_ready=is_ready)
+    app = App(
+        keys=KeyRing((key.name, key.key.reveal()) for key in config.keys),
+        allowed_hosts=server.allowed_hosts,
+        messages=messages,
+        count_tokens=count_tokens,
+        routes=routes,
+        readiness=readiness,
+        max_concurrent=server.max_concurrent_requests,
+        log=log,
+    )
+    return Gateway(
+        config,
+        routes=routes,
+        app=app,
+        readiness=readiness,
+        upstreams=upstreams,
+        documents=documents,
+    )
+
+
+async def start_server(gateway: Gateway, *, log: EventLog) -> HttpServer:
+    """
+    Return a server that listens where the configuration says.
+
+    Raises:
+        OSError: It cannot listen there.
+    """
+    settings = gateway.config.server
+    server = HttpServer(
+        gateway.handle,
+        limits=HttpLimits(
+            max_header_bytes=settings.max_header_bytes,
+            header_timeout_s=settings.header_timeout_s,
+            body_timeout_s=settings.body_timeout_s,
+            keep_alive_timeout_s=settings.keep_alive_timeout_s,
+            max_connections=settings.max_connections,
+        ),
+        render_refusal=gateway.refuse,
+        on_crash=log.crash,
+    )
+    await server.start(settings.host, settings.port)
+    return server
+
+
+def _message_limits(server: ServerConfig) -> MessageLimits:
+    return MessageLimits(
+        max_body_bytes=server.max_body_bytes,
+        max_messages=server.max_messages,
+        max_nesting=server.max_nesting,
+        max_reply_bytes=server.max_reply_bytes,
+        max_event_bytes=server.max_event_bytes,
+        early_start_s=server.early_start_s,
+        ping_interval_s=server.ping_interval_s,
+    )
+
+
+def open_upstream(
+    upstream: UpstreamConfig, *, environ: Mapping[str, str], tls: ssl.SSLContext | None = None
+) -> HttpUpstream:
+    """Return a connection pool for *upstream*, with its credential."""
+    base_url = upstream.base_url
+    if upstream.kind == "anthropic":  # its paths begin with /v1 themselves
+        base_url = base_url.rstrip("/").removesuffix("/v1")
+    return HttpUpstream(
+        base_url,
+        credential=upstream.credential(),
+        headers={name: value.reveal() for name, value in upstream.headers.items()},
+        max_connections=upstream.max_connections,
+        tls_context=tls,
+        proxy=proxy_for(base_url, environ),
+    )
+
+
+def _upstreams(
+    config: Config, *, environ: Mapping[str, str], engine: Engine | None
+) -> dict[str, Upstream]:
+    made: dict[str, Upstream] = {}
+    tls: ssl.SSLContext | None = None
+    for name, upstream in config.upstreams.items():
+        if engine is not None and name == ENGINE:
+            key = ("authorization", f"Bearer {engine.api_key}")
+            made[name] = HttpUpstream(engine.base_url, credential=key)
+            continue
+        if upstream.base_url.startswith("https:") and tls is None:
+            tls = ssl.create_default_context()  # 20 ms and half a megabyte: one for all
+        made[name] = open_upstream(upstream, environ=environ, tls=tls)
+    return made
+
+
+def _secrets_of(upstream: UpstreamConfig) -> tuple[str, ...]:
+    """Return what must never be shown. A short header is no credential, and part of many words."""
+    keys = (upstream.api_key.reveal(),) if upstream.api_key else ()
+    others = (header.reveal() for header in upstream.headers.values())
+    return (*keys, *(other for other in others if len(other) >= _MIN_CREDENTIAL))
+
+
+def _signing_secret(server: ServerConfig) -> bytes:
+    """Return the configured secret, or the one of the data folder, which is made if need be."""
+    if server.signing_secret is not None:
+        return server.signing_secret.reveal().encode()
+    path = server.data_dir / _SECRET_FILE
+    try:
+        return _read_secret(path) or _make_secret(path)
+    except OSError as error:
+        line = f"server.data_dir: {path}: {error.strerror or error}; set server.signing_secret"
+        raise ConfigError([line]) from None
+
+
+def _read_secret(path: Path) -> bytes:
+    try:
+        secret = path.read_bytes()
+    except FileNotFoundError:
+        return b""
+    if len(secret) < _SECRET_BYTES:
+        raise OSError(f"holds less than {_SECRET_BYTES} bytes: remove it, and a new one is made")
+    return secret
+
+
+def _make_secret(path: Path) -> bytes:
+    """Make the file whole under another name first: two gateways may start at once."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    secret = secrets.token_bytes(_SECRET_BYTES)
+    draft = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secret)
+        _put_in_place(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+    return _read_secret(path)
+
+
+def _put_in_place(draft: Path, path: Path) -> None:
+    try:
+        os.link(draft, path)
+    except FileExistsError:  # the other one was faster
+        return
+    except OSError:  # a file system without links
+        draft.replace(path)
