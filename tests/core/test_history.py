@@ -462,6 +462,11 @@ ECHOES = {
 }
 
 
+def test_a_turn_of_nothing_but_thinking_that_stays_behind_is_no_message() -> None:
+    made = planned(user("Hi"), assistant(thinking("Hm.")), user("Go on"), profile=THINKER)
+    assert outline(made.body["messages"]) == ["user: Hi\n\nGo on"]
+
+
 @pytest.mark.parametrize("case", ["never", "no tool turn", "empty and foreign"])
 def test_thinking_that_stays_behind_is_reported(case: str) -> None:
     profile, blocks, _ = ECHOES[case]

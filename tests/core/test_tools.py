@@ -315,6 +315,15 @@ def test_what_a_tool_search_found_is_sent() -> None:
     assert made.body["messages"][2]["content"].startswith('<tool>\n{"name":"put"')
 
 
+@pytest.mark.parametrize(
+    ("kind", "count"),
+    [("web_search_20250305", 1), ("computer_toolset_20260801", 17), ("bash_20250124", 1)],
+)
+def test_the_same_tool_twice_is_one(kind: str, count: int) -> None:
+    made = plan(tools=[{"type": kind}, {"type": kind}])
+    assert len(made.body["tools"]) == count
+
+
 def test_a_tool_search_without_anything_to_find_is_reported() -> None:
     made = plan(tools=[SEARCH_TOOL, tool("get")])
     assert made.tool_names == {"get"}

@@ -126,8 +126,7 @@ def _effort(
     if asked is None:
         return None
     if not values:
-        if path != "thinking.budget_tokens":
-            adjustments.add(path, "dropped", reason="the model has no levels of effort")
+        adjustments.add(path, "dropped", reason="the model has no levels of effort")
         return None
     if not is_on and profile.thinking != "always":
         adjustments.add(path, "dropped", reason="effort is about thinking, which is off")
