@@ -211,6 +211,7 @@ def server_tls() -> ssl.SSLContext:
     """Return the server's side of TLS with a certificate that only ``trusting`` trusts."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(CERTIFICATE)
+    context.set_alpn_protocols(["h2", "http/1.1"])
     return context
 
 

@@ -52,6 +52,7 @@ async def test_calls_over_tls(host: str) -> None:
                 assert (await ask(upstream)).body == b"data:1data:1"
             assert (s.n_accepted, upstream.n_idle) == (1, 1)
             assert s.asked[0].headers["host"] == f"{host}:{s.port}"
+            assert s.alpn == ["http/1.1"]
 
 
 @on_each_loop
@@ -113,11 +114,12 @@ async def test_the_handshake_counts_as_connecting() -> None:
 
 
 @on_each_loop
-async def test_the_system_is_trusted_and_http_1_is_offered(monkeypatch: pytest.MonkeyPatch) -> None:
-    context = server_tls()
-    context.set_alpn_protocols(["h2", "http/1.1"])
+async def test_the_system_is_trusted_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
-    async with RawServer([HELLO, Do.CLOSE], tls=context) as server, opened(server.url) as upstream:
+    async with (
+        RawServer([HELLO, Do.CLOSE], tls=server_tls()) as server,
+        opened(server.url) as upstream,
+    ):
         for _ in range(2):
             assert (await ask(upstream)).body == b"hello"
             await until(lambda: not upstream.n_connections)

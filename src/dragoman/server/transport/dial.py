@@ -52,7 +52,8 @@ class Dialer:
     Args:
         target: Scheme, host and port.
         proxy: Through which to reach it: tunnelled for https, spoken to for http.
-        tls_context: Verifies certificates; by default made of the system's at first use.
+        tls_context: Verifies certificates, and offers HTTP/1.1 from now on; by default made of the
+            system's trust at first use.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class Dialer:
     ) -> None:
         self._target = target
         self._proxy = proxy
-        self._tls_context = tls_context
+        self._tls_context = tls_context and _offering_http(tls_context)
 
     async def open(self, protocol: asyncio.Protocol) -> None:
         """
@@ -99,9 +100,13 @@ class Dialer:
 
     def _context(self) -> ssl.SSLContext:
         if self._tls_context is None:
-            self._tls_context = ssl.create_default_context()
-            self._tls_context.set_alpn_protocols(["http/1.1"])
+            self._tls_context = _offering_http(ssl.create_default_context())
         return self._tls_context
+
+
+def _offering_http(context: ssl.SSLContext) -> ssl.SSLContext:
+    context.set_alpn_protocols(["http/1.1"])
+    return context
 
 
 async def open_socket(target: Target) -> socket.socket:

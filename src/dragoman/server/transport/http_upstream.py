@@ -46,7 +46,8 @@ class HttpUpstream:
         credential: Header and value, sent with every request.
         headers: Sent with every request, too; they replace the user-agent.
         max_connections: Open at a time; further calls wait in line, at most their connect_s.
-        tls_context: Verifies the server; by default the system's trust.
+        tls_context: Verifies the server, and offers HTTP/1.1 from now on; by default the system's
+            trust.
         proxy: ``http://[user:password@]host:port``, not used for a base URL on this machine.
         max_header_bytes: Of a reply's head.
 
