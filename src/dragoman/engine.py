@@ -61,6 +61,7 @@ class EngineModel(Struct, frozen=True, kw_only=True):
         template_arguments: For the chat template of every request, under the request's own.
         threads: CPU threads; 0: the engine decides.
         cache_mib: Memory for prompts of earlier requests.
+        profile: Facts about it that its name does not tell (see ``DialectProfile``).
     """
 
     path: Path
@@ -72,6 +73,7 @@ class EngineModel(Struct, frozen=True, kw_only=True):
     template_arguments: dict[str, Any] = field(default_factory=dict)
     threads: int = 0
     cache_mib: int = 1024
+    profile: dict[str, Any] = field(default_factory=dict)
 
 
 class EngineLimits(Struct, frozen=True, kw_only=True):
@@ -106,6 +108,7 @@ def demo_model() -> EngineModel:
         has_own_windows=True,
         threads=min(2, os.cpu_count() or 1),
         cache_mib=64,
+        profile={"thinking": "toggle", "thinking_switch": "template_enable_thinking"},
     )
 
 

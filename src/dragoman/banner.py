@@ -1,0 +1,166 @@
+"""What `dragoman serve` says once it listens: how to use it, what answers, and why."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from ipaddress import ip_address
+from typing import Final
+
+from msgspec import Struct
+
+from dragoman import __version__
+from dragoman.build import ENGINE
+from dragoman.config import Config, find_config
+from dragoman.config_rules import rule_warnings
+from dragoman.engine import EngineModel
+from dragoman.policy.keys import OPEN
+from dragoman.policy.routes import ROLES, Routes
+from dragoman.presets import load_catalog
+from dragoman.terminal import printable
+
+_MAX_NAMES: Final = 8
+_LABEL_WIDTH: Final = 11
+_DEMO: Final = (
+    "This is a toy model of 2 MB: all of the API works, and what it says means nothing. For a real",
+    "model stop it (Ctrl-C) and do one of these:",
+    "  set the key of a vendor, {variables} ..., then: dragoman serve",
+    "  describe your upstreams in ./dragoman.toml, then: dragoman serve",
+    "  run one on this machine: dragoman serve --local",
+)
+
+
+class Serving(Struct, frozen=True, kw_only=True):
+    """
+    What a gateway serves.
+
+    Attributes:
+        config: With the engine and everything that was found.
+        base_url: Where it listens.
+        engine: The embedded engine's model.
+        found: Names of the upstreams that run on this machine already.
+        environ: Says which vendors' variables are set, and where the usual file is.
+        is_moved: It listens elsewhere than the configuration alone would say.
+    """
+
+    config: Config
+    base_url: str
+    engine: EngineModel | None = None
+    found: tuple[str, ...] = ()
+    environ: Mapping[str, str]
+    is_moved: bool = False
+
+
+def base_url(host: str, port: int) -> str:
+    """Return the URL for programs of this machine."""
+    if host in {"0.0.0.0", ""}:  # noqa: S104 - it stands for every address, and none can be called by it
+        host = "127.0.0.1"
+    if host == "::":
+        host = "::1"
+    return f"http://[{host}]:{port}" if _is_ipv6(host) else f"http://{host}:{port}"
+
+
+def listening_line(serving: Serving) -> str:
+    """Return the one line that everything else explains."""
+    return f"Dragoman {__version__} listens on {serving.base_url}"
+
+
+def banner_lines(serving: Serving) -> list[str]:
+    """Return the lines of the banner, without any dress."""
+    config, routes = serving.config, Routes(serving.config)
+    model = routes.roles["default"]
+    token = client_token(config)
+    lines = [listening_line(serving), "", *_usage(serving, model, token=token), ""]
+    lines += _labelled("models", _names(routes.aliases))
+    lines += _labelled("claude-*", _roles_text(routes))
+    lines += _labelled("upstreams", ", ".join(_upstreams(serving)))
+    lines += _labelled("keys", _names([key.name for key in config.keys]))
+    lines += _labelled("settings", str(config.source or ""))
+    lines += [f"warning: {printable(line)}" for line in rule_warnings(config)]
+    if serving.engine is not None and serving.engine.is_demo:
+        lines += ["", *_demo_lines()]
+    return lines
+
+
+def client_token(config: Config) -> str:
+    """Return what stands for the token in a line to copy; a key itself is never shown."""
+    return f"<key of {config.keys[0].name}>" if config.keys else OPEN
+
+
+def vendor_variables(config: Config, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return upstream -> variable for those in use only because the variable is set."""
+    presets = load_catalog().presets
+    found = {name: presets[name].variable_in(environ) for name in config.automatic}
+    return {name: variable for name, variable in found.items() if variable}
+
+
+def _usage(serving: Serving, model: str, *, token: str) -> list[str]:
+    url, shown = serving.base_url, f"'{token}'" if token.startswith("<") else token
+    return [
+        "Claude Code:",
+        f"  {' '.join(_launch_command(serving, model))}",
+        "or by itself:",
+        f"  export ANTHROPIC_BASE_URL={url}",
+        f"  export ANTHROPIC_AUTH_TOKEN={shown}",
+        f"  claude --model {shlex.quote(model)}",
+        "Python SDK:",
+        f'  client = anthropic.Anthropic(base_url="{url}", api_key="{token}")',
+        f'  client.messages.create(model="{model}", max_tokens=1000,',
+        '      messages=[{"role": "user", "content": "Hello"}])',
+    ]
+
+
+def _launch_command(serving: Serving, model: str) -> list[str]:
+    """Return what a user types in this folder to work on this gateway and its default model."""
+    command = ["dragoman", "claude"]
+    source = serving.config.source
+    if source is not None and source != find_config(serving.environ):
+        command += ["--config", shlex.quote(str(source))]
+    first, *others = serving.config.models
+    if serving.is_moved:
+        command += ["--url", serving.base_url]
+        is_found = model == first
+    else:  # the configuration alone knows nothing of the engine
+        is_found = serving.engine is None or not others
+    return command if is_found else [*command, "--model", shlex.quote(model)]
+
+
+def _roles_text(routes: Routes) -> str:
+    roles = routes.roles
+    default = roles["default"]
+    own = [f"{role}: {roles[role]}" for role in ROLES if roles[role] != default]
+    return f"{', '.join(own)}, others: {default}" if own else default
+
+
+def _upstreams(serving: Serving) -> list[str]:
+    config = serving.config
+    variables = vendor_variables(config, serving.environ)
+    used = {name for model in config.models.values() for name in model.upstream}
+    return [f"{name}{_why(name, serving, variables)}" for name in config.upstreams if name in used]
+
+
+def _why(name: str, serving: Serving, variables: Mapping[str, str]) -> str:
+    if serving.engine is not None and name == ENGINE:
+        return " (embedded)"
+    if name in variables:
+        return f" ({variables[name]} is set)"
+    return " (found on this machine)" if name in serving.found else ""
+
+
+def _demo_lines() -> list[str]:
+    variables = [preset.key_variables[0] for preset in load_catalog().presets.values()][:3]
+    return [line.format(variables=", ".join(variables)) for line in _DEMO]
+
+
+def _names(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    return ", ".join(names[:_MAX_NAMES]) + more
+
+
+def _labelled(label: str, text: str) -> list[str]:
+    return [f"{label.ljust(_LABEL_WIDTH)}{printable(text)}"] if text else []
+
+
+def _is_ipv6(host: str) -> bool:
+    try:
+        return ip_address(host).version == 6
+    except ValueError:
+        return False

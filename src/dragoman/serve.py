@@ -1,0 +1,278 @@
+"""
+The process of a gateway: configuration -> engine -> listening -> signals -> end.
+
+``open_gateway`` is what `dragoman serve`, `dragoman claude` and `dragoman check --live` share.
+"""
+
+import asyncio
+import errno
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from msgspec import Struct, field, structs
+
+from dragoman.banner import Serving, banner_lines, base_url, listening_line
+from dragoman.build import ENGINE, Gateway, build_gateway, start_server
+from dragoman.config import Config, load_config, with_engine
+from dragoman.config_rules import rule_warnings
+from dragoman.engine import Engine, EngineError, EngineModel, EngineState, demo_model
+from dragoman.exit_codes import CANNOT_START, OK, USAGE, CommandFailed
+from dragoman.local import FoundEngine, choose_local_model, find_local_engines, with_found_engines
+from dragoman.presets import load_catalog
+from dragoman.server.telemetry import EventLog
+from dragoman.server.transport.http_server import HttpServer
+from dragoman.settings import ServerConfig
+from dragoman.signals import StopSignals, unless
+from dragoman.tables import ConfigError
+from dragoman.terminal import LastingConsole, print_line
+
+_ADDRESS: Final = frozenset({"server.host", "server.port"})
+_SLOW_START_S: Final = 2.0  # of an engine; until then nobody wonders
+_LISTEN_PROBLEMS: Final = {
+    errno.EADDRINUSE: "something listens there already; choose another with --port",
+    errno.EACCES: "not allowed for this user; choose a port over 1023 with --port",
+    errno.EADDRNOTAVAIL: "not an address of this machine",
+}
+
+
+class StartOptions(Struct, frozen=True, kw_only=True):
+    """
+    What the command line says about what to serve.
+
+    Attributes:
+        config: The file; None: the usual ones are looked for.
+        overrides: Settings by their dotted path.
+        is_demo: The embedded engine serves the demo model.
+        is_local: The embedded engine serves a model of this machine.
+        local_model: A path, ``repo_id:file``; None: chosen by memory.
+        may_download: The user has agreed to a download.
+    """
+
+    config: Path | None = None
+    overrides: dict[str, Any] = field(default_factory=dict)
+    is_demo: bool = False
+    is_local: bool = False
+    local_model: str | None = None
+    may_download: bool = False
+
+
+class Running(Struct, frozen=True, kw_only=True):
+    """A gateway that listens."""
+
+    gateway: Gateway
+    server: HttpServer
+    serving: Serving
+
+
+def serve(options: StartOptions, *, environ: Mapping[str, str]) -> int:
+    """
+    Serve until a signal comes, return the exit code.
+
+    Raises:
+        ConfigError: The configuration cannot be used.
+        EngineError: The model cannot be had.
+        CommandFailed: It cannot start.
+    """
+    config = load_config(options.config, environ=environ, overrides=options.overrides)
+    model = engine_model(options, environ=environ)
+    log = EventLog(log_format(config.server))
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        return runner.run(_serve(options, config, model=model, log=log, environ=environ))
+
+
+def engine_model(options: StartOptions, *, environ: Mapping[str, str]) -> EngineModel | None:
+    """Return what the embedded engine shall serve; it may have to be downloaded first."""
+    if options.is_demo:
+        return demo_model()
+    if not options.is_local:
+        return None
+    return choose_local_model(
+        options.local_model, may_download=options.may_download, environ=environ
+    )
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return what makes the faster event loop, where it is installed."""
+    try:
+        import uvloop  # noqa: PLC0415 - there is none for Windows
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+def log_format(server: ServerConfig) -> Literal["human", "json"]:
+    """Return how the log is written; ``auto`` is for people where a person is watching."""
+    if server.log_format != "auto":
+        return server.log_format
+    return "human" if sys.stderr.isatty() else "json"
+
+
+@asynccontextmanager
+async def open_gateway(
+    config: Config,
+    *,
+    model: EngineModel | None = None,
+    log: EventLog,
+    environ: Mapping[str, str],
+) -> AsyncIterator[Running]:
+    """
+    Listen, start the engine, and end both afterwards, cutting what is still under way.
+
+    Args:
+        config: What was loaded.
+        model: For the embedded engine, if there shall be one.
+        log: Gets every event.
+        environ: For proxies, and for what the banner says.
+
+    Raises:
+        ConfigError: The configuration cannot be used.
+        CommandFailed: It cannot listen, or the engine does not start.
+    """
+    found = await find_local_engines(config)
+    engine = Engine(model) if model else None
+    config = complete_config(config, engine, found)
+    async with AsyncExitStack() as stack:
+        if engine:
+            stack.push_async_callback(engine.stop)
+        gateway = build_gateway(config, log=log, environ=environ, engine=engine)
+        stack.push_async_callback(gateway.close)
+        server = await _listen(gateway, log=log)
+        stack.push_async_callback(server.close, 0)
+        if engine:  # last: a port that is taken shows before gigabytes are read
+            await _start(engine, log)
+        serving = Serving(
+            config=config,
+            base_url=base_url(config.server.host, server.port),
+            engine=model,
+            found=_new_upstreams(config, found),
+            environ=environ,
+        )
+        yield Running(gateway=gateway, server=server, serving=serving)
+
+
+def complete_config(config: Config, engine: Engine | None, found: Sequence[FoundEngine]) -> Config:
+    """
+    Return *config* with the embedded engine first and what was found on this machine last.
+
+    The model that the user asked for by a flag leads: no name of a Claude model then reaches a
+    vendor, unless the file has a role that says so.
+    """
+    if engine is not None:
+        config = _with_embedded(config, engine)
+    config = with_found_engines(config, found)
+    if not config.models:
+        raise CommandFailed(_nothing_to_serve(config), code=USAGE)
+    return config
+
+
+def _with_embedded(config: Config, engine: Engine) -> Config:
+    if ENGINE in config.upstreams:
+        line = f"upstreams.{ENGINE}: the embedded engine has this name; choose another"
+        raise ConfigError([line], source=config.source)
+    model = engine.model
+    config = with_engine(
+        config,
+        model.alias,
+        engine.base_url,
+        display_name="Dragoman demo (toy model)" if model.is_demo else model.alias,
+        leads=True,
+    )
+    profile = dict(model.profile)
+    if model.context_size:  # what the engine was started with, not what such models have elsewhere
+        profile["context_window"] = model.context_size
+    if not profile:
+        return config
+    entry = structs.replace(config.models[model.alias], profile=profile)
+    return structs.replace(config, models={**config.models, model.alias: entry})
+
+
+def _nothing_to_serve(config: Config) -> str:
+    if config.upstreams:
+        return f"{config.source}: no model; add [models.NAME] with upstream = ..."
+    variables = [preset.key_variables[0] for preset in load_catalog().presets.values()]
+    return (
+        "nothing to serve: set a vendor's key "
+        f"({', '.join(variables[:3])}, ...), write ./dragoman.toml, or use `dragoman serve --demo` "
+        "(a toy model) or `dragoman serve --local` (a model on this machine)"
+    )
+
+
+def _new_upstreams(config: Config, found: Sequence[FoundEngine]) -> tuple[str, ...]:
+    urls = {each.engine.base_url for each in found}
+    return tuple(name for name, each in config.upstreams.items() if each.base_url in urls)
+
+
+async def _listen(gateway: Gateway, *, log: EventLog) -> HttpServer:
+    server = gateway.config.server
+    try:
+        return await start_server(gateway, log=log)
+    except socket.gaierror:
+        reason = "no such host"
+    except OSError as error:
+        reason = _LISTEN_PROBLEMS.get(error.errno or 0) or error.strerror or str(error)
+    raise CommandFailed(
+        f"cannot listen on {server.host}:{server.port}: {reason}", code=CANNOT_START
+    )
+
+
+async def _start(engine: Engine, log: EventLog) -> None:
+    """Start the engine; how it goes on after that is in the log."""
+    tell = partial(log.event, "engine", state="starting", model=engine.model.alias)
+    reminder = asyncio.get_running_loop().call_later(_SLOW_START_S, tell)
+    try:
+        await engine.start()
+    except EngineError as error:
+        raise CommandFailed(str(error), code=CANNOT_START) from None
+    finally:
+        reminder.cancel()
+    engine.on_change(partial(_log_engine, log, engine))
+
+
+def _log_engine(log: EventLog, engine: Engine, state: EngineState) -> None:
+    if state != "stopped":  # by us, and our own end is in the log
+        log.event("engine", state=state, model=engine.model.alias, reason=engine.reason)
+
+
+async def _serve(
+    options: StartOptions,
+    config: Config,
+    *,
+    model: EngineModel | None,
+    log: EventLog,
+    environ: Mapping[str, str],
+) -> int:
+    signals = StopSignals()
+    async with AsyncExitStack() as stack:
+        opening = stack.enter_async_context(
+            open_gateway(config, model=model, log=log, environ=environ)
+        )
+        running = await unless(signals.first, opening)
+        if running is None:  # told to stop while it was starting
+            return OK
+        is_moved = not config.server.port or not _ADDRESS.isdisjoint(options.overrides)
+        _announce(structs.replace(running.serving, is_moved=is_moved), log)
+        await signals.first.wait()
+        grace_s = config.server.shutdown_timeout_s
+        log.event("stopping", grace_s=grace_s)
+        await unless(signals.second, running.server.close(grace_s))
+    log.event("stopped")
+    return OK
+
+
+def _announce(serving: Serving, log: EventLog) -> None:
+    """Say that it listens; with a log in JSON the rest of the banner is in the log."""
+    is_brief = serving.config.server.log_format == "json"
+    lines = [listening_line(serving)] if is_brief else banner_lines(serving)
+    console = LastingConsole(highlight=False)
+    for line in lines:
+        print_line(console, line)
+    log.event("listening", url=serving.base_url, models=len(serving.config.models))
+    if is_brief:
+        for warning in rule_warnings(serving.config):
+            log.event("warning", text=warning)
