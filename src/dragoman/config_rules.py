@@ -109,14 +109,15 @@ def _upstream_problems(config: Config) -> Iterator[str]:
         path = join("upstreams", name)
         if not _NAME.fullmatch(name):
             yield f"{path}: a name has letters, digits, '.', '_' and '-', at most 64 of them"
-        if line := _url_problem(upstream.base_url):
+        if line := url_problem(upstream.base_url):
             yield f"{path}.base_url: {line}"
         if upstream.api_key is not None and not _KEY.fullmatch(upstream.api_key.reveal()):
             yield f"{path}.api_key: must be 1 to 512 visible ASCII characters, without spaces"
         yield from _header_problems(upstream, path)
 
 
-def _url_problem(url: str) -> str | None:
+def url_problem(url: str) -> str | None:
+    """Return why *url* cannot be a base URL; None: it can."""
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -183,7 +184,7 @@ def _warnings(config: Config) -> Iterator[str]:
         path = join("upstreams", name)
         if name not in used:
             yield f"{path}: no model uses it; add [models.NAME] with upstream = {name!r}"
-        parts = urlsplit(upstream.base_url if not _url_problem(upstream.base_url) else "")
+        parts = urlsplit(upstream.base_url if not url_problem(upstream.base_url) else "")
         if parts.scheme == "http" and upstream.api_key and not is_loopback(parts.hostname or ""):
             yield f"{path}.base_url: the key travels unencrypted over http"
     for alias in config.implied:
