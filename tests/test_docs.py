@@ -191,3 +191,11 @@ def test_every_reason_of_an_adjustment_is_documented() -> None:
     assert len(reasons) > 50
     missing = {r: parts for r, parts in reasons.items() if not all(p in page for p in parts)}
     assert missing == {}
+
+
+def test_every_file_is_on_the_map() -> None:
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    files = page.split("\n## Files\n")[1].split("\ntests/\n")[0]
+    mapped = set(re.findall(r"(?<![\w.])[\w-]+\.(?:py|toml)\b", files))
+    known = {path.name for path in PACKAGE.rglob("*.*") if path.suffix in {".py", ".toml"}}
+    assert mapped == known - {"__init__.py", "local-models.toml"}
