@@ -68,8 +68,35 @@ _SEARCH = ServerTool(
     result_type="web_search_tool_result",
     error_type="web_search_tool_result_error",
 )
+# The tools that the samples call, so that calls in text are found and inputs put right.
+_DECLARED: dict[str, dict[str, str]] = {
+    "get_weather": {"city": "string", "days": "integer"},
+    "list_files": {},
+    "write_file": {"path": "string", "content": "string", "append": "boolean"},
+    "f": {"a": "array", "b": "number", "c": "object"},
+}
+_TYPED: dict[str, Any] = {
+    "tool_names": frozenset(_DECLARED),
+    "body": {
+        "tools": [
+            {
+                "type": "function",
+                "function": {
+                    "name": name,
+                    "parameters": {
+                        "type": "object",
+                        "properties": {field: {"type": kind} for field, kind in fields.items()},
+                    },
+                },
+            }
+            for name, fields in _DECLARED.items()
+        ]
+    },
+}
 _PLANS: tuple[dict[str, Any], ...] = (
     {},
+    _TYPED,
+    {**_TYPED, "profile": DialectProfile(tool_text=("mimo",)), "show_thinking": "omitted"},
     {"show_thinking": "none", "local_stop_sequences": ("##", "a")},
     {"show_thinking": "omitted", "single_tool_call": True},
     {"forced_by_schema": True, "fills_window": True},

@@ -21,6 +21,22 @@ PIECES = (
     *("\\", '"', "\\u", "\\ud83d", "\\ude00", "\n", "\r", "\t", "\0", "{", "}", "[", "]", ",", ":"),
     *("\ud83d", "\ude00", "é", "🙂", "<think>", "</think>", "##", "1", "-", "e999", "True", "null"),
     *("functions.f:0", "toolu_12345678901-e", "srvtoolu_", "drgm", "https://", "f", "g"),
+    *(
+        "<tool_call>",
+        "</tool_call>",
+        "<function=f>",
+        "</function>",
+        "<parameter=a>",
+        "</parameter>",
+    ),
+    *(
+        "<arg_key>",
+        "</arg_value>",
+        "<｜tool▁calls▁begin｜>",
+        "<｜DSML｜",
+        "<|tool_call_begin|>",
+        "```",
+    ),
 )
 
 
