@@ -81,12 +81,14 @@ def test_claude_code_is_told_gateway_model_and_window() -> None:
     assert found["ANTHROPIC_MODEL"] == "glm"
     assert {found[f"ANTHROPIC_DEFAULT_{role.upper()}_MODEL"] for role in ROLES} == {"glm"}
     assert found["CLAUDE_CODE_MAX_CONTEXT_TOKENS"] == "131072"
+    assert found["CLAUDE_CODE_DISABLE_1M_CONTEXT"] == "1"
     assert found["CLAUDE_CODE_MAX_OUTPUT_TOKENS"] == "8192"
 
 
 def test_an_answer_may_not_fill_the_window() -> None:
     assert variables(context_window=32_768)["CLAUDE_CODE_MAX_OUTPUT_TOKENS"] == "8192"
     assert "CLAUDE_CODE_MAX_CONTEXT_TOKENS" not in variables()
+    assert "CLAUDE_CODE_DISABLE_1M_CONTEXT" not in variables(context_window=1_048_576)
 
 
 def test_the_users_own_settings_stay() -> None:

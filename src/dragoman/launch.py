@@ -26,6 +26,7 @@ Shell = Literal["bash", "fish", "powershell"]
 
 _ROLES: Final = ("OPUS", "SONNET", "HAIKU", "FABLE")
 _DEFAULT_OUTPUT_TOKENS: Final = 32_000  # what Claude Code itself asks for
+_LONG_CONTEXT_TOKENS: Final = 1_000_000  # the window behind Claude Code's suffix [1m]
 # Set by us whatever the user has: without these another server or account would be used.
 _ESSENTIAL: Final = frozenset({"ANTHROPIC_BASE_URL", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_MODEL"})
 # A key of the user's own would be sent beside ours, and Claude Code asks which one to use; the
@@ -70,6 +71,9 @@ def client_environment(base_url: str, token: str, *, model: LaunchModel) -> dict
     profile = model.profile
     if profile.context_window:  # unknown names are taken for a million tokens otherwise
         variables["CLAUDE_CODE_MAX_CONTEXT_TOKENS"] = str(profile.context_window)
+        if profile.context_window < _LONG_CONTEXT_TOKENS:
+            # The picker's default is the model with "[1m]", whatever the line above says.
+            variables["CLAUDE_CODE_DISABLE_1M_CONTEXT"] = "1"
     output = min(profile.max_output_tokens or _DEFAULT_OUTPUT_TOKENS, _DEFAULT_OUTPUT_TOKENS)
     if profile.context_window:  # an answer may not fill the window that the prompt needs
         output = min(output, max(1024, profile.context_window // 4))
