@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from dragoman.banner import Serving, banner_lines, base_url, listening_line
+from dragoman.banner import Serving, banner_lines, base_url, listening_line, own_command
 from dragoman.config import Config, load_config, with_engine
 from dragoman.engine import EngineModel, demo_model
 
@@ -124,6 +124,23 @@ def test_the_command_for_claude_code_finds_this_gateway() -> None:
     assert moved == f"dragoman claude --config file.toml --url {URL}"
     other = command(load(MODELS + '[roles]\nsonnet = "kimi"'), is_moved=True)
     assert other == f"dragoman claude --config file.toml --url {URL} --model kimi"
+
+
+def test_the_command_is_one_that_the_users_shell_finds(tmp_path: Path) -> None:
+    own = tmp_path / "own place" / "dragoman"
+    own.parent.mkdir()
+    own.write_text("#!/bin/sh\n")
+    own.chmod(0o755)
+    link = tmp_path / "bin" / "dragoman"
+    link.parent.mkdir()
+    link.symlink_to(own)
+    assert own_command(str(own), str(own.parent)) == "dragoman"
+    assert own_command(str(own), str(link.parent)) == "dragoman"
+    assert own_command(str(own), str(tmp_path)) == f"'{own}'"
+    assert own_command("/some/dragoman/__main__.py", "").endswith(" -m dragoman")
+    text = banner(with_demo(load(MODELS)), engine=demo_model(), command="/venv/bin/dragoman")
+    assert "  /venv/bin/dragoman claude --config file.toml" in text
+    assert "then: /venv/bin/dragoman serve\n" in text
 
 
 def test_warnings_are_shown() -> None:

@@ -1,8 +1,11 @@
 """What `dragoman serve` says once it listens: how to use it, what answers, and why."""
 
 import shlex
+import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Final
 
 from msgspec import Struct
@@ -22,9 +25,9 @@ _LABEL_WIDTH: Final = 11
 _DEMO: Final = (
     "This is a toy model of 2 MB: all of the API works, and what it says means nothing. For a real",
     "model stop it (Ctrl-C) and do one of these:",
-    "  set the key of a vendor, {variables} ..., then: dragoman serve",
-    "  describe your upstreams in ./dragoman.toml, then: dragoman serve",
-    "  run one on this machine: dragoman serve --local",
+    "  set the key of a vendor, {variables} ..., then: {command} serve",
+    "  describe your upstreams in ./dragoman.toml, then: {command} serve",
+    "  run one on this machine: {command} serve --local",
 )
 
 
@@ -39,6 +42,7 @@ class Serving(Struct, frozen=True, kw_only=True):
         found: Names of the upstreams that run on this machine already.
         environ: Says which vendors' variables are set, and where the usual file is.
         is_moved: It listens elsewhere than the configuration alone would say.
+        command: What a user types to call this program.
     """
 
     config: Config
@@ -47,6 +51,24 @@ class Serving(Struct, frozen=True, kw_only=True):
     found: tuple[str, ...] = ()
     environ: Mapping[str, str]
     is_moved: bool = False
+    command: str = "dragoman"
+
+
+def own_command(program: str, path: str) -> str:
+    """
+    Return what calls this very program in a shell: its name, or its place if that finds another.
+
+    Args:
+        program: ``sys.argv[0]``.
+        path: ``PATH`` of the shell.
+    """
+    own = Path(program).absolute()
+    if own.stem != "dragoman":
+        return f"{shlex.quote(sys.executable)} -m dragoman"
+    found = shutil.which("dragoman", path=path)
+    if found is not None and Path(found).resolve() == own.resolve():
+        return "dragoman"
+    return shlex.quote(str(own))
 
 
 def base_url(host: str, port: int) -> str:
@@ -76,7 +98,7 @@ def banner_lines(serving: Serving) -> list[str]:
     lines += _labelled("settings", str(config.source or ""))
     lines += [f"warning: {printable(line)}" for line in rule_warnings(config)]
     if serving.engine is not None and serving.engine.is_demo:
-        lines += ["", *_demo_lines()]
+        lines += ["", *_demo_lines(serving.command)]
     return lines
 
 
@@ -110,7 +132,7 @@ def _usage(serving: Serving, model: str, *, token: str) -> list[str]:
 
 def _launch_command(serving: Serving, model: str) -> list[str]:
     """Return what a user types in this folder to work on this gateway and its default model."""
-    command = ["dragoman", "claude"]
+    command = [serving.command, "claude"]
     source = serving.config.source
     if source is not None and source != find_config(serving.environ):
         command += ["--config", shlex.quote(str(source))]
@@ -145,9 +167,9 @@ def _why(name: str, serving: Serving, variables: Mapping[str, str]) -> str:
     return " (found on this machine)" if name in serving.found else ""
 
 
-def _demo_lines() -> list[str]:
+def _demo_lines(command: str) -> list[str]:
     variables = [preset.key_variables[0] for preset in load_catalog().presets.values()][:3]
-    return [line.format(variables=", ".join(variables)) for line in _DEMO]
+    return [line.format(variables=", ".join(variables), command=command) for line in _DEMO]
 
 
 def _names(names: Sequence[str]) -> str:

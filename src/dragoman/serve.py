@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 
 from msgspec import Struct, field, structs
 
-from dragoman.banner import Serving, banner_lines, base_url, listening_line
+from dragoman.banner import Serving, banner_lines, base_url, listening_line, own_command
 from dragoman.build import ENGINE, Gateway, build_gateway, start_server
 from dragoman.config import Config, load_config, with_engine
 from dragoman.config_rules import rule_warnings
@@ -152,6 +152,7 @@ async def open_gateway(
             engine=model,
             found=_new_upstreams(config, found),
             environ=environ,
+            command=own_command(sys.argv[0], environ.get("PATH", "")),
         )
         yield Running(gateway=gateway, server=server, serving=serving)
 
