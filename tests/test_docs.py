@@ -14,8 +14,10 @@ from markdown.extensions.toc import slugify
 
 from dragoman.config import load_config
 from dragoman.core.adjustments import Action, Adjustment
+from dragoman.core.dialects.profile import DialectProfile
 from dragoman.core.errors import GatewayError
 from dragoman.core.usage import Usage
+from dragoman.launch import LaunchModel, client_environment
 from dragoman.presets import load_catalog
 from dragoman.server.telemetry import EventLog, RequestRecord
 
@@ -29,6 +31,7 @@ IDS = [page.relative_to(ROOT).as_posix() for page in PAGES]
 _LINK = re.compile(r"(?<!!)\[(?:[^\]\[]|\[[^\]]*\])*\]\(([^)\s]+)\)")
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _HEADING = re.compile(r"^#{1,6} (.+?)(?: \{ *#([\w-]+) *\})?$", re.MULTILINE)
+_NAME = re.compile(r"`([A-Z][A-Z0-9_]+)`")
 _MACHINE_PATH = re.compile(r"(?<![\w.])/(?:work|root|farm|home/\w+|Users/\w+)/")
 
 
@@ -147,6 +150,17 @@ def test_every_field_of_the_log_is_documented() -> None:
     EventLog("json", stream).request(record)
     fields = set(json.loads(stream.getvalue())) - {"time", "event"}
     assert {field for field in fields if f"`{field}`" not in page} == set()
+
+
+def test_every_variable_for_claude_code_is_documented() -> None:
+    page = (DOCS / "how-to" / "claude-code.md").read_text(encoding="utf-8")
+    profile = DialectProfile(context_window=65_536, max_output_tokens=8192)
+    model = LaunchModel(alias="m", profile=profile, roles={})
+    variables = client_environment("http://127.0.0.1:1", "t", model=model)
+    table = {
+        name for row in page.splitlines() if row.startswith("|") for name in _NAME.findall(row)
+    }
+    assert table == set(variables)
 
 
 def reasons_in_the_code() -> dict[str, list[str]]:
