@@ -13,6 +13,7 @@ import yaml
 from markdown.extensions.toc import slugify
 
 from dragoman.config import load_config
+from dragoman.core import repair_log
 from dragoman.core.adjustments import Action, Adjustment
 from dragoman.core.dialects.profile import DialectProfile
 from dragoman.core.errors import GatewayError
@@ -205,6 +206,7 @@ def test_every_reason_of_an_adjustment_is_documented() -> None:
     assert len(reasons) > 50
     missing = {r: parts for r, parts in reasons.items() if not all(p in page for p in parts)}
     assert missing == {}
+    assert [text for text in repair_log._REASONS.values() if text not in page] == []
 
 
 def test_every_file_is_on_the_map() -> None:
