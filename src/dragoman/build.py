@@ -12,6 +12,7 @@ from dragoman.core.errors import GatewayError
 from dragoman.core.signatures import Signer
 from dragoman.engine import Engine
 from dragoman.policy.keys import KeyRing
+from dragoman.policy.learned import LearnedFacts
 from dragoman.policy.routes import Routes
 from dragoman.server.app import App
 from dragoman.server.count_tokens import CountTokens
@@ -25,6 +26,7 @@ from dragoman.server.transport.http_server import HttpLimits, HttpServer
 from dragoman.server.transport.http_upstream import HttpUpstream
 from dragoman.server.transport.proxy import proxy_for
 from dragoman.server.transport.seams import Exchange, HeaderList, Upstream
+from dragoman.server.vault import Vault
 from dragoman.settings import ServerConfig, UpstreamConfig
 
 ENGINE: Final = "engine"  # the embedded engine's name among the upstreams
@@ -102,13 +104,16 @@ def build_gateway(
     signer = Signer(_signing_secret(config.server))
     fetcher = GuardedFetcher()
     documents = Documents(fetcher)
-    planner = Planner(documents, fetcher, signer)
+    learned = LearnedFacts()
+    planner = Planner(documents, fetcher, signer, learned=learned)
     server = config.server
     messages = Messages(
         routes=routes,
         upstreams=upstreams,
         secrets={name: _secrets_of(upstream) for name, upstream in config.upstreams.items()},
         planner=planner,
+        learned=learned,
+        vault=Vault(),
         signer=signer,
         limits=_message_limits(server),
         log=log,

@@ -11,6 +11,7 @@ from dragoman.core.dialects.profile import DialectProfile
 from dragoman.core.errors import InvalidRequest
 from dragoman.core.plan import Deployment
 from dragoman.core.signatures import Signer
+from dragoman.policy.learned import LearnedFacts
 from dragoman.policy.routes import Target
 from dragoman.server.documents import Documents
 from dragoman.server.fetch import GuardedFetcher
@@ -41,7 +42,12 @@ class Names:
 
 def planner(names: Names) -> Planner:
     fetcher = GuardedFetcher(resolve=names)
-    return Planner(Documents(fetcher), fetcher, Signer(b"a secret of sixteen bytes or more"))
+    return Planner(
+        Documents(fetcher),
+        fetcher,
+        Signer(b"a secret of sixteen bytes or more"),
+        learned=LearnedFacts(),
+    )
 
 
 def target(*, sees_images: bool = True, allow_private: bool = False) -> Target:
@@ -154,7 +160,9 @@ def test_documents_are_read_and_what_is_missing_is_told() -> None:
     async def main() -> None:
         fetcher = GuardedFetcher(resolve=names)
         documents = Documents(fetcher)
-        subject = Planner(documents, fetcher, Signer(b"a secret of sixteen bytes or more"))
+        subject = Planner(
+            documents, fetcher, Signer(b"a secret of sixteen bytes or more"), learned=LearnedFacts()
+        )
         broken, good = pdf(b"no pdf at all"), pdf(make_pdf("Words on a page"), title="Good")
         plan = await subject.plan(request(broken, good, broken), target())
         await documents.close()

@@ -11,6 +11,7 @@ import pytest
 from dragoman.core.errors import UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from dragoman.core.signatures import Signer
 from dragoman.policy.keys import KeyRing
+from dragoman.policy.learned import LearnedFacts
 from dragoman.policy.routes import Routes
 from dragoman.server.app import App
 from dragoman.server.count_tokens import CountTokens
@@ -20,6 +21,7 @@ from dragoman.server.messages import MessageLimits, Messages
 from dragoman.server.planner import Planner
 from dragoman.server.readiness import Readiness
 from dragoman.server.telemetry import EventLog
+from dragoman.server.vault import Vault
 from dragoman.settings import Config, ModelConfig, UpstreamConfig
 from support.fakes import FakeExchange, FakeUpstream, Step, data, end, head
 from support.sse_grammar import AssembledMessage, check_error, check_message, check_stream
@@ -69,7 +71,8 @@ class AppCase:
         self.documents = Documents(fetcher := GuardedFetcher(resolve=self._resolve))
         routes = Routes(self.config)
         signer = Signer(b"a secret of sixteen bytes or more")
-        planner = Planner(documents=self.documents, fetcher=fetcher, signer=signer)
+        learned = LearnedFacts()
+        planner = Planner(self.documents, fetcher, signer, learned=learned)
         log = EventLog("json", self.log_text)
         bounds = _limits(limits)
         self.app = App(
@@ -80,6 +83,8 @@ class AppCase:
                 upstreams=self.upstreams,
                 secrets=dict.fromkeys(scripts, (KEY,)),
                 planner=planner,
+                learned=learned,
+                vault=Vault(),
                 signer=signer,
                 limits=bounds,
                 log=log,

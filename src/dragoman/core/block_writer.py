@@ -28,6 +28,14 @@ _encode: Final = msgspec.json.Encoder().encode
 Kind = Literal["text", "thinking"]
 
 
+class WrittenCall(msgspec.Struct, frozen=True):
+    """A whole tool call as the client got it: our id, the name sent upstream, and the input."""
+
+    id: str
+    name: str
+    arguments: dict[str, Any]
+
+
 class _Segment:
     """A run of text or thinking, or one tool call, in the order in which it arrived."""
 
@@ -70,6 +78,9 @@ class BlockWriter:
         self.tools = ToolSchemas(plan.tool_names, plan.body.get("tools") or ())
         self._assembler = ToolCallAssembler(self.tools)
         self._has_server_tools = bool(plan.server_tools)
+        # The upstream will want it back, sooner (after a server tool) or later (in the history).
+        keeps = plan.deployment.profile.echo_reasoning != "never"
+        self._keeps_thinking = keeps or self._has_server_tools
         self._is_cut = False  # the upstream was stopped before it was done
         self._space = {"text": "", "thinking": ""}  # white space that waits for more of its kind
         self._thinking: list[str] = []  # of the open thinking block, for its signature
@@ -78,9 +89,10 @@ class BlockWriter:
         self.has_cut_call = False
         self.repairs = RepairLog()
         self.server_calls: list[ServerCall] = []
-        # Kept only where the message may go on after a server tool.
-        self.written_text: list[str] = []
-        self.taken_thinking: list[str] = []
+        self.written_text: list[str] = []  # where the message may go on after a server tool
+        self.taken_thinking: list[str] = []  # where it may have to go back upstream
+        self.written_calls: list[WrittenCall] = []
+        self._call_id = ""  # of the open tool_use block
 
     def add(self, kind: Kind, text: str) -> None:
         """Add text or thinking, to the open block if it is of that kind."""
@@ -90,7 +102,7 @@ class BlockWriter:
             self._show(kind, text)
             return
         if kind == "thinking" and self._plan.show_thinking == "none":
-            if self._has_server_tools:
+            if self._keeps_thinking:
                 self.taken_thinking.append(text)
             return
         if not self._queue or self._queue[-1].kind != kind:
@@ -138,7 +150,7 @@ class BlockWriter:
                 self.written_text.append(text)
             return
         self._thinking.append(text)
-        if self._has_server_tools:
+        if self._keeps_thinking:
             self.taken_thinking.append(text)
         if self._plan.show_thinking == "full":
             self._sink.add_thinking(text)
@@ -206,8 +218,8 @@ class BlockWriter:
     def _begin_call(self, call: ToolCall) -> None:
         call.is_begun = True
         name, toolset = self._plan.toolset_members.get(call.name, (call.name, ""))
-        call_id = mint_id(call.id, self._nonce())
-        head: dict[str, Any] = {"type": "tool_use", "id": call_id, "name": name}
+        self._call_id = mint_id(call.id, self._nonce())
+        head: dict[str, Any] = {"type": "tool_use", "id": self._call_id, "name": name}
         if toolset:
             head["toolset_name"] = toolset
         self._sink.start(self._meter.total)
@@ -233,6 +245,8 @@ class BlockWriter:
             self._sink.add_tool_json(whole)
             self._meter.written_chars += len(whole)
         self._sink.end_block()
+        if arguments is not None:
+            self.written_calls.append(WrittenCall(self._call_id, call.name, arguments))
 
     def _write_server_call(self, call: ToolCall, arguments: dict[str, Any]) -> None:
         """Show a call of a tool that the API itself would run, and that it is unavailable here."""

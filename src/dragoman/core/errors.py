@@ -179,6 +179,7 @@ class UpstreamRejected(UpstreamError):
     status = 400
     kind = "invalid_request_error"
     retryable = False
+    refusal: tuple[str, str] | None = None  # what it said, and of which field; for ``healing``
 
     def __init__(
         self,

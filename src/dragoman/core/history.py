@@ -7,7 +7,7 @@ their calls, as upstreams require, and what stood around them into the next user
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -28,6 +28,8 @@ _CONTINUE: Final = (
 )
 _NO_USER: Final = "(no message)"
 _encode: Final = msgspec.json.Encoder().encode
+# Our id of a call, the name sent upstream, its arguments as JSON -> the reasoning that led to it.
+Recall = Callable[[str, str, str], str | None]
 _CALLS: Final = ("tool_use", "server_tool_use", "mcp_tool_use")
 
 
@@ -238,9 +240,12 @@ class HistoryReader:
 class HistoryWriter:
     """Write entries as chat-completions messages."""
 
-    def __init__(self, profile: DialectProfile, adjustments: Adjustments) -> None:
+    def __init__(
+        self, profile: DialectProfile, adjustments: Adjustments, *, recall: Recall | None = None
+    ) -> None:
         self._profile = profile
         self._adjustments = adjustments
+        self._recall = recall
         self._said: list[Part] = []  # of the user message that is being put together
         self.messages: list[dict[str, Any]] = []
 
@@ -318,12 +323,19 @@ class HistoryWriter:
                 reason = "thinking goes back to this upstream only with the tool calls it led to"
                 self._adjustments.add(entry.path, "dropped", reason=reason)
             return
-        if entry.reasoning:
-            message[profile.reasoning_field] = "".join(entry.reasoning)
+        if reasoning := "".join(entry.reasoning) or self._recalled(entry):
+            message[profile.reasoning_field] = reasoning
         elif profile.reasoning_placeholder is not None and (entry.calls or entry.texts):
             message[profile.reasoning_field] = profile.reasoning_placeholder
             reason = "the thinking of an earlier turn is lost: the upstream gets a placeholder"
             self._adjustments.add(entry.path, "repaired", reason=reason)
+
+    def _recalled(self, entry: AssistantEntry) -> str:
+        """Return the reasoning that led to the turn's calls, if it was kept for such a case."""
+        if self._recall is None:
+            return ""
+        found = (self._recall(call.client_id, call.name, call.arguments) for call in entry.calls)
+        return next((reasoning for reasoning in found if reasoning), "")
 
     def _distinct_ids(self, calls: Sequence[Call]) -> list[str]:
         ids: dict[str, int] = {}  # id -> how often it was wanted

@@ -10,7 +10,13 @@ from dragoman.core.adjustments import Adjustment, Adjustments
 from dragoman.core.blocks import BlockRenderer
 from dragoman.core.dialects.profile import DialectProfile
 from dragoman.core.errors import InvalidRequest
-from dragoman.core.history import HistoryReader, HistoryWriter, cut_at_compaction, system_text
+from dragoman.core.history import (
+    HistoryReader,
+    HistoryWriter,
+    Recall,
+    cut_at_compaction,
+    system_text,
+)
 from dragoman.core.server_tools import UNAVAILABLE, ServerTool
 from dragoman.core.settings import (
     note_other_fields,
@@ -96,6 +102,7 @@ def make_plan(
     *,
     signer: Signer,
     texts: Mapping[str, str] | None = None,
+    recall: Recall | None = None,
     stream: bool | None = None,
 ) -> Plan:
     """
@@ -106,6 +113,7 @@ def make_plan(
         deployment: Where it goes.
         signer: Reads thinking that our own signatures carry.
         texts: Texts of documents by attachment key; a document without one could not be read.
+        recall: Finds reasoning that the client has not sent back.
         stream: Whether the upstream shall stream; it always does unless told otherwise.
 
     Raises:
@@ -133,7 +141,9 @@ def make_plan(
     )
     notes = [*tools.notes, choice.note, form.note]
     body: dict[str, Any] = {"model": deployment.model}
-    body["messages"], prefill = _messages(request, reader, notes=notes, adjustments=adjustments)
+    body["messages"], prefill = _messages(
+        request, reader, notes=notes, recall=recall, adjustments=adjustments
+    )
     if tools.functions and not choice.hides_tools:
         body["tools"] = tools.functions
         if choice.tool_choice is not None:
@@ -273,6 +283,7 @@ def _messages(
     reader: HistoryReader,
     *,
     notes: Sequence[str],
+    recall: Recall | None,
     adjustments: Adjustments,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Return the messages, the system prompt first, and fields that a prefill needs."""
@@ -290,7 +301,7 @@ def _messages(
         reason = "the summary will come as text, not as a compaction block"
         adjustments.add("compaction", "emulated", reason=reason)
         reader.add_user_text(_summary_request(request.compaction))
-    writer = HistoryWriter(reader.profile, adjustments)
+    writer = HistoryWriter(reader.profile, adjustments, recall=recall)
     writer.write(entries)
     is_prefill = request.messages[-1].role == "assistant" and request.compaction is None
     prefill = writer.finish(is_prefill=is_prefill)

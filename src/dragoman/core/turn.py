@@ -13,7 +13,7 @@ from typing import Final, Protocol
 import msgspec
 
 from dragoman.core.adjustments import Adjustment
-from dragoman.core.block_writer import BlockWriter
+from dragoman.core.block_writer import BlockWriter, WrittenCall
 from dragoman.core.errors import (
     GatewayError,
     UpstreamOverloaded,
@@ -160,8 +160,13 @@ class ChatTurn:
 
     @property
     def taken_thinking(self) -> str:
-        """The thinking so far, shown or not, where the plan has server tools."""
+        """The thinking so far, shown or not, where the upstream may want it back."""
         return "".join(self._blocks.taken_thinking)
+
+    @property
+    def written_calls(self) -> list[WrittenCall]:
+        """The client's tool calls that are complete."""
+        return self._blocks.written_calls
 
     @property
     def repairs(self) -> tuple[Adjustment, ...]:

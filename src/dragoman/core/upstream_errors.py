@@ -27,6 +27,7 @@ from dragoman.core.errors import (
 from dragoman.core.usage import bounded_count
 
 _decode: Final = msgspec.json.Decoder().decode
+_TEACHING_STATUSES: Final = frozenset({400, 422})  # said of a field that could be left out
 _NATIVE_STATUSES: Final = frozenset({400, 404, 409, 413, 422, 429, 529})
 # Inside a stream only the type tells; names of the Anthropic and the OpenAI API.
 _TYPE_STATUSES: Final = {
@@ -126,6 +127,7 @@ class Complaint(msgspec.Struct, frozen=True):
     code: str = ""
     prompt_tokens: int | None = None
     window: int | None = None
+    param: str = ""  # the field that it is about
 
     @property
     def text(self) -> str:
@@ -181,6 +183,7 @@ def read_complaint(error: object) -> Complaint:
         code=_text(error.get("code")),
         prompt_tokens=bounded_count(_int(error.get("n_prompt_tokens"))) or None,
         window=bounded_count(_int(error.get("n_ctx"))) or None,
+        param=_text(error.get("param")),
     )
 
 
@@ -302,7 +305,12 @@ def _by_status(
     if status == 408:
         return UpstreamTimeout(f"The model's server timed out: {said}", log_detail=log)
     if 400 <= status < 500:
-        return UpstreamRejected(f"The model's server refused the request: {said}", log_detail=log)
+        refused = UpstreamRejected(
+            f"The model's server refused the request: {said}", log_detail=log
+        )
+        if status in _TEACHING_STATUSES:
+            refused.refusal = (complaint.text, complaint.param)
+        return refused
     if status == 504:
         return UpstreamTimeout(f"The model's server timed out: {said}", log_detail=log)
     if status >= 500:

@@ -5,6 +5,7 @@ POST /v1/messages: the request path, top to bottom.
 """
 
 import random
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
@@ -12,7 +13,8 @@ from typing import Final
 from msgspec import Struct
 
 from dragoman.core.adjustments import Adjustment, render_adjustments
-from dragoman.core.errors import GatewayError
+from dragoman.core.errors import GatewayError, UpstreamRejected
+from dragoman.core.healing import Refusal, learn_from_refusal
 from dragoman.core.passthrough import PassthroughTurn, adjust_for_native, rewrite_request
 from dragoman.core.plan import Plan, plan_after_server_tools, with_max_tokens
 from dragoman.core.render import render
@@ -22,6 +24,7 @@ from dragoman.core.turn import ChatTurn, Turn, TurnContext
 from dragoman.core.upstream_errors import OutputTooLong, ReplyContext
 from dragoman.core.usage import Usage
 from dragoman.core.validate import parse_request
+from dragoman.policy.learned import LearnedFacts
 from dragoman.policy.retries import MAX_WAIT_S, may_try_next, retry_delay_s
 from dragoman.policy.routes import Routes, Target
 from dragoman.server.ids import new_message_id, new_nonce
@@ -36,10 +39,12 @@ from dragoman.server.transport.seams import (
     Upstream,
     UpstreamRequest,
 )
+from dragoman.server.vault import Vault, VaultReader
 from dragoman.wire.anthropic import MessagesRequest
 
 _DEFAULT_VERSION: Final = b"2023-06-01"  # what a client that says nothing was written for
 _FORWARDED: Final = (b"anthropic-beta",)
+_MAX_HEALED: Final = 3  # refusals of one request that are learnt from; each names one field
 CHAT_PATH: Final = "/chat/completions"
 NATIVE_PATH: Final = "/v1/messages"
 
@@ -61,6 +66,7 @@ class Asked(Struct, frozen=True, kw_only=True):
 
     body: bytes
     request: MessagesRequest
+    alias: str  # of the model, whatever name was sent
     native_headers: HeaderList
 
 
@@ -73,6 +79,8 @@ class Messages:
         upstreams: By the names that targets use.
         secrets: Of each upstream; never shown, whatever the upstream says.
         planner: Plans requests.
+        learned: Told what refusals teach; the planner reads it.
+        vault: Keeps reasoning for clients that drop it.
         signer: Marks thinking blocks.
         limits: Bounds and times.
         log: Told of attempts that were followed by another.
@@ -85,6 +93,8 @@ class Messages:
         upstreams: Mapping[str, Upstream],
         secrets: Mapping[str, Sequence[str]],
         planner: Planner,
+        learned: LearnedFacts,
+        vault: Vault,
         signer: Signer,
         limits: MessageLimits,
         log: EventLog,
@@ -93,6 +103,8 @@ class Messages:
         self.upstreams = upstreams
         self.secrets = secrets
         self.planner = planner
+        self.learned = learned
+        self.vault = vault
         self.signer = signer
         self.limits = limits
         self.log = log
@@ -114,7 +126,12 @@ class Messages:
         )
         record.model, record.is_stream = request.model, request.stream
         route = self.routes.resolve(request.model)
-        asked = Asked(body=body, request=request, native_headers=native_headers(exchange))
+        asked = Asked(
+            body=body,
+            request=request,
+            alias=route.alias,
+            native_headers=native_headers(exchange),
+        )
         delivery = _Delivery(self, exchange, asked=asked, record=record, headers=headers)
         await delivery.run(route.targets)
 
@@ -191,17 +208,52 @@ class _Delivery:
     # -- translated
 
     async def _ask_chat(self, target: Target) -> None:
-        plan = await self._relay.wait(self._endpoint.planner.plan(self._asked.request, target))
+        plan = await self._plan(target)
+        for _ in range(_MAX_HEALED):
+            try:
+                await self._ask_with(plan, target)
+            except UpstreamRejected as error:
+                healed = None if self._relay.has_content else await self._heal(plan, target, error)
+                if healed is None:
+                    raise
+                plan = healed
+            else:
+                return
+        await self._ask_with(plan, target)
+
+    async def _plan(self, target: Target) -> Plan:
+        reader = VaultReader(
+            self._endpoint.vault,
+            owner=self._record.key_name,
+            model=self._asked.alias,
+            now_s=time.monotonic(),
+        )
+        planning = self._endpoint.planner.plan(self._asked.request, target, recall=reader)
+        plan = await self._relay.wait(planning)
         self._adjustments = plan.adjustments
-        try:
-            await self._ask_with(plan, target)
-        except OutputTooLong as error:
-            if self._relay.has_content:
-                raise
+        return plan
+
+    async def _heal(self, plan: Plan, target: Target, error: UpstreamRejected) -> Plan | None:
+        """Return a plan that the upstream may take after this refusal; None: there is none."""
+        if isinstance(error, OutputTooLong):
+            fitting = error.fitting_max_tokens
+            if fitting >= plan.body[plan.deployment.profile.max_tokens_field]:
+                return None
             self._log_failure(error, "fewer tokens")
-            plan = with_max_tokens(plan, error.fitting_max_tokens)
+            plan = with_max_tokens(plan, fitting)
             self._adjustments = plan.adjustments
-            await self._ask_with(plan, target)
+            return plan
+        if error.refusal is None:
+            return None
+        text, param = error.refusal
+        refusal = Refusal(text=text, param=param)
+        facts = learn_from_refusal(plan.deployment.profile, plan.body, refusal)
+        if not facts:
+            return None
+        self._endpoint.learned.add(target.deployment, facts)
+        shown = ", ".join(f"{name} = {value!r}" for name, value in facts.items())
+        self._log_failure(error, f"learnt {shown}")
+        return await self._plan(target)
 
     async def _ask_with(self, plan: Plan, target: Target) -> None:
         """Send the plan; where the model calls server tools, go on after telling it of them."""
@@ -222,6 +274,20 @@ class _Delivery:
             turn = self._chat_turn(plan, sinks[0], reply=context, before=turn.usage)
             await self._attempt(
                 target, self._chat_request(plan, target), turn=turn, context=context
+            )
+        if isinstance(turn, ChatTurn):
+            self._keep_reasoning(turn, plan)
+
+    def _keep_reasoning(self, turn: ChatTurn, plan: Plan) -> None:
+        """Keep what the client may drop and the upstream will want back."""
+        calls, thinking = turn.written_calls, turn.taken_thinking
+        if calls and thinking and plan.deployment.profile.echo_reasoning != "never":
+            self._endpoint.vault.keep(
+                thinking,
+                owner=self._record.key_name,
+                model=self._asked.alias,
+                calls=[(call.id, call.name, call.arguments) for call in calls],
+                now_s=time.monotonic(),
             )
 
     def _chat_turn(
@@ -331,10 +397,15 @@ class _Delivery:
         )
 
     def _headers(self) -> HeaderList:
-        if not self._adjustments:
+        adjustments = (*self._adjustments, *self._repairs())
+        if not adjustments:
             return self._base_headers
-        value = render_adjustments(self._adjustments)
+        value = render_adjustments(adjustments)
         return [*self._base_headers, (b"x-dragoman-adjustments", value)]
+
+    def _repairs(self) -> Sequence[Adjustment]:
+        """Return what was put right in the reply so far; of a stream the head knows little."""
+        return self._turn.repairs if isinstance(self._turn, ChatTurn) else ()
 
     # -- for the log
 
@@ -356,7 +427,7 @@ class _Delivery:
         record, turn = self._record, self._turn
         record.status = self._relay.status
         record.first_content_s = self._relay.first_content_s
-        record.adjustments = self._adjustments
+        record.adjustments = (*self._adjustments, *self._repairs())
         if turn is not None:
             record.usage, record.stop_reason = turn.usage, turn.stop_reason or ""
 

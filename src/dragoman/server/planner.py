@@ -9,8 +9,10 @@ import msgspec
 from dragoman.core.adjustments import Action, Adjustment
 from dragoman.core.attachments import Attachment, find_attachments, find_urls
 from dragoman.core.errors import InvalidRequest
+from dragoman.core.history import Recall
 from dragoman.core.plan import Plan, make_plan
 from dragoman.core.signatures import Signer
+from dragoman.policy.learned import LearnedFacts
 from dragoman.policy.routes import Target
 from dragoman.server.documents import Documents, Resolved
 from dragoman.server.fetch import GuardedFetcher
@@ -29,28 +31,46 @@ class Planner:
         documents: Reads PDFs and linked documents, checks the URLs of images.
         fetcher: Checks URLs that a native upstream will fetch.
         signer: Reads thinking that our own signatures carry.
+        learned: What refusals have taught about deployments.
     """
 
-    def __init__(self, documents: Documents, fetcher: GuardedFetcher, signer: Signer) -> None:
+    def __init__(
+        self,
+        documents: Documents,
+        fetcher: GuardedFetcher,
+        signer: Signer,
+        *,
+        learned: LearnedFacts,
+    ) -> None:
         self._documents = documents
         self._fetcher = fetcher
         self._signer = signer
+        self._learned = learned
 
-    async def plan(self, request: MessagesRequest, target: Target) -> Plan:
+    async def plan(
+        self, request: MessagesRequest, target: Target, *, recall: Recall | None = None
+    ) -> Plan:
         """
         Return the plan for a chat-completions upstream.
+
+        Args:
+            request: As parsed.
+            target: Where it goes.
+            recall: Finds reasoning that the client has not sent back.
 
         Raises:
             InvalidRequest: As ``make_plan``; or a URL is refused or leads nowhere.
             Overloaded: Too many documents are being read.
         """
-        deployment = target.deployment
+        deployment = self._learned.apply(target.deployment)
         found = find_attachments(request, sees_images=deployment.profile.sees_images)
         resolved = Resolved()
         if found:
             allow_private = target.allow_private_urls
             resolved = await self._documents.resolve(found, allow_private_urls=allow_private)
-        plan = make_plan(request, deployment, signer=self._signer, texts=resolved.texts)
+        plan = make_plan(
+            request, deployment, signer=self._signer, texts=resolved.texts, recall=recall
+        )
         if resolved.reasons:
             said = (*plan.adjustments, *_document_adjustments(found, resolved))
             plan = msgspec.structs.replace(plan, adjustments=said)

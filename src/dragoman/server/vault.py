@@ -18,8 +18,9 @@ from msgspec import Struct
 from dragoman.core.call_digest import call_digest
 
 _encode: Final = msgspec.json.Encoder().encode
+_decode: Final = msgspec.json.Decoder().decode
 _ENTRY_BYTES: Final = 400  # key, object and slot of the table, beside the thinking
-_MAX_INFLATED_BYTES: Final = 8 * 2**20
+_MAX_RECALLED_BYTES: Final = 16 * 2**20  # for one request; a window of a million tokens is less
 
 
 class VaultLimits(Struct, frozen=True, kw_only=True):
@@ -29,6 +30,35 @@ class VaultLimits(Struct, frozen=True, kw_only=True):
     max_bytes: int = 64 * 2**20
     max_entry_bytes: int = 2**20  # of the thinking before compression; longer is not kept
     ttl_s: float = 24 * 3600.0
+
+
+class VaultReader:
+    """
+    What one request may read: its owner's reasoning, each call's once, within a bound.
+
+    Short references must not make a long prompt: a call that is named twice is found once.
+    """
+
+    def __init__(self, vault: "Vault", *, owner: str, model: str, now_s: float) -> None:
+        self._vault = vault
+        self._owner = owner
+        self._model = model
+        self._now_s = now_s
+        self._seen: set[tuple[str, str, str]] = set()
+        self._left = _MAX_RECALLED_BYTES
+
+    def __call__(self, call_id: str, name: str, arguments: str) -> str | None:
+        """Return the reasoning that led to a call, or None (see ``core.history.Recall``)."""
+        asked = (call_id, name, arguments)
+        if asked in self._seen or self._left <= 0 or not self._vault.n_entries:
+            return None
+        self._seen.add(asked)
+        call = (call_id, name, _decode(arguments))
+        found = self._vault.recall(
+            owner=self._owner, model=self._model, call=call, now_s=self._now_s
+        )
+        self._left -= len(found) if found else 0
+        return found
 
 
 class Vault:
@@ -98,7 +128,7 @@ class Vault:
         if expires_s < now_s:
             self._remove(key)
             return None
-        raw = zlib.decompressobj().decompress(packed, _MAX_INFLATED_BYTES)
+        raw = zlib.decompressobj().decompress(packed, self._limits.max_entry_bytes)
         return raw.decode("utf-8", "surrogatepass")
 
     def _shrink(self, now_s: float) -> None:
