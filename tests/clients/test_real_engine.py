@@ -231,6 +231,16 @@ def test_json_schema(client: anthropic.Anthropic) -> None:
     assert set(json.loads(message.content[0].text)) == {"name", "n"}
 
 
+def test_a_prompt_that_is_too_long(client: anthropic.Anthropic) -> None:
+    messages = [{"role": "user", "content": "hello world " * 9000}]
+    wanted = client.messages.count_tokens(model=MODEL, messages=messages).input_tokens
+    assert wanted > 32_768
+    with pytest.raises(
+        anthropic.BadRequestError, match=f"prompt is too long: {wanted} tokens > 32768 maximum"
+    ):
+        client.messages.create(model=MODEL, max_tokens=100, messages=messages)
+
+
 @pytest.mark.parametrize("tools", [[], [WEATHER, RUN]], ids=["plain", "tools"])
 def test_count_tokens_is_exact(client: anthropic.Anthropic, tools: list) -> None:
     ask = {"model": MODEL, "system": "Be kind.", "messages": HELLO, "thinking": NO_THINKING}
