@@ -365,7 +365,9 @@ def test_an_engine_that_dies_comes_back(tmp_path: Path) -> None:
         os.kill(child, signal.SIGKILL)
         until(lambda: any(e["state"] == "restarting" for e in gateway.events("engine")))
         until(lambda: ask(gateway.port, "GET", "/readyz")[0] == 200)
-        assert [e["state"] for e in gateway.events("engine")] == ["restarting", "ready"]
+        states = [e["state"] for e in gateway.events("engine")]
+        # On a busy machine the first start is slow, which the log says, too.
+        assert [state for state in states if state != "starting"] == ["restarting", "ready"]
         assert ask(gateway.port, "POST", "/v1/messages", HELLO)[0] == 200
         assert gateway.stop() == 0
 
