@@ -9,6 +9,7 @@ beginning of a marker, or line breaks that one may follow.
 
 import re
 from collections.abc import Sequence
+from functools import cache
 from typing import Final, Literal
 
 from dragoman.core.input_schemas import ToolSchemas
@@ -24,7 +25,7 @@ Piece = str | TextCall
 _Step = tuple[Grammar, Markers | None, Role, Found]
 
 # Line breaks with what begins the next line, runs that may be code, and what may begin a marker.
-_MARK: Final = re.compile(r"\n[ \t>]{0,60}|`+|~{3,}|<")
+_MARK: Final = re.compile(r"\n[ \t>]{0,60}|`{1,60}|~{1,60}|<")
 _MAX_INDENT: Final = 60
 _END_OF_LINE: Final = re.compile(r"[ \t]{0,16}\n")
 _SPACE: Final = " \t\r\n"
@@ -35,7 +36,17 @@ _MAX_BREAKS: Final = 2  # around a call that its template may have put there
 _MAX_WASTED_CHARS: Final = 4 * 2**20
 _MIN_WASTE: Final = 256
 
+_START_CHARS: Final = 5  # of a marker; enough to pass over tags of all other kinds
 _MARKERS: Final = {name: Markers(grammar) for name, grammar in GRAMMARS.items()}
+
+
+@cache
+def _starts(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the first characters of all that may begin a call or stand around an answer."""
+    literals = {marker.literal for name in names for _, marker in _MARKERS[name].begin}
+    for name in names:
+        literals.update(GRAMMARS[name].wrapper or ())
+    return tuple(sorted({literal[:_START_CHARS] for literal in literals}))
 
 
 class _Run:
@@ -99,6 +110,7 @@ class ToolTextCutter:
         self, names: Sequence[str], tools: ToolSchemas, *, is_thinking: bool = False
     ) -> None:
         self._grammars = [(GRAMMARS[name], _MARKERS[name]) for name in names]
+        self._starts = _starts(tuple(names))
         self._tools = tools
         self._is_thinking = is_thinking
         self._code = CodeTracker()
@@ -248,6 +260,10 @@ class ToolTextCutter:
 
     def _find(self, text: str, at: int) -> _Step | Literal["partial"] | None:
         """Return what begins at *at*: a call of a declared tool, or an answer's wrapper."""
+        if not text.startswith(self._starts, at):
+            start = text[at : at + _START_CHARS]
+            is_cut = len(start) < _START_CHARS and any(s.startswith(start) for s in self._starts)
+            return PARTIAL if is_cut else None
         for grammar, markers in self._grammars:
             wrapper = self._find_wrapper(grammar, text, at)
             if wrapper is not None:
@@ -351,9 +367,10 @@ class ToolTextCutter:
 
     def _end_run(self, run: _Run, out: list[Piece], *, is_cut: bool) -> None:
         """Bring a run to the end of the text; what its last call leaves may begin another one."""
-        if run.body is None:  # behind it is nothing, or the beginning of a marker
-            self._unhold()
-            self._accept(run, "", out)
+        if run.body is None:  # behind it is white space, or the beginning of a marker
+            held = self._unhold()
+            is_dropped = self._is_thinking or bool(held.strip(_SPACE))
+            self._held = self._accept(run, "" if is_dropped else held, out)
             return
         call = run.body.end(is_cut=is_cut)
         rest = self._end_body(run, run.body, call, out)

@@ -18,6 +18,7 @@ class CodeTracker:
 
     def __init__(self) -> None:
         self._fence = ""  # the run that opened it
+        self._depth = 0  # of fences in fences
         self._fence_line: Literal["", "opens"] = ""  # the line that we are on opens the fence
         self._span = 0  # length of the run that opened it, on this line
         self._is_quoted = False
@@ -43,10 +44,12 @@ class CodeTracker:
         if self._fence_line and run[0] == "`":  # ```like this``` it was a span after all
             self._fence, self._fence_line = "", ""
         elif self._fence:
-            is_closing = begins_line and ends_line and run.startswith(self._fence)
-            self._fence = "" if is_closing else self._fence
+            if begins_line and run.startswith(self._fence):
+                # With something behind it, it opens one inside, as models see it.
+                self._depth += -1 if ends_line else 1
+                self._fence = self._fence if self._depth else ""
         elif begins_line and len(run) >= 3:
-            self._fence, self._fence_line = run, "opens"
+            self._fence, self._fence_line, self._depth = run, "opens", 1
         elif run[0] == "`":
             if not self._span:
                 self._span = len(run)

@@ -142,7 +142,10 @@ class Markers:
         in_call: What can follow a parameter, or what opens a call.
         behind_value: What must follow the end of a parameter, lest it belongs to the value.
         behind_object: What can follow arguments that are an object.
+        parameter_close: What ends a parameter, perhaps behind white space.
         closes: How the ends of calls and sections begin.
+        value_end: How all begins that may end a parameter's value.
+        longest_value_end: Characters of the longest of these.
     """
 
     def __init__(self, grammar: Grammar) -> None:
@@ -168,10 +171,10 @@ class Markers:
             ("parameter", Marker(f"{{s}}{t}")) for t in grammar.parameter_open
         ]
         self.in_call: tuple[Step, ...] = (*parameters, *close, *section_close, *next_call)
-        self.behind_value: tuple[Step, ...] = (
-            *(("parameter_close", Marker(f"{{s}}{t}")) for t in grammar.parameter_close),
-            *self.in_call,
+        self.parameter_close: tuple[Step, ...] = tuple(
+            ("parameter_close", Marker(f"{{s}}{t}")) for t in grammar.parameter_close
         )
+        self.behind_value: tuple[Step, ...] = (*self.parameter_close, *self.in_call)
         self.behind_object: tuple[Step, ...] = (
             *(("close", Marker(f"{{closers}}{t}")) for t in grammar.call_close),
             *section_close,
@@ -179,6 +182,12 @@ class Markers:
         )
         closes = [*grammar.call_close, *(closing for _, closing in grammar.sections)]
         self.closes = tuple(_SLOT.split(close)[0] for close in closes)
+        ends = list(grammar.parameter_close)
+        if grammar.may_be_unclosed:
+            ends += grammar.call_close
+            ends += (_SLOT.split(t)[0] for t in grammar.parameter_open)
+        self.value_end = re.compile("|".join(map(re.escape, ends)))
+        self.longest_value_end = max(map(len, ends), default=0)
 
 
 def first_of(

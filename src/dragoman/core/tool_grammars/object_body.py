@@ -131,7 +131,8 @@ class ObjectBody:
         repaired = repair_arguments(text, tools.find(name))
         if repaired is None:
             return None
-        name = name or tools.guess(repaired.value)
+        if not name and "id" in self._frame.found.slots:  # a bare counter
+            name = tools.guess(repaired.value)
         is_enough = is_ended or tools.has_required(name, repaired.value)
         if name not in tools or not is_enough:
             return None

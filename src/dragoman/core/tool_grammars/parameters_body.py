@@ -28,13 +28,14 @@ class ParametersBody:
     def __init__(self, frame: CallFrame) -> None:
         self._frame = frame
         self._schema: InputSchema | None = frame.tools.find(frame.name)
-        self._value_end = _value_end(frame.grammar)
         self._arguments: dict[str, Any] = {}
         self._slots: dict[str, str] | None = None  # of the parameter whose value is being read
         self._pieces: list[str] = []  # of that value
         self._tail = ""
         self._object: ObjectBody | None = None
         self._is_begun = False
+        self._has_odd_close = False  # the value holds what looks like its end
+        self._is_end = False  # no more text will come
         self.rest: str | None = None
         self.has_failed = False
 
@@ -86,46 +87,80 @@ class ParametersBody:
 
     def _take_value(self) -> bool:
         text, at = self._tail, 0
-        while match := self._value_end.search(text, at):
-            verdict = self._judge(text, match)
+        while match := self._frame.markers.value_end.search(text, at):
+            is_close = match.group() in self._frame.grammar.parameter_close
+            judge = self._judge_close if is_close else self._judge_unclosed
+            verdict = judge(text, match)
             if verdict == PARTIAL:
                 self._keep(text, match.start())
                 return False
-            if verdict is not None:
-                self._pieces.append(text[: match.start()])
+            if verdict >= 0:
+                self._keep(text, match.start())
                 self._end_value()
                 self._tail = text[verdict:]
                 return True
+            self._has_odd_close = self._has_odd_close or is_close
             at = match.start() + 1
-        self._keep(text, max(at, len(text) - _longest_marker(self._frame.grammar)))
+        self._keep(text, max(at, len(text) - self._frame.markers.longest_value_end))
         return False
 
     def _keep(self, text: str, at: int) -> None:
-        self._pieces.append(text[:at])
-        self._tail = text[at:]
+        if at > 0:
+            self._pieces.append(text[:at])
+        self._tail = text[max(at, 0) :]
 
-    def _judge(self, text: str, match: re.Match[str]) -> int | Literal["partial"] | None:
-        """Return where to go on if the value ends with *match*; None if it is part of the value."""
-        markers = self._frame.markers
-        if match.group() in self._frame.grammar.parameter_close:
-            step = first_of(markers.behind_value, text, match.end())
+    def _judge_close(self, text: str, match: re.Match[str]) -> int | Literal["partial"]:
+        """Return where to go on if *match* closes the value; below zero if it is part of it."""
+        end = match.end()
+        step = first_of(self._frame.markers.behind_value, text, end)
+        if step == PARTIAL:
+            return end if self._is_end else PARTIAL
+        if step is None or step[0] == "parameter_close":
+            return -1
+        return self._judge_closes(text, end, end)
+
+    def _judge_closes(self, text: str, at: int, end: int) -> int | Literal["partial"]:
+        """
+        Return *end* unless another end of a value follows the ends of calls at *at*.
+
+        That is what a call looks like that is part of a value.
+        """
+        closes, markers = ("close", "section_close"), self._frame.markers
+        for _ in range(len(closes)):
+            step = first_of(markers.behind_value, text, at)
             if step == PARTIAL:
-                return PARTIAL
-            return None if step is None or step[0] == "parameter_close" else match.end()
-        step = first_of(markers.in_call, text, match.start())
-        if step is None or step == PARTIAL:
-            return step
+                return end if self._is_end else PARTIAL
+            if step is None or step[0] not in (*closes, "parameter_close"):
+                return end
+            if step[0] == "parameter_close":
+                return -1
+            at = step[1].end
+        step = first_of(markers.parameter_close, text, at)
+        if step == PARTIAL and not self._is_end:
+            return PARTIAL
+        return end if step is None or step == PARTIAL else -1
+
+    def _judge_unclosed(self, text: str, match: re.Match[str]) -> int | Literal["partial"]:
+        """Return where the value ends if it was not closed; below zero if it goes on."""
+        at, markers = match.start(), self._frame.markers
+        step = first_of(markers.in_call, text, at)
+        if step == PARTIAL:
+            return PARTIAL
+        if step is None or self._has_odd_close:
+            return -1
         role, found = step
         if role == "parameter":
-            return match.start() if self._is_next_parameter(text, match.start(), found) else None
+            return at if self._is_next_parameter(text, at, found) else -1
         behind = first_of(markers.behind_call, text, found.end)
-        return PARTIAL if behind == PARTIAL else None if behind is None else match.start()
+        if behind is None:
+            return -1
+        return self._judge_closes(text, found.end, at)
 
     def _is_next_parameter(self, text: str, at: int, found: Found) -> bool:
         """Tell whether a parameter begins here though the one before it was not closed."""
         key = _key_of(found.slots, self._frame.grammar)
         is_known = self._schema is not None and key in self._schema.members
-        before = text[:at] or (self._pieces[-1] if self._pieces else "")
+        before = text[:at] or "".join(self._pieces[-1:])
         return is_known and key not in self._arguments and before.endswith("\n")
 
     def _end_value(self) -> None:
@@ -133,6 +168,7 @@ class ParametersBody:
         key = _key_of(slots, self._frame.grammar)
         text = "".join(self._pieces)
         self._pieces.clear()
+        self._has_odd_close = False
         part = self._schema.member(key) if self._schema is not None else None
         value = self._read(text, slots, part)
         if value is None and self._may_be_left_out(key, part):
@@ -175,25 +211,16 @@ class ParametersBody:
             called = self._object.end(is_cut=is_cut)
             self.rest = self._object.rest
             return called
+        self._is_end = True
+        self.feed("")
+        if self.rest is not None:
+            return self._call()
         self.rest = ""
         if is_cut:
             return self._cut_call()
-        if self._slots is not None and not self._ends_with_close():
-            return None
-        is_enough = self._frame.tools.has_required(self._frame.name, self._arguments)
-        return self._call() if is_enough and not self._tail.strip() else None
-
-    def _ends_with_close(self) -> bool:
-        """End the value where only white space stands behind what closes it."""
-        text = self._tail
-        for close in (*self._frame.grammar.parameter_close, *_call_closes(self._frame.grammar)):
-            value, found, behind = text.rpartition(close)
-            if found and not behind.strip():
-                self._pieces.append(value)
-                self._end_value()
-                self._tail = ""
-                return True
-        return False
+        is_between = self._slots is None and not self._tail.strip()
+        has_all = self._frame.tools.has_required(self._frame.name, self._arguments)
+        return self._call() if is_between and has_all else None
 
     def _call(self) -> TextCall | None:
         repaired = repair_arguments(_encode(self._arguments).decode(), self._schema)
@@ -239,19 +266,3 @@ def _key_of(slots: dict[str, str], grammar: Grammar) -> str:
     if grammar.escapes_attributes:
         key = key.replace("&quot;", '"').replace("&amp;", "&")
     return key.strip()
-
-
-def _call_closes(grammar: Grammar) -> tuple[str, ...]:
-    return grammar.call_close if grammar.may_be_unclosed else ()
-
-
-def _value_end(grammar: Grammar) -> re.Pattern[str]:
-    """Return a pattern for all that may end a value."""
-    ends = [*grammar.parameter_close, *_call_closes(grammar)]
-    if grammar.may_be_unclosed:
-        ends += [template.split("{")[0] for template in grammar.parameter_open]
-    return re.compile("|".join(map(re.escape, ends)))
-
-
-def _longest_marker(grammar: Grammar) -> int:
-    return max(map(len, (*grammar.parameter_close, *_call_closes(grammar), ""))) + 8
