@@ -170,3 +170,103 @@ def test_forcing_grows_weaker_step_by_step() -> None:
 def test_any_text_gives_facts_that_a_profile_takes(text: str, param: str) -> None:
     facts = learn_from_refusal(PROFILE, BODY, Refusal(text=text, param=param))
     msgspec.structs.replace(PROFILE, **facts)
+
+
+# -- schemas
+
+FIELDS = {
+    "pattern": {"type": "string", "pattern": "^a$", "format": "uri", "default": "a"},
+    "id": {"description": "Anything."},
+    "more": {"$ref": "#/$defs/more"},
+}
+SCHEMA = {
+    "type": "object",
+    "properties": FIELDS,
+    "propertyNames": {"minLength": 1},
+    "additionalProperties": False,
+    "$defs": {"more": {"oneOf": [{"type": "string"}]}},
+}
+WITH_SCHEMA: dict[str, Any] = {
+    "messages": [],
+    "tools": [{"type": "function", "function": {"name": "f", "parameters": SCHEMA}}],
+}
+
+
+def refused(*keywords: str) -> dict[str, Any]:
+    return {"schema_refused": ("$schema", *keywords)}
+
+
+SCHEMA_CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "Moonshot, no type": (
+        "Invalid request: tools.function.parameters is not a valid moonshot flavored json schema, "
+        "details: <At path 'properties.id': type is not defined>",
+        {"schema_types": True},
+    ),
+    "Moonshot, a type beside a union": (
+        "tools.function.parameters is not a valid moonshot flavored json schema, details: <At path "
+        "'root': when using anyOf, type should be defined in anyOf items instead of the parent "
+        "schema>",
+        {"schema_types": True},
+    ),
+    "Moonshot, a reference": (
+        "tools.function.parameters is not a valid moonshot flavored json schema, details: <At path "
+        "'properties.more.$ref': references must start with #/$defs/>",
+        {"schema_refs": False},
+    ),
+    "OpenAI": (
+        "Invalid schema for function 'f': In context=('properties', 'pattern'), "
+        "'format' is not permitted.",
+        refused("format"),
+    ),
+    "Gemini": (
+        'Invalid JSON payload received. Unknown name "propertyNames" at '
+        "'tools[0].function_declarations[0].parameters': Cannot find field.",
+        refused("propertyNames"),
+    ),
+    "a keyword that is no word": (
+        "tools[0]: additionalProperties is not supported in parameters",
+        refused("additionalProperties"),
+    ),
+    "a keyword that is a word": (
+        "Unsupported schema keyword: default",
+        refused("default"),
+    ),
+    "a definition's keyword": ("schema: oneOf is not allowed", refused("oneOf")),
+    "a keyword that nobody sent": ("schema keyword 'patternProperties' is not supported", {}),
+    "a word only": ("the tool call has no default format, only text", {}),
+    "what a schema cannot do without": ("schema keyword 'properties' is not supported", {}),
+    "no refusal": ("the schema keyword 'format' is fine", {}),
+}
+
+
+@pytest.mark.parametrize(("text", "facts"), SCHEMA_CASES.values(), ids=SCHEMA_CASES)
+def test_schemas(text: str, facts: dict[str, Any]) -> None:
+    assert learn_from_refusal(GENERIC, WITH_SCHEMA, Refusal(text=text)) == facts
+
+
+def test_what_was_learnt_of_schemas_is_learnt_once() -> None:
+    for text, facts in SCHEMA_CASES.values():
+        profile = msgspec.structs.replace(GENERIC, **facts)
+        sent = {**WITH_SCHEMA, "tools": []} if "schema_refused" in facts else WITH_SCHEMA
+        assert learn_from_refusal(profile, sent, Refusal(text=text)) == {}
+
+
+def test_keywords_add_up() -> None:
+    profile = msgspec.structs.replace(GENERIC, **refused("format"))
+    text = "Unsupported schema keyword: default"
+    facts = learn_from_refusal(profile, WITH_SCHEMA, Refusal(text=text))
+    assert facts == refused("format", "default")
+
+
+def test_structured_output_has_schemas_too() -> None:
+    body = {"response_format": {"json_schema": {"schema": SCHEMA}}, "messages": []}
+    text = "'oneOf' is not permitted in response_format schemas"
+    assert learn_from_refusal(GENERIC, body, Refusal(text=text)) == refused("oneOf")
+
+
+def test_rules_of_strict_tools_are_not_about_keywords() -> None:
+    function = {"name": "f", "strict": True, "parameters": SCHEMA}
+    body = {"messages": [], "tools": [{"type": "function", "function": function}]}
+    text = "Invalid schema: 'additionalProperties' is required to be supplied and only false"
+    profile = msgspec.structs.replace(GENERIC, strict_tools=True)
+    assert learn_from_refusal(profile, body, Refusal(text=text)) == {"strict_tools": False}

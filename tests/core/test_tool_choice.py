@@ -112,16 +112,20 @@ def test_definitions_move_to_the_root() -> None:
     ]
     schema = call_schema(choose(ANY, tools, forced_tools="json_schema"))
     first, second = (form["properties"]["arguments"] for form in schema["anyOf"])
-    assert first["properties"]["p"]["anyOf"] == [{"$ref": "#/$defs/0_point"}, {"$ref": "#"}]
+    assert first["properties"]["p"]["anyOf"] == [
+        {"$ref": "#/$defs/0_point"},
+        {"$ref": "#/$defs/0_whole"},
+    ]
     assert second["properties"]["p"]["anyOf"][0] == {"$ref": "#/$defs/1_point"}
     assert first["type"] == "object"
     assert "$schema" not in first
-    assert schema["$defs"] == {
-        "0_point": {"items": [{"$ref": "#/$defs/0_point"}]},
-        "1_point": {"items": [{"$ref": "#/$defs/1_point"}]},
-    }
+    for number in (0, 1):
+        point, whole = f"{number}_point", f"{number}_whole"
+        assert schema["$defs"][point] == {"items": [{"$ref": f"#/$defs/{point}"}]}
+        branches = schema["$defs"][whole]["properties"]["p"]["anyOf"]
+        assert branches == [{"$ref": f"#/$defs/{point}"}, {"$ref": f"#/$defs/{whole}"}]
     only = call_schema(choose(PUT, tools, forced_tools="json_schema"))
-    assert list(only["$defs"]) == ["point"]
+    assert list(only["$defs"]) == ["point", "whole"]
 
 
 def test_a_forced_call_leaves_no_room_for_a_format() -> None:

@@ -23,8 +23,8 @@ def names(**fields: Any) -> list[str]:
 
 
 def test_a_custom_tool() -> None:
-    schema = {"$schema": "x", "type": "object", "properties": {}, "additionalProperties": False}
-    declared = {"name": "get", "description": "Gets.", "input_schema": schema}
+    schema = {"type": "object", "properties": {}, "additionalProperties": False}
+    declared = {"name": "get", "description": "Gets.", "input_schema": {"$schema": "x", **schema}}
     assert plan(tools=[declared]).body["tools"] == [
         {
             "type": "function",

@@ -76,3 +76,15 @@ def test_a_refusal_of_the_message_itself_is_told_at_once() -> None:
     exchange, case = deliver([refusing(400, "messages: too odd")], body=HOT, profile=SAMPLING)
     assert exchange.status == 400
     assert len(case.sent()) == 1
+
+
+def test_a_schema_keyword_is_left_out_and_reported() -> None:
+    count = {"type": "integer", "minimum": 1, "description": "How many."}
+    tool = {"name": "get", "input_schema": {"type": "object", "properties": {"n": count}}}
+    refusal = refusing(400, "tools[0].function.parameters: keyword 'minimum' is not supported")
+    exchange, case = deliver([refusal, saying("x")], body=ASK | {"tools": [tool]})
+    assert message_of(exchange).text == "x"
+    sent = [body["tools"][0]["function"]["parameters"]["properties"]["n"] for body in case.sent()]
+    assert sent == [count, {"type": "integer", "description": "How many. (minimum: 1)"}]
+    header = exchange.reply_headers[b"x-dragoman-adjustments"]
+    assert b"tools.0.input_schema;action=emulated" in header

@@ -75,7 +75,7 @@ class BlockWriter:
         self._nonce = nonce
         self._open: _Segment | None = None
         self._queue: deque[_Segment] = deque()
-        self.tools = ToolSchemas(plan.tool_names, plan.body.get("tools") or ())
+        self.tools = ToolSchemas(plan.tool_names, plan.body.get("tools") or (), plan.own_schemas)
         self._assembler = ToolCallAssembler(self.tools)
         self._has_server_tools = bool(plan.server_tools)
         # The upstream will want it back, sooner (after a server tool) or later (in the history).

@@ -3,7 +3,8 @@ What a refusal teaches: a 400 that names a parameter -> facts about this deploym
 
 The facts stand above the profile's, so that the one planner drops, renames or emulates the
 parameter and reports it: in the second try, and from then on. Wordings: model dialects, sections 2,
-3 and 6; openai, vllm 0.33.0 and sglang 0.5.23 packages.
+3 and 6; openai, vllm 0.33.0 and sglang 0.5.23 packages; of schemas, reports of refusals by
+Moonshot, Gemini and OpenAI of 2026-04 to 2026-08, and runs of xllamacpp 2026.10.11549.
 """
 
 import re
@@ -13,6 +14,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from dragoman.core.dialects.profile import DialectProfile
+from dragoman.core.tool_schemas import KEPT_KEYWORDS, schema_keywords
 
 Body = Mapping[str, Any]
 Facts = dict[str, Any]
@@ -28,6 +30,16 @@ _LIMIT: Final = re.compile(
 )
 _IMAGES: Final = re.compile(r"image|vision|multi-?modal")
 _NO_ECHO: Final = re.compile(r"unrecogni[sz]ed|unsupported|unknown|unexpected|extra|not permitted")
+_OF_SCHEMAS: Final = re.compile(r"schema|parameters|tools?\b|function|keyword|propert")
+_TYPE_MISSING: Final = re.compile(
+    r"type is not defined|type (?:is|was) (?:missing|required|not specified)"
+    r"|missing (?:a )?.?type\b"
+    r"|must (?:have|declare|specify|define|contain) (?:an? |the )?(?:explicit )?.?type\b"
+    r"|type should be defined in"
+)
+_REFERENCE: Final = re.compile(r"\$ref|\$defs|references? must|definitions")
+# The way to a place in a schema: names of properties, which may be spelt like keywords.
+_SCHEMA_PATH: Final = re.compile(r"propert(?:y|ies)['\"]?[\]./, \[]+['\"]?[\w$-]+['\"]?")
 _MAX_SEARCHED: Final = 2000  # characters: what an error says, it says at its beginning
 
 
@@ -66,7 +78,11 @@ def learn_from_refusal(profile: DialectProfile, body: Body, refusal: Refusal) ->
         request can do without.
     """
     refusal = Refusal(text=refusal.text[:_MAX_SEARCHED].lower(), param=refusal.param.lower())
-    facts = _reasoning_facts(profile, refusal) or _image_facts(profile, body, refusal)
+    facts = (
+        _reasoning_facts(profile, refusal)
+        or _image_facts(profile, body, refusal)
+        or _schema_facts(profile, body, refusal)
+    )
     if facts:
         return facts
     if not refusal.param and not _REFUSAL.search(refusal.text):
@@ -123,6 +139,44 @@ def _image_facts(profile: DialectProfile, body: Body, refusal: Refusal) -> Facts
         for part in message["content"]
     )
     return {"sees_images": False} if has_images and _REFUSAL.search(refusal.text) else {}
+
+
+def _schema_facts(profile: DialectProfile, body: Body, refusal: Refusal) -> Facts:
+    """Learn which part of a schema, of a tool or of structured output, is not understood."""
+    said = f"{refusal.param} {refusal.text}"
+    if not _OF_SCHEMAS.search(said):
+        return {}
+    sent = set[str]().union(*map(schema_keywords, _schemas(body)))
+    if _TYPE_MISSING.search(said):
+        return {} if profile.schema_types or not sent else {"schema_types": True}
+    if "$ref" in sent and _REFERENCE.search(said):
+        return {"schema_refs": False} if profile.schema_refs else {}
+    if not _REFUSAL.search(said):
+        return {}
+    said = _SCHEMA_PATH.sub("properties", said)
+    found = [(at, name) for name in sent if (at := _keyword_mention(name, said)) >= 0]
+    name = min(found)[1] if found else ""
+    if name == "additionalProperties" and profile.strict_tools and _is_sent("strict", body):
+        return {"strict_tools": False}  # binding inputs to their schemas has rules of its own
+    return {"schema_refused": (*profile.schema_refused, name)} if name else {}
+
+
+def _schemas(body: Body) -> list[object]:
+    schemas = [tool.get("function", {}).get("parameters") for tool in body.get("tools", ())]
+    response_format = body.get("response_format") or {}
+    return [*schemas, response_format.get("json_schema", {}).get("schema")]
+
+
+def _keyword_mention(keyword: str, said: str) -> int:
+    """Return where a keyword is named that a schema can do without; -1: nowhere."""
+    if keyword in KEPT_KEYWORDS:
+        return -1
+    name = re.escape(keyword.lower())
+    pattern = rf"(?<![\w$]){name}(?!\w)"
+    if keyword.islower() and "$" not in keyword:  # an ordinary word, too
+        pattern = rf"""['"`]{name}['"`]|(?:keyword|field|name|property|parameter)s?:? {name}\b"""
+    found = re.search(pattern, said)
+    return found.start() if found else -1
 
 
 def _temperature(case: _Case) -> Facts:

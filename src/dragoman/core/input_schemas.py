@@ -27,7 +27,7 @@ class InputSchema:
         for _ in range(_MAX_REFERENCES):
             target, merged = node.get("$ref"), node.get("allOf")
             if isinstance(target, str):
-                node = _look_up(self._root, target) or {}
+                node = look_up(self._root, target) or {}
             elif isinstance(merged, list) and len(merged) == 1 and "type" not in node:
                 node = merged[0] if isinstance(merged[0], Mapping) else {}  # a reference, mostly
             else:
@@ -130,11 +130,18 @@ class ToolSchemas:
     Args:
         names: Their names.
         functions: The ``tools`` of the upstream's request; may lack some.
+        own: The client's schemas, by name, where the upstream got others.
     """
 
-    def __init__(self, names: frozenset[str], functions: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(
+        self,
+        names: frozenset[str],
+        functions: Sequence[Mapping[str, Any]],
+        own: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
         self._names = names
         self._functions = functions
+        self._own = own or {}
         self._found: dict[str, InputSchema] | None = None  # read when the first call comes
 
     def __contains__(self, name: str) -> bool:
@@ -166,7 +173,8 @@ class ToolSchemas:
                 if isinstance(function, Mapping) and isinstance(
                     schema := function.get("parameters"), Mapping
                 ):
-                    self._found[str(function.get("name"))] = InputSchema(schema)
+                    name = str(function.get("name"))
+                    self._found[name] = InputSchema(self._own.get(name, schema))
         return self._found
 
 
@@ -191,7 +199,7 @@ def _is_same(value: object, choice: object) -> bool:
     return value == choice and isinstance(value, bool) == isinstance(choice, bool)
 
 
-def _look_up(root: Mapping[str, Any], target: str) -> Mapping[str, Any] | None:
+def look_up(root: Mapping[str, Any], target: str) -> Mapping[str, Any] | None:
     """Return what a reference like ``#/$defs/place`` leads to."""
     if target == "#":
         return root

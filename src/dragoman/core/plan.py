@@ -86,6 +86,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     # Function name upstream -> (name, toolset_name) for members of a client toolset.
     toolset_members: dict[str, tuple[str, str]] = field(default_factory=dict)
     server_tools: dict[str, ServerTool] = field(default_factory=dict)
+    # Function name -> the client's schema, where the upstream got another: arguments must fit it.
+    own_schemas: dict[str, dict[str, Any]] = field(default_factory=dict)
     # Matched and cut by us, because the upstream cannot say which one matched or takes fewer.
     local_stop_sequences: tuple[str, ...] = ()
     # A forced tool sent as response_format json_schema: the text that comes back is its call.
@@ -174,6 +176,7 @@ def make_plan(
         tool_names=tools.names if "tools" in body else frozenset(),
         toolset_members=tools.toolset_members,
         server_tools=tools.server_tools,
+        own_schemas=tools.own_schemas,
         local_stop_sequences=stops.local,
         forced_by_schema=choice.response_format is not None,
         show_thinking=thinking.show,

@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from dragoman.core.adjustments import Adjustments
 from dragoman.core.dialects.profile import DialectProfile
+from dragoman.core.tool_schemas import fit_schema
 from dragoman.wire.anthropic import Message, MessagesRequest, OutputFormat
 
 _encode: Final = msgspec.json.Encoder().encode
@@ -169,7 +170,10 @@ def _format(
     form: OutputFormat, path: str, *, profile: DialectProfile, adjustments: Adjustments
 ) -> FormatPlan:
     if profile.response_format == "json_schema":
-        json_schema = {"name": "response", "schema": form.schema, "strict": True}
+        fitted = fit_schema(form.schema or {}, profile)
+        for action, said in fitted.notes:
+            adjustments.add(f"{path}.schema", action, reason=said)
+        json_schema = {"name": "response", "schema": fitted.schema, "strict": True}
         return FormatPlan({"type": "json_schema", "json_schema": json_schema})
     reason = "the schema goes into the prompt: the upstream does not enforce it"
     adjustments.add(path, "emulated", reason=reason)

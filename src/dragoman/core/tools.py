@@ -11,6 +11,7 @@ from dragoman.core.adjustments import Adjustments
 from dragoman.core.client_tools import client_tool_function, toolset_members
 from dragoman.core.dialects.profile import DialectProfile
 from dragoman.core.server_tools import ServerFunction, ServerTool, mcp_functions, server_functions
+from dragoman.core.tool_schemas import fit_input_schema
 from dragoman.core.tool_uses import ToolUses, scan_tool_uses
 from dragoman.wire.anthropic import Block, MessagesRequest, Tool
 
@@ -29,6 +30,7 @@ class ToolTable:
         toolset_members: Function name -> (name, toolset name); also names that had to be cut, with
             an empty toolset name.
         server_tools: Function name -> tool that the API would run.
+        own_schemas: Function name -> the client's schema, where the upstream gets another.
         notes: What the model must be told in the system prompt.
     """
 
@@ -36,6 +38,7 @@ class ToolTable:
         self.functions: list[dict[str, Any]] = []
         self.toolset_members: dict[str, tuple[str, str]] = {}
         self.server_tools: dict[str, ServerTool] = {}
+        self.own_schemas: dict[str, dict[str, Any]] = {}
         self.notes: list[str] = []
         self._names: set[str] = set()
         # (toolset or server, name) -> name upstream; "" for everything else
@@ -185,7 +188,7 @@ class _Builder:
         elif kind != "custom" and (members := toolset_members(tool)) is not None:
             toolset, functions_of = members
             for name, (description, schema) in functions_of.items():
-                upstream_name = self._table.add(name, description, schema=schema, owner=toolset)
+                upstream_name = self._put(path, name, description, schema=schema, owner=toolset)
                 if upstream_name is not None:
                     self._table.toolset_members[upstream_name] = (name, toolset)
         else:
@@ -207,7 +210,28 @@ class _Builder:
             description = f"{description}\n\nExamples of input:\n{lines}".strip()
         self._note_options(tool, path)
         strict = bool(tool.strict) and self._profile.strict_tools
-        self._table.add(name, description, schema=schema, strict=strict)
+        self._put(path, name, description, schema=schema, strict=strict)
+
+    def _put(
+        self,
+        path: str,
+        name: str,
+        description: str | None,
+        *,
+        schema: dict[str, Any],
+        owner: str = "",
+        strict: bool = False,
+    ) -> str | None:
+        """Add a function with a schema that the upstream takes; return its name there."""
+        fitted = fit_input_schema(schema, self._profile)
+        upstream_name = self._table.add(
+            name, description, schema=fitted.schema, owner=owner, strict=strict
+        )
+        if upstream_name is not None and fitted.notes:
+            self._table.own_schemas[upstream_name] = schema
+            for action, reason in fitted.notes:
+                self._adjustments.add(f"{path}.input_schema", action, reason=reason)
+        return upstream_name
 
     def _note_options(self, tool: Tool, path: str) -> None:
         if tool.strict and not self._profile.strict_tools:
@@ -219,7 +243,8 @@ class _Builder:
 
     def _add_server(self, functions: Iterable[ServerFunction], path: str, reason: str) -> None:
         for function in functions:
-            upstream_name = self._table.add(
+            upstream_name = self._put(
+                path,
                 function.tool.name,
                 function.description,
                 schema=function.schema,

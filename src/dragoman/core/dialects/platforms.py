@@ -25,6 +25,9 @@ PLATFORMS: Final[Mapping[str, PlatformFacts]] = {
             "count_tokens": "moonshot",
             "max_tokens_field": "max_completion_tokens",  # max_tokens is deprecated there
             "prefill": "partial",
+            # MoonshotAI/walle, docs/mfjs-spec.md, commit 2762b9a; 400 "type is not defined".
+            "schema_types": True,
+            "schema_refused": ("$schema", "$comment", "oneOf", "allOf", "if", "then", "else"),
         },
     ),
     "zai": PlatformFacts(switch="vendor"),

@@ -89,6 +89,11 @@ class DialectProfile(msgspec.Struct, frozen=True, kw_only=True):
     )
     parallel_tool_calls_field: bool = True  # does ``parallel_tool_calls: false`` exist?
     strict_tools: bool = False
+    # Keywords that a JSON schema may not hold there, of tools and of structured output. "$schema"
+    # means nothing to a model, and every client sends it with every tool.
+    schema_refused: tuple[str, ...] = ("$schema",)
+    schema_refs: bool = True  # are references into "$defs" understood? else they are written out
+    schema_types: bool = False  # must each schema have a type, and a union only in its branches?
 
     response_format: Literal["json_schema", "json_object", "none"] = "json_schema"
     # How a trailing assistant message is continued.
