@@ -107,6 +107,11 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
         "",
         {"sees_images": False},
     ),
+    "Kimi, an empty text": (
+        "Invalid request: text content is empty",
+        "",
+        {"empty_content": "omitted"},
+    ),
     "DeepSeek, reasoning wanted": (
         "The reasoning_content in the thinking mode must be passed back to the API.",
         "",

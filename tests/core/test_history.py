@@ -479,6 +479,29 @@ def test_reasoning_goes_back(profile: DialectProfile, blocks: list, reasoning: s
     assert reasoning_of(*blocks, profile=profile) == reasoning
 
 
+KIMI = DialectProfile(tool_call_ids="kimi", empty_content="omitted")
+
+
+def test_ids_that_kimis_template_prints() -> None:
+    given = mint_id("functions.get:7", "n" * 11)
+    messages = plan(
+        KIMI,
+        messages=[
+            user("Hi"),
+            assistant(call("toolu_01Foreign"), call("call_0")),
+            user(result("toolu_01Foreign", "A"), result("call_0", "B")),
+            assistant(text("Again."), call(given)),
+            user(result(given, "C")),
+        ],
+    ).body["messages"]
+    ids = [c["id"] for message in messages for c in message.get("tool_calls", ())]
+    assert ids == ["functions.get:0", "functions.get:1", "functions.get:7"]
+    assert [m["tool_call_id"] for m in messages if m["role"] == "tool"] == ids
+    first, second = (m for m in messages if m["role"] == "assistant")
+    assert "content" not in first
+    assert second["content"] == "Again."
+
+
 def test_a_placeholder_is_reported() -> None:
     made = planned(user("Hi"), assistant(call("a")), user(result("a")), profile=THINKER)
     assert said(made) == [("messages.1.content.0", "repaired")]

@@ -82,6 +82,7 @@ def learn_from_refusal(profile: DialectProfile, body: Body, refusal: Refusal) ->
         _reasoning_facts(profile, refusal)
         or _image_facts(profile, body, refusal)
         or _schema_facts(profile, body, refusal)
+        or _content_facts(profile, refusal)
     )
     if facts:
         return facts
@@ -139,6 +140,12 @@ def _image_facts(profile: DialectProfile, body: Body, refusal: Refusal) -> Facts
         for part in message["content"]
     )
     return {"sees_images": False} if has_images and _REFUSAL.search(refusal.text) else {}
+
+
+def _content_facts(profile: DialectProfile, refusal: Refusal) -> Facts:
+    """Learn that an empty text is no content (Moonshot)."""
+    is_news = profile.empty_content != "omitted" and "text content is empty" in refusal.text
+    return {"empty_content": "omitted"} if is_news else {}
 
 
 def _schema_facts(profile: DialectProfile, body: Body, refusal: Refusal) -> Facts:

@@ -6,6 +6,7 @@ and hangs every tool result on its call, wherever it stood. Writing puts the res
 their calls, as upstreams require, and what stood around them into the next user message.
 """
 
+import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -27,6 +28,7 @@ _CONTINUE: Final = (
     "write only what comes next, and repeat nothing."
 )
 _NO_USER: Final = "(no message)"
+_KIMI_ID: Final = re.compile(r"functions\.[a-zA-Z0-9_-]+:\d+")
 _encode: Final = msgspec.json.Encoder().encode
 # Our id of a call, the name sent upstream, its arguments as JSON -> the reasoning that led to it.
 Recall = Callable[[str, str, str], str | None]
@@ -246,6 +248,7 @@ class HistoryWriter:
         self._profile = profile
         self._adjustments = adjustments
         self._recall = recall
+        self._n_calls = 0  # of the conversation so far
         self._said: list[Part] = []  # of the user message that is being put together
         self.messages: list[dict[str, Any]] = []
 
@@ -311,6 +314,8 @@ class HistoryWriter:
         if entry.calls:
             ids = self._distinct_ids(entry.calls)
             pairs = list(zip(entry.calls, ids, strict=True))
+            if not text and self._profile.empty_content == "omitted":
+                del message["content"]
             message["tool_calls"] = [_tool_call(call, call_id) for call, call_id in pairs]
             self._write_results(pairs)
 
@@ -340,7 +345,7 @@ class HistoryWriter:
     def _distinct_ids(self, calls: Sequence[Call]) -> list[str]:
         ids: dict[str, int] = {}  # id -> how often it was wanted
         for number, call in enumerate(calls):
-            wanted = to_upstream_id(call.client_id) or f"call_{number}"
+            wanted = self._upstream_id(call, number)
             free, copy = wanted, ids.get(wanted, 0)
             while free in ids:
                 copy += 1
@@ -351,6 +356,15 @@ class HistoryWriter:
                 self._adjustments.add(call.path, "repaired", reason=reason)
             ids[free] = 1
         return list(ids)
+
+    def _upstream_id(self, call: Call, number: int) -> str:
+        """Return the id that the upstream gave, or one that it could have given."""
+        wanted = to_upstream_id(call.client_id) or f"call_{number}"
+        position = self._n_calls
+        self._n_calls += 1
+        if self._profile.tool_call_ids == "kimi" and not _KIMI_ID.fullmatch(wanted):
+            return f"functions.{call.name}:{position}"
+        return wanted
 
     def _write_results(self, pairs: Sequence[tuple[Call, str]]) -> None:
         for call, call_id in pairs:

@@ -21,7 +21,7 @@ _PLACEHOLDER: Final[Facts] = {"reasoning_placeholder": " "}
 KIMI: Final = Family(
     name="kimi",
     platforms=frozenset({"moonshot", "kspmas"}),
-    weights={"tool_text": ("kimi_k2", "kimi_k3")},
+    weights={"tool_text": ("kimi_k2", "kimi_k3"), "tool_call_ids": "kimi"},
     vendor_switch="thinking_type",
     template_switch="template_thinking",
     vendor={
@@ -30,6 +30,7 @@ KIMI: Final = Family(
         "forced_tools_need_no_thinking": True,
         "parallel_tool_calls_field": False,
         "temperature_max": 1.0,
+        "empty_content": "omitted",  # as its own client does; an empty text is a 400
     },
     models=(
         ModelFacts(
@@ -42,6 +43,7 @@ KIMI: Final = Family(
                 "sees_images": True,
                 "thinking": "always",
                 "echo_reasoning": "always",
+                "tool_call_ids": "any",  # its own are NAME:NUMBER
             },
             vendor={
                 **_FIXED_SAMPLING,

@@ -87,6 +87,10 @@ class DialectProfile(msgspec.Struct, frozen=True, kw_only=True):
         "kimi_k2",
         "kimi_k3",
     )
+    # Kimi's templates print ids into the prompt: only functions.NAME:NUMBER reads as it should.
+    tool_call_ids: Literal["any", "kimi"] = "any"
+    # An assistant message that only calls tools: has it an empty text, or no content at all?
+    empty_content: Literal["text", "omitted"] = "text"
     parallel_tool_calls_field: bool = True  # does ``parallel_tool_calls: false`` exist?
     strict_tools: bool = False
     # Keywords that a JSON schema may not hold there, of tools and of structured output. "$schema"
