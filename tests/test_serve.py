@@ -279,6 +279,16 @@ def test_a_second_signal_cuts_at_once(tmp_path: Path) -> None:
         assert lab.requests[0].wait_gone(_TIMEOUT_S)
 
 
+def test_signals_that_come_when_all_is_over_change_nothing(tmp_path: Path) -> None:
+    lab_file(tmp_path, "http://127.0.0.1:1/v1")
+    with Started(tmp_path, "--port", "0") as gateway:
+        gateway.process.send_signal(signal.SIGTERM)
+        until(lambda: bool(gateway.events("stopped")))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            gateway.process.send_signal(number)
+        assert gateway.process.wait(_TIMEOUT_S) == 0
+
+
 def test_the_grace_is_bounded(tmp_path: Path) -> None:
     with ChatUpstream(say("one two", silent_after=2)) as lab:
         lab_file(tmp_path, lab.url)

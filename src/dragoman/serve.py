@@ -262,6 +262,7 @@ async def _serve(
         grace_s = config.server.shutdown_timeout_s
         log.event("stopping", grace_s=grace_s)
         await unless(signals.second, running.server.close(grace_s))
+    signals.release()
     log.event("stopped")
     return OK
 

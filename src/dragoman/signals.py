@@ -17,6 +17,14 @@ class StopSignals:
         for number in (signal.SIGTERM, signal.SIGINT):
             on_signal(number, self._take)
 
+    def release(self) -> None:
+        """Ignore both from now on: all is closed, and the process ends by itself with its code."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with suppress(NotImplementedError):  # Windows
+                loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)
+
     def _take(self) -> None:
         (self.second if self.first.is_set() else self.first).set()
 
