@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, TypeAlias
 import msgspec
 
 from dragoman.core.input_schemas import InputSchema, type_of
-from dragoman.core.lenient_json import read_lenient, read_number
+from dragoman.core.lenient_json import read_lenient, read_number, read_strict
 
 RepairKind = Literal["syntax", "type", "choice", "null", "wrapper", "markup", "encoding"]
 Repairs = set[RepairKind]
@@ -78,15 +78,15 @@ def read_text(text: str, schema: InputSchema | None) -> _Json:
     types = schema.types() if schema is not None else None
     stripped = text.strip()
     if types is None:
-        reading = _strict(stripped)
-        return text if reading is _UNCHANGED or isinstance(reading, str) else reading
+        reading = read_strict(stripped)
+        return text if reading is None or isinstance(reading.value, str) else reading.value
     if stripped in ("null", "None") and "null" in types:
         return None
     if "string" in types:
         if stripped[:1] in ("[", "{") and not types.isdisjoint(("array", "object")):
-            reading = _strict(stripped)
-            if reading is not _UNCHANGED:
-                return reading
+            reading = read_strict(stripped)
+            if reading is not None:
+                return reading.value
         return text
     return coerce(stripped, schema, set())
 
@@ -209,11 +209,25 @@ def _from_text(value: str, schema: InputSchema, depth: int) -> _Json:
     if stripped.startswith(("{", "[")):
         reading = read_lenient(stripped)
         read = None if reading is None or reading.is_open else reading.value
-    if isinstance(read, dict) and len(read) == 1 and not schema.allows("object"):
-        read = next(iter(read.values()))  # <items><item>...</item></items>
+    if isinstance(read, dict) and not schema.allows("object"):
+        read = _find_list(read, schema.element(0))
     if not isinstance(read, dict | list) or not schema.allows(type_of(read)):
         return _UNCHANGED
     return coerce(read, schema, set(), depth + 1)
+
+
+def _find_list(read: _Json, element: InputSchema | None) -> list[Any] | None:
+    """Return the list that is wrapped in an object or two, as ``<items><item>...``, or is one."""
+    for _ in range(3):
+        if isinstance(read, list):
+            return read
+        alone = coerce(read, element, set())
+        if element is not None and element.fits(alone):
+            return [alone]
+        if not isinstance(read, dict) or len(read) != 1:
+            return None
+        read = next(iter(read.values()))
+    return None
 
 
 def _from_number(value: float, schema: InputSchema, _depth: int) -> _Json:
@@ -255,13 +269,6 @@ _CONVERSIONS: Final[dict[str, Callable[[Any, InputSchema, int], _Json]]] = {
 
 
 # -- text that is JSON, or looks like XML
-
-
-def _strict(text: str) -> _Json:
-    try:
-        return msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeError, RecursionError):
-        return _UNCHANGED
 
 
 def _is_markup(value: _Json) -> bool:

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from dragoman.core.argument_coercion import Repairs, coerce_input, read_markup
 from dragoman.core.input_schemas import InputSchema
-from dragoman.core.lenient_json import read_lenient
+from dragoman.core.lenient_json import Reading, read_lenient, read_strict
 from dragoman.core.tool_arguments import parse_arguments
 
 _encode: Final = msgspec.json.Encoder().encode
@@ -63,29 +63,32 @@ def _read(
         if text.lstrip().startswith('"'):
             repairs.add("encoding")
         return value
-    stripped = text.strip()
-    if stripped.startswith("<"):
-        read = read_markup(stripped)
+    if text.lstrip().startswith("<"):
         repairs.add("markup")
+        read = read_markup(text.strip())
         return read if isinstance(read, dict) else None
-    reading = read_lenient(text)
+    reading = _read_value(text, repairs)
+    if reading is None or not isinstance(reading.value, dict):
+        return None
+    is_enough = schema is None or schema.required <= reading.value.keys()
+    return reading.value if not reading.is_open or (is_ended and is_enough) else None
+
+
+def _read_value(text: str, repairs: Repairs) -> Reading | None:
+    """Return the value in *text*, taken out of a string or a list that was put around it."""
+    reading = read_strict(text)
     if reading is None:
-        return None
-    repairs.add("syntax")
-    found = reading.value
-    if isinstance(found, str) and found.lstrip().startswith("{"):
+        reading = read_lenient(text)
+        repairs.add("syntax")
+    if reading is not None and isinstance(reading.value, str):
+        if not reading.value.lstrip().startswith("{"):
+            return None
         repairs.add("encoding")
-        reading = read_lenient(found)
-        found = None if reading is None else reading.value
-    if isinstance(found, list) and len(found) == 1:
+        reading = read_lenient(reading.value)
+    if reading is not None and isinstance(reading.value, list) and len(reading.value) == 1:
         repairs.add("wrapper")
-        found = found[0]
-    if reading is None or not isinstance(found, dict):
-        return None
-    if reading.is_open:
-        is_enough = schema is None or schema.required <= found.keys()
-        return found if is_ended and is_enough else None
-    return found
+        reading = Reading(reading.value[0], reading.is_open)
+    return reading
 
 
 class _Container:

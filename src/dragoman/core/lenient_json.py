@@ -90,6 +90,14 @@ def read_lenient(text: str) -> Reading | None:
     return Reading(value, reader.is_open)
 
 
+def read_strict(text: str) -> Reading | None:
+    """Return the value that *text* is as it stands, or None."""
+    try:
+        return Reading(_decode(text), is_open=False)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return None
+
+
 class _Unreadable(Exception):
     """The text has no meaning, or more than one."""
 

@@ -119,7 +119,8 @@ class ToolCall:
         self.repairs |= follower.repairs
         if not follower.is_whole or follower.is_keeping:
             self._put_right(follower, is_ended=not is_cut)
-        return parse_arguments(self.text)
+        is_known = follower.is_whole and not follower.is_keeping
+        return parse_arguments(self.text) if is_known else None
 
     def _end_foreign(self, text: str, *, is_cut: bool) -> dict[str, Any] | None:
         repaired = repair_arguments(text, self._schemas.find(self.name), is_ended=not is_cut)
@@ -137,9 +138,10 @@ class ToolCall:
             is_ended=is_ended,
         )
         if repaired is not None:
-            follower.is_keeping, follower.is_whole = False, True
+            is_as_it_was = follower.is_whole and not repaired.repairs
+            self.arguments.append(follower.kept if is_as_it_was else repaired.text)
             self.repairs |= repaired.repairs
-            self.arguments.append(repaired.text)
+            follower.is_keeping, follower.is_whole = False, True
 
 
 def arguments_text(function: Function) -> str:
