@@ -44,8 +44,9 @@ types: $(DEV) ## Check types
 docs: $(DEV) ## Build the documentation into site/
 	$(BIN)/mkdocs build --strict --quiet
 
-golden: $(DEV) ## Write generated pages anew, for review
+golden: $(DEV) ## Write generated pages and golden files anew, for review
 	$(BIN)/python tools/make_api_page.py
+	PYTHONPATH=tests $(BIN)/python -m support.golden
 
 fuzz: $(DEV) ## Look for bytes that break something, for SECONDS=300
 	$(BIN)/python -m fuzz --seconds $(SECONDS)

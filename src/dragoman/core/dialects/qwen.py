@@ -61,7 +61,8 @@ QWEN: Final = Family(
         ModelFacts(
             name="qwen3.8-max",
             pattern=r"qwen3[.p-]8-(?:max|plus|flash)",
-            weights={**_CURRENT, "sees_images": True},
+            # preserve_thinking is on by default: what comes back is read, and nothing is refused.
+            weights={**_CURRENT, "sees_images": True, "echo_reasoning": "always"},
         ),
         ModelFacts(
             name="qwen3.7-max",
