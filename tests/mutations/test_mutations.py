@@ -1,0 +1,185 @@
+"""
+Break the code below each of the thirteen rules, one change at a time; the rule's tests must notice.
+
+A mutation replaces a piece of one function's source, compiles the function anew and puts it in the
+old one's place, in this process and for one test: milliseconds, and no file is touched. A mutation
+that no longer fits the code fails, too: whoever changes such a function looks at its rule.
+"""
+
+import inspect
+import re
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from dragoman.core import block_writer, history, plan, settings, thinking, tool_text, usage
+from dragoman.core.block_writer import BlockWriter
+from dragoman.core.dialects import registry
+from dragoman.core.history import HistoryReader, HistoryWriter
+from dragoman.core.tool_calls import ToolCallAssembler
+from dragoman.core.turn import ChatTurn
+from dragoman.server.messages import _Delivery
+from laws import test_thirteen_rules as rules
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A change to one function: where it is found by its callers, and what of it is replaced."""
+
+    rule: int
+    owner: Any
+    function: str
+    old: str
+    new: str
+
+
+def fact(rule: int, name: str, value: object) -> Mutation:
+    """Return a mutation after which every profile says *value*."""
+    new = f"{{**values, {name!r}: {value!r}, **(overrides"
+    return Mutation(rule, registry, "find_profile", "{**values, **(overrides", new)
+
+
+MUTATIONS = [
+    fact(1, "echo_reasoning", "never"),
+    Mutation(
+        1,
+        HistoryWriter,
+        "_add_reasoning",
+        "reasoning_field] = reasoning\n",
+        "reasoning_field] = reasoning.strip()\n",
+    ),
+    fact(2, "reasoning_placeholder", None),
+    Mutation(
+        2, HistoryReader, "_read_thinking", "if thinking:", "if thinking and block.signature:"
+    ),
+    Mutation(
+        2, BlockWriter, "_close_open", 'if segment.kind == "thinking"', "if segment.kind is None"
+    ),
+    Mutation(
+        3,
+        ChatTurn,
+        "_take_reasoning",
+        "delta.reasoning_content or delta.reasoning\n",
+        "delta.reasoning_content\n",
+    ),
+    Mutation(
+        3,
+        ChatTurn,
+        "_take_reasoning",
+        "delta.reasoning_content or delta.reasoning\n",
+        "(delta.reasoning_content or '') + (delta.reasoning or '')\n",
+    ),
+    fact(4, "forced_tools_need_no_thinking", False),
+    fact(4, "forced_tools", "native"),
+    Mutation(4, plan, "plan_thinking", "is_on = False", "is_on = True"),
+    Mutation(5, history, "to_upstream_id", "_OURS.fullmatch(tool_id)", "None"),
+    Mutation(5, block_writer, "mint_id", "_encode_id(upstream_id)", "('r', upstream_id)"),
+    fact(5, "tool_call_ids", "any"),
+    Mutation(
+        6,
+        ToolCallAssembler,
+        "_find",
+        "if call_id and call.id and call_id != call.id",
+        "if call.id and call_id != call.id",
+    ),
+    Mutation(6, ChatTurn, "_take_choice", 'and choice.finish_reason != "null"', ""),
+    Mutation(7, ChatTurn, "_stop_reason", '"tool_use" if has_calls else "end_turn"', "reason"),
+    Mutation(
+        7,
+        ChatTurn,
+        "_stop_reason",
+        'if reason in ("end_turn", "tool_use")',
+        'if has_calls or reason in ("end_turn", "tool_use")',
+    ),
+    Mutation(8, ChatTurn, "_take_payload", 'if chunk.error or chunk.object == "error"', "if False"),
+    Mutation(8, ChatTurn, "close", "if self._finish is None and not self._has_done", "if False"),
+    Mutation(
+        8,
+        ChatTurn,
+        "_take_finish",
+        "if finish not in _STOP_REASONS and finish not in known",
+        "finish = finish if finish in _STOP_REASONS else 'stop'\n    if False",
+    ),
+    Mutation(9, usage, "usage_of_chat", "prompt - cached - written", "prompt - written"),
+    Mutation(9, usage, "usage_of_chat", "wire.prompt_cache_hit_tokens", "0"),
+    Mutation(9, usage, "usage_of_chat", "wire.cached_tokens,", "0,"),
+    Mutation(10, ChatTurn, "_take_choice", "if choice.usage is not None", "if False"),
+    Mutation(10, ChatTurn, "_take_payload", "if chunk.usage is not None", "if False"),
+    Mutation(
+        10,
+        usage.UsageMeter,
+        "take",
+        "usage_of_chat(wire, self._counted)",
+        "self._counted.plus(usage_of_chat(wire, self._counted))",
+    ),
+    fact(11, "temperature_max", 2.0),
+    Mutation(11, settings, "_temperature", "min(asked, limit)", "asked"),
+    fact(11, "top_p", True),
+    fact(12, "tool_text", ()),
+    Mutation(12, tool_text, "is_declared", 'found.slots["name"] in tools', "True"),
+    fact(13, "max_output_tokens", None),
+    fact(13, "context_window", None),
+    Mutation(
+        13, plan, "plan_max_tokens", "allowed = min(allowed, max(room, floor))", "allowed = allowed"
+    ),
+    Mutation(13, _Delivery, "_heal", "if isinstance(error, OutputTooLong)", "if False"),
+]
+
+
+@contextmanager
+def broken(mutation: Mutation) -> Iterator[None]:
+    """Put the changed function in the place of the real one."""
+    original = inspect.getattr_static(mutation.owner, mutation.function)
+    changed = _compile(original, mutation)
+    setattr(mutation.owner, mutation.function, changed)
+    try:
+        yield
+    finally:
+        setattr(mutation.owner, mutation.function, original)
+
+
+def _compile(original: Callable[..., Any], mutation: Mutation) -> Callable[..., Any]:
+    source = textwrap.dedent(inspect.getsource(original))
+    found = source.count(mutation.old)
+    assert found == 1, f"{mutation.function}: {mutation.old!r} stands there {found} times"
+    made: dict[str, Any] = {}
+    code = compile(source.replace(mutation.old, mutation.new), "<mutation>", "exec")
+    exec(code, original.__globals__, made)
+    return made[mutation.function]
+
+
+def of_rule(rule: int) -> dict[str, Callable[[], None]]:
+    return {n: t for n, t in vars(rules).items() if n.startswith(f"test_rule_{rule}_")}
+
+
+@pytest.mark.parametrize(
+    "mutation", MUTATIONS, ids=[f"{m.rule}-{m.function}-{n}" for n, m in enumerate(MUTATIONS)]
+)
+def test_a_broken_rule_is_noticed(mutation: Mutation) -> None:
+    noticed = []
+    with broken(mutation):
+        for name, test in of_rule(mutation.rule).items():
+            try:
+                test()
+            except Exception:  # however it fails, it fails
+                noticed.append(name)
+    assert noticed, f"no test of rule {mutation.rule} notices {mutation.new!r}"
+    for name in noticed:
+        of_rule(mutation.rule)[name]()  # and it was the mutation that it noticed
+
+
+def test_every_rule_is_broken() -> None:
+    assert {mutation.rule for mutation in MUTATIONS} == set(range(1, 14))
+    ruled = {int(m[1]) for name in vars(rules) if (m := re.match(r"test_rule_(\d+)_", name))}
+    assert ruled == set(range(1, 14))
+
+
+def test_a_mutation_that_changes_nothing_is_not_noticed() -> None:
+    same = Mutation(4, thinking, "plan_thinking", "is_on = False", "is_on = bool(0)")
+    with broken(same):
+        for test in of_rule(4).values():
+            test()
