@@ -130,7 +130,12 @@ def test_a_file_that_cannot_be_read_is_a_failed_check(tmp_path: Path) -> None:
 def test_nothing_configured(tmp_path: Path) -> None:
     code, lines = check(tmp_path, "")
     assert code == 1
-    assert lines[-1].startswith("problem: no model is configured")
+    assert lines[-1].startswith("problem: nothing to serve: set a vendor's key (KSC_API_KEY, ")
+
+
+def test_the_address_of_an_unknown_preset_is_not_made_up(tmp_path: Path) -> None:
+    code, lines = check(tmp_path, '[upstreams.x]\npreset = "depseek"\n[models.a]\nupstream = "x"')
+    assert (code, row(lines, "x").split()[3]) == (1, "?")
 
 
 def test_live_asks_every_model_through_the_gateway(tmp_path: Path) -> None:
@@ -243,4 +248,5 @@ def test_models_are_listed_with_what_is_known(tmp_path: Path) -> None:
 def test_no_models_is_one_line(tmp_path: Path) -> None:
     run = run_command(tmp_path, "models")
     assert (run.returncode, run.stdout) == (2, "")
-    assert run.stderr == "dragoman: no model is configured; see `dragoman serve --help`\n"
+    assert run.stderr.startswith("dragoman: nothing to serve: set a vendor's key (KSC_API_KEY, ")
+    assert run.stderr.count("\n") == 1

@@ -184,6 +184,10 @@ PROBLEMS = {
         LAB + '[models.m]\nupstream = ["lab", "lab"]',
         "models.m.upstream: names an upstream twice",
     ),
+    "upstream of the wrong type": (
+        LAB + "[models.m]\nupstream = 3",
+        "models.m.upstream: expected string or array, got integer",
+    ),
     "foreign upstream model": (
         LAB + '[models.m]\nupstream = "lab"\nupstream_model = { other = "x" }',
         'models.m.upstream_model: "other" is not among its upstreams',

@@ -21,13 +21,13 @@ from rich.console import Console
 
 from dragoman.banner import vendor_variables
 from dragoman.build import open_upstream
-from dragoman.config import Config, Examined, examine_config
+from dragoman.config import NO_ADDRESS, Config, Examined, examine_config
 from dragoman.config_rules import url_problem
 from dragoman.core.errors import GatewayError, UpstreamError, UpstreamTimeout
 from dragoman.exit_codes import FAILED, OK
 from dragoman.local import find_local_engines, with_found_engines
 from dragoman.model_lists import get, read_list
-from dragoman.serve import open_gateway
+from dragoman.serve import nothing_to_serve, open_gateway
 from dragoman.server.telemetry import EventLog, RequestRecord
 from dragoman.server.transport.ask import ask
 from dragoman.server.transport.seams import Timeouts, Upstream, UpstreamRequest
@@ -101,7 +101,7 @@ async def _check(
     _print_upstreams(config, checks, console, environ=environ)
     _print_models(config, checks, live, console=console)
     if not config.models:
-        print_line(console, "problem: no model is configured", style="red")
+        print_line(console, f"problem: {nothing_to_serve(config)}", style="red")
     return exit_code(config, examined.problems, checks, live)
 
 
@@ -265,7 +265,8 @@ def _print_upstreams(
         upstream = config.upstreams[each.name]
         why = f" ({variables[each.name]} is set)" if each.name in variables else ""
         # One with a credential in it is a problem, and credentials are not shown.
-        url = "?" if url_problem(upstream.base_url) else upstream.base_url
+        is_shown = upstream.base_url != NO_ADDRESS and not url_problem(upstream.base_url)
+        url = upstream.base_url if is_shown else "?"
         row = (f"{each.name}{why}", upstream.kind, upstream.platform, url)
         rows.append((*row, _result(each)))
     if rows:

@@ -53,6 +53,8 @@ _SHORT_NAMES: Final = {
     "DRAGOMAN_LOG_FORMAT": "log_format",
 }
 _CONFIG_VARIABLE: Final = "DRAGOMAN_CONFIG"
+# Stands in for the address of a preset that does not exist, so that the rest can be checked.
+NO_ADDRESS: Final = "http://unknown.invalid"
 _KEY_VARIABLE: Final = "DRAGOMAN_KEY"  # a client key without any file, as containers want it
 _TABLES: Final = ("server", "keys", "upstreams", "models", "roles")
 
@@ -303,7 +305,7 @@ class _Builder:
             self._reader.problems.append(
                 unknown_name(f"{path}.preset", "unknown preset", name=str(name), known=known)
             )
-            return {"base_url": "http://unknown.invalid", **table, "preset": None}
+            return {"base_url": NO_ADDRESS, **table, "preset": None}
         values = {**preset.defaults(table.get("kind")), **table}
         if "base_url" not in values:
             self._reader.problems.append(f"{path}.base_url: {name} has no Anthropic endpoint")

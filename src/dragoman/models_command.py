@@ -11,6 +11,7 @@ from dragoman.config import Config, load_config
 from dragoman.exit_codes import OK, USAGE, CommandFailed
 from dragoman.local import find_local_engines, with_found_engines
 from dragoman.policy.routes import Route, Routes
+from dragoman.serve import nothing_to_serve
 from dragoman.terminal import print_table
 
 _COLUMNS = ("MODEL", "UPSTREAM", "CONTEXT", "MAX OUTPUT", "THINKING", "IMAGES", "ROLES")
@@ -30,7 +31,7 @@ def print_models(
     config = load_config(path, environ=environ, overrides=overrides)
     config = with_found_engines(config, asyncio.run(find_local_engines(config)))
     if not config.models:
-        raise CommandFailed("no model is configured; see `dragoman serve --help`", code=USAGE)
+        raise CommandFailed(nothing_to_serve(config), code=USAGE)
     print_table(Console(highlight=False), _COLUMNS, model_rows(config))
     return OK
 

@@ -168,7 +168,7 @@ def complete_config(config: Config, engine: Engine | None, found: Sequence[Found
         config = _with_embedded(config, engine)
     config = with_found_engines(config, found)
     if not config.models:
-        raise CommandFailed(_nothing_to_serve(config), code=USAGE)
+        raise CommandFailed(nothing_to_serve(config), code=USAGE)
     return config
 
 
@@ -193,7 +193,8 @@ def _with_embedded(config: Config, engine: Engine) -> Config:
     return structs.replace(config, models={**config.models, model.alias: entry})
 
 
-def _nothing_to_serve(config: Config) -> str:
+def nothing_to_serve(config: Config) -> str:
+    """Say what to do where there is no model."""
     if config.upstreams:
         return f"{config.source}: no model; add [models.NAME] with upstream = ..."
     variables = [preset.key_variables[0] for preset in load_catalog().presets.values()]

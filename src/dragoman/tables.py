@@ -183,6 +183,8 @@ def _describe(error: str, type_: object, *, path: str, value: object) -> str:
         near = nearest(str(value), choices)
         hint = f"; did you mean {msgspec.json.encode(near).decode()}?" if near else ""
         return f"{path}: expected one of {', '.join(choices)}, got {shown[:60]}{hint}"
+    if get_origin(type_) is tuple and not where:
+        error = error.replace("`array`", "`str | array`", 1)  # one name may stand for a list of one
     text = re.sub(r"`([^`]*)`", lambda found: _type_words(found[1]), error)
     return f"{path}: {text[:1].lower()}{text[1:]}"
 

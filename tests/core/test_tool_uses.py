@@ -43,6 +43,24 @@ def test_a_definition_on_the_way_is_kept_with_its_place() -> None:
     assert uses.wanted == {"new"}
 
 
+def test_an_addition_that_leads_nowhere_is_reported() -> None:
+    by_name = {"type": "tool_reference", "name": "a"}
+    nowhere = [("messages.1.content.0", "dropped")]
+    assert scan(user("Hi"), system(added(**by_name)))[1] == nowhere
+    assert (
+        scan(user("Hi"), system(added(**tool("new"))))[1] == nowhere
+    )  # no reference, no definition
+    assert scan(user("Hi"), system(DEFINED, added(type="tool_reference", name="new")))[1] == []
+
+
+def test_an_addition_of_a_declared_tool_is_not_reported() -> None:
+    content = [user("Hi"), system(added(type="tool_reference", name="a"))]
+    for tools in ([tool("a")], [{"type": "computer_toolset_20260801"}]):
+        adjustments = Adjustments()
+        scan_tool_uses(parse(MINIMAL | {"messages": content, "tools": tools}), adjustments)
+        assert adjustments.take() == ()
+
+
 def test_the_last_word_counts() -> None:
     by_name = {"type": "tool_reference", "name": "a"}
     assert scan(user("Hi"), system(removed(**by_name)))[0].removed == {"a"}

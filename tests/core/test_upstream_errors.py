@@ -114,6 +114,13 @@ def test_every_wording_of_overflow_becomes_the_api_s_sentence(name: str) -> None
         assert (tokens, maximum) == numbers
 
 
+@pytest.mark.parametrize("status", [413, 422, 429, 500, 502, 503])
+def test_overflow_counts_whatever_the_status(status: int) -> None:
+    error = of(status, said("Input length (5000) exceeds the maximum context length (4096)."))
+    assert isinstance(error, PromptTooLong)
+    assert error.status == 400
+
+
 def test_llama_cpp_s_own_numbers_count() -> None:
     body = {"error": {"code": 400, "message": "too big", "type": "exceed_context_size_error"}}
     body["error"] |= {"n_prompt_tokens": 5000, "n_ctx": 4096}

@@ -40,7 +40,7 @@ BYTES = {
     "more behind it": (raw(b"") + b"x", "the body is not valid JSON: trailing characters"),
     "NUL": (raw(b',"system":"\0"'), "the body is not valid JSON: invalid character"),
     "NUL in an unknown field": (raw(b',"x":"\0"'), "the body is not valid JSON: invalid character"),
-    "not UTF-8": (raw(b',"system":"\xff"'), "the body is not valid UTF-8 (invalid start byte)"),
+    "not UTF-8": (raw(b',"system":"\xff"'), "the body is not valid UTF-8 (invalid start byte, byte 82)"),
     "not UTF-8 in an unknown field": (raw(b',"x":"\xff"'), "the body is not valid UTF-8"),
     "surrogate in UTF-8": (raw(b',"x":"\xed\xa0\x80"'), "the body is not valid UTF-8"),
     "character cut at the end": (raw(b"") + b"\xe4\xb8", "the body is not valid UTF-8"),
@@ -82,6 +82,13 @@ BYTES = {
 @pytest.mark.parametrize(("body", "message"), BYTES.values(), ids=BYTES)
 def test_bad_bytes(body: bytes, message: str) -> None:
     assert refusal(body).startswith(message)
+
+
+@pytest.mark.parametrize("at", [0, 2**20 - 2, 2**20 - 1, 2**20, 2**20 + 5])
+def test_the_place_of_broken_utf_8_is_told(at: int) -> None:
+    for broken in (b"\xff", b"\xe4\xb8("):  # the second one may lie on both sides of a border
+        body = b"x" * at + broken + b"x" * 2**20
+        assert f", byte {at}); send JSON in UTF-8" in refusal(body)
 
 
 PNG = {"type": "base64", "media_type": "image/png", "data": "iVBOR"}
@@ -389,6 +396,52 @@ def test_unknown_fields_are_reported() -> None:
         ("tags", "dropped"),
     ]
     assert len(said(plan(**{f"f{n}": n for n in range(50)}))) == 20
+
+
+UNKNOWN_BLOCK = {"type": "future", "id": 5, "content": 7, "text": ["a"], "source": {"kind": 1}}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"messages": [user(UNKNOWN_BLOCK)]},
+        {
+            "messages": [
+                user(
+                    text("a"),
+                    {"type": "tool_result", "tool_use_id": "t", "content": [UNKNOWN_BLOCK]},
+                )
+            ]
+        },
+        {
+            "messages": [
+                user(
+                    {"type": "document", "source": {"type": "content", "content": [UNKNOWN_BLOCK]}}
+                )
+            ]
+        },
+        {"system": [UNKNOWN_BLOCK]},
+    ],
+)
+def test_fields_of_an_unknown_block_may_have_any_type(fields: dict) -> None:
+    made = plan(**fields, tags=1)
+    assert ("tags", "dropped") in said(made)
+    assert any("future" in adjustment.reason for adjustment in made.adjustments)
+
+
+def test_known_blocks_beside_an_unknown_one_are_still_checked() -> None:
+    wrong = with_content(UNKNOWN_BLOCK, {"type": "text", "text": 5})
+    assert refusal(wrong).startswith("messages.0.content.1.text: Input should be a string")
+
+
+def test_null_means_left_out() -> None:
+    optional = set(MessagesRequest.__struct_fields__) - set(MINIMAL) - {"unknown_fields"}
+    nulls = MINIMAL | dict.fromkeys(optional) | {"tool_choice": {"type": "auto", "name": None}}
+    nulls["tool_choice"]["disable_parallel_tool_use"] = None
+    made = plan(**nulls)
+    assert (made.body["messages"], said(made)) == ([{"role": "user", "content": "Hi"}], [])
+    for name in MINIMAL:
+        assert refusal(nulls | {name: None}) == f"{name}: Field required"
 
 
 def test_wrong_types_beside_unknown_fields_are_still_found() -> None:

@@ -29,7 +29,7 @@ from dragoman.core.signatures import Signer
 from dragoman.core.thinking import plan_thinking
 from dragoman.core.token_count import estimate_tokens
 from dragoman.core.tool_choice import plan_tool_choice
-from dragoman.core.tools import plan_tools
+from dragoman.core.tools import ToolTable, plan_tools
 from dragoman.wire.anthropic import Block, MessagesRequest
 
 __all__ = [
@@ -131,13 +131,7 @@ def make_plan(
     thinking = plan_thinking(
         request, profile, is_forcing_tool=choice.is_forcing, adjustments=adjustments
     )
-    blocks = BlockRenderer(
-        deployment.model,
-        sees_images=profile.sees_images,
-        texts=texts or {},
-        tools=tools,
-        adjustments=adjustments,
-    )
+    blocks = _block_renderer(deployment, tools, texts=texts or {}, adjustments=adjustments)
     reader = HistoryReader(
         profile, tools=tools, blocks=blocks, signer=signer, adjustments=adjustments
     )
@@ -332,6 +326,22 @@ def _system_prompt(system: str | list[Block] | None, adjustments: Adjustments) -
 def _summary_request(compaction: object) -> str:
     instructions = compaction.get("instructions") if isinstance(compaction, dict) else None
     return instructions if isinstance(instructions, str) and instructions else _SUMMARIZE
+
+
+def _block_renderer(
+    deployment: Deployment,
+    tools: ToolTable,
+    *,
+    texts: Mapping[str, str],
+    adjustments: Adjustments,
+) -> BlockRenderer:
+    return BlockRenderer(
+        deployment.model,
+        sees_images=deployment.profile.sees_images,
+        texts=texts,
+        tools=tools,
+        adjustments=adjustments,
+    )
 
 
 def _estimate(body: dict[str, Any], blocks: BlockRenderer) -> int:

@@ -17,6 +17,7 @@ class ToolUses(Struct):
     added: dict[str, tuple[str, Tool]] = field(
         default_factory=dict
     )  # defined on the way, with path
+    referred: dict[str, str] = field(default_factory=dict)  # added by name alone -> path
     removed: set[str] = field(default_factory=set)
     removed_mcp: set[tuple[str, str]] = field(default_factory=set)
     removed_servers: set[str] = field(default_factory=set)
@@ -29,7 +30,18 @@ def scan_tool_uses(request: MessagesRequest, adjustments: Adjustments) -> ToolUs
     for number, message in enumerate(request.messages):
         if not isinstance(message.content, str):
             _scan(message.content, f"messages.{number}.content", uses=uses, adjustments=adjustments)
+    if uses.referred:
+        _report_unresolved(request.tools, uses, adjustments)
     return uses
+
+
+def _report_unresolved(tools: Iterable[Tool], uses: ToolUses, adjustments: Adjustments) -> None:
+    names = {tool.name for tool in tools} | set(uses.added)
+    if None in names:  # a toolset: what its members are called is not known here
+        return
+    for name, path in uses.referred.items():
+        if name not in names:
+            adjustments.add(path, "dropped", reason="it refers to no tool of this request")
 
 
 def referenced_tools(content: object) -> list[str]:
@@ -82,6 +94,7 @@ def _add(tool: dict[str, Any], path: str, *, uses: ToolUses, adjustments: Adjust
     if not server:
         uses.wanted.add(name)
         uses.removed.discard(name)
+        uses.referred[name] = path
     elif name:
         uses.removed_mcp.discard((server, name))
     else:

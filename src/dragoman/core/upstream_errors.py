@@ -267,10 +267,10 @@ def _classify(
     status: int, complaint: Complaint, *, context: ReplyContext, log: str
 ) -> GatewayError:
     text = complaint.text
-    if status < 500 or complaint.code in _OVERFLOW_CODES:
-        overflow = _overflow(complaint, context=context, log=log)
-        if overflow is not None:
-            return overflow
+    # Whatever the status: engines and proxies in front of them also say it with a 500.
+    overflow = _overflow(complaint, context=context, log=log)
+    if overflow is not None:
+        return overflow
     if status in (401, 402, 403) or complaint.code in _BALANCE_CODES or _BALANCE.search(text):
         return UpstreamUnauthorized(
             "The gateway's own account with the model's provider was refused (credential, "

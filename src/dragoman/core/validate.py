@@ -8,12 +8,12 @@ is repaired later and reported. Unknown fields and block types are never an erro
 import codecs
 import re
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from dragoman.core.errors import InvalidRequest
-from dragoman.core.validate_blocks import check_message, check_system
+from dragoman.core.validate_blocks import blank_unknown_blocks, check_message, check_system
 from dragoman.wire.anthropic import (
     MessagesRequest,
     Tool,
@@ -92,11 +92,14 @@ def _check_utf8(body: bytes) -> None:
         return
     decoder = codecs.getincrementaldecoder("utf-8")()
     view, step = memoryview(body), 2**20  # in pieces: a decoded copy may be four times as large
+    start = 0
     try:
         for start in range(0, len(body), step):
             decoder.decode(view[start : start + step], final=start + step >= len(body))
     except UnicodeDecodeError as error:
-        reason = f"the body is not valid UTF-8 ({error.reason}); send JSON in UTF-8"
+        # It counts from what was left of the piece before, with the part of a character held back.
+        at = start - (len(error.object) - len(view[start : start + step])) + error.start
+        reason = f"the body is not valid UTF-8 ({error.reason}, byte {at}); send JSON in UTF-8"
         raise InvalidRequest("", reason) from None
 
 
@@ -136,7 +139,7 @@ def _too_deep(limit: str) -> InvalidRequest:
 
 def _decode(body: bytes) -> MessagesRequest:
     try:
-        request = _decode_known_or_not(body)
+        request = _decode_forgivingly(body)
         _check_numbers(body)
     except msgspec.ValidationError as error:
         raise _translate(str(error)) from None
@@ -149,6 +152,31 @@ def _decode(body: bytes) -> MessagesRequest:
         reason = f"the body cannot be read ({type(error).__name__}); send a JSON object"
         raise InvalidRequest("", reason) from None
     return request
+
+
+def _decode_forgivingly(body: bytes) -> MessagesRequest:
+    """Decode *body*; if it breaks our types, try without what may break them."""
+    try:
+        return _decode_known_or_not(body)
+    except msgspec.ValidationError:
+        try:
+            document = decode_any(body)
+        except msgspec.ValidationError:
+            document = None  # a number out of range: the first error says where
+        if not isinstance(document, dict) or not _forgive(document):
+            raise
+    request = msgspec.convert(document, MessagesRequest)
+    request.unknown_fields = tuple(_unknown_fields(body))
+    return request
+
+
+def _forgive(request: dict[str, Any]) -> bool:
+    """Take out nulls, which to many clients mean "left out", and blocks that cannot be known."""
+    tables = [t for t in (request, request.get("tool_choice")) if isinstance(t, dict)]
+    nulls = [(table, name) for table in tables for name in table if table[name] is None]
+    for table, name in nulls:
+        del table[name]
+    return blank_unknown_blocks(request) or bool(nulls)
 
 
 def _decode_known_or_not(body: bytes) -> MessagesRequest:

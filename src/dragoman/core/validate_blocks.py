@@ -27,6 +27,18 @@ _REQUIRED: Final[dict[str, tuple[tuple[str, type, str], ...]]] = {
     "mcp_tool_result": (("tool_use_id", str, "a string"),),
     "tool_reference": (("tool_name", str, "a string"),),
 }
+# Further types that are read. Results of server tools are known by their ending.
+_KNOWN: Final = frozenset(_REQUIRED) | {
+    "redacted_thinking",
+    "container_upload",
+    "compaction",
+    "fallback",
+    "mcp_tool_listing",
+    "tool_addition",
+    "tool_removal",
+    "browser_state",
+    "web_search_result",
+}
 _SERVER_RESULT: Final = (("tool_use_id", str, "a string"),)
 _SOURCE_FIELDS: Final[dict[str, tuple[str, type | tuple[type, ...]]]] = {
     "base64": ("data", str),
@@ -39,6 +51,43 @@ _SOURCES: Final = {
     "image": ("base64", "url", "file"),
     "document": ("base64", "text", "content", "url", "file"),
 }
+
+
+def blank_unknown_blocks(request: dict[str, Any]) -> bool:
+    """
+    Leave nothing but its type of every block of a type that is not known.
+
+    A field of it may have the name of one of ours and quite another type.
+
+    Args:
+        request: Decoded as plain JSON; it is changed.
+
+    Returns:
+        Whether there was such a block.
+    """
+    messages = request.get("messages")
+    turns = messages if isinstance(messages, list) else []
+    contents = [turn.get("content") for turn in turns if isinstance(turn, dict)]
+    found = [_blank(blocks) for blocks in (request.get("system"), *contents)]
+    return any(found)
+
+
+def _blank(blocks: object) -> bool:
+    found = False
+    for block in blocks if isinstance(blocks, list) else ():
+        kind = block.get("type") if isinstance(block, dict) else None
+        if not isinstance(kind, str):
+            continue
+        if kind in _KNOWN or kind.endswith("_tool_result"):
+            source = block.get("source")
+            inner = source.get("content") if isinstance(source, dict) else None
+            found |= _blank(block.get("content")) | _blank(block.get("tool_changes"))
+            found |= _blank(inner)
+        else:
+            block.clear()
+            block["type"] = kind
+            found = True
+    return found
 
 
 def check_message(message: Message, path: str) -> None:
