@@ -8,7 +8,7 @@ from dragoman.core.dialects.profile import DialectProfile
 from dragoman.core.plan import Plan
 from dragoman.core.tool_ids import mint_id
 from support.chat_law import check_messages
-from support.plans import SIGNER, assistant, call, plan, result, said, system, text, user
+from support.plans import SIGNER, assistant, call, plan, result, said, system, text, tool, user
 
 PNG = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "iVBOR"}}
 SEEING = DialectProfile(sees_images=True)
@@ -41,7 +41,7 @@ def planned(*messages: dict[str, Any], profile: DialectProfile = DialectProfile(
 WORDLESS = (
     {"type": "fallback", "to": {"model": "m"}},
     {"type": "mcp_tool_listing", "mcp_server_name": "s", "tools": []},
-    {"type": "tool_addition", "tool": {"type": "tool_reference", "name": "get"}},
+    {"type": "tool_addition", "tool": {"type": "tool_definition", "definition": tool("get")}},
     {"type": "tool_removal", "tool": {"type": "tool_reference", "name": "put"}},
 )
 CASES = {

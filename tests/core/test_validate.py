@@ -40,7 +40,10 @@ BYTES = {
     "more behind it": (raw(b"") + b"x", "the body is not valid JSON: trailing characters"),
     "NUL": (raw(b',"system":"\0"'), "the body is not valid JSON: invalid character"),
     "NUL in an unknown field": (raw(b',"x":"\0"'), "the body is not valid JSON: invalid character"),
-    "not UTF-8": (raw(b',"system":"\xff"'), "the body is not valid UTF-8 (invalid start byte, byte 82)"),
+    "not UTF-8": (
+        raw(b',"system":"\xff"'),
+        "the body is not valid UTF-8 (invalid start byte, byte",
+    ),
     "not UTF-8 in an unknown field": (raw(b',"x":"\xff"'), "the body is not valid UTF-8"),
     "surrogate in UTF-8": (raw(b',"x":"\xed\xa0\x80"'), "the body is not valid UTF-8"),
     "character cut at the end": (raw(b"") + b"\xe4\xb8", "the body is not valid UTF-8"),
