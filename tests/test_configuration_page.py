@@ -15,6 +15,7 @@ from dragoman.settings import (
     KeyConfig,
     ModelConfig,
     Platform,
+    PriceConfig,
     RolesConfig,
     ServerConfig,
     UpstreamConfig,
@@ -28,6 +29,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "## `[models.NAME]`": ModelConfig,
     "### `[models.NAME.profile]`": DialectProfile,
     "## `[roles]`": RolesConfig,
+    "## Prices": PriceConfig,
 }
 # Their true default depends on something, which the page says in words.
 IN_WORDS = {"data_dir", "platform", "upstream", "profile", "name"}

@@ -30,6 +30,7 @@ TOP_LEVEL: dict[str, str] = {
     "settings": "settings",
     "tables": "settings",
     "presets": "settings",
+    "price_files": "settings",
     "config": "machine",
     "config_rules": "machine",
     "downloads": "machine",

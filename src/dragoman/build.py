@@ -13,6 +13,7 @@ from dragoman.core.signatures import Signer
 from dragoman.engine import Engine
 from dragoman.policy.keys import KeyRing
 from dragoman.policy.learned import LearnedFacts
+from dragoman.policy.prices import Prices
 from dragoman.policy.routes import Routes
 from dragoman.server.app import App
 from dragoman.server.count_tokens import CountTokens
@@ -117,6 +118,7 @@ def build_gateway(
         signer=signer,
         limits=_message_limits(server),
         log=log,
+        prices=Prices(config.prices, {n: u.platform for n, u in config.upstreams.items()}),
     )
     count_tokens = CountTokens(
         routes=routes,

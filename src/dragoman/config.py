@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from dragoman.config_rules import profile_problems, rule_problems, rule_warnings
 from dragoman.presets import LocalEngine, Preset, guess_platform, load_catalog
+from dragoman.price_files import read_prices
 from dragoman.settings import (
     Config,
     KeyConfig,
@@ -211,6 +212,8 @@ class _Builder:
         preset_roles = self._add_preset_models(upstreams, models)
         roles = self._reader.read(self._document.get("roles", {}), RolesConfig, "roles")
         implied = _add_role_models(roles or RolesConfig(), upstreams, models)
+        prices, problems = read_prices(server.prices_file)
+        self._reader.problems += problems
         return Config(
             server=server,
             keys=self._keys(),
@@ -220,6 +223,7 @@ class _Builder:
             preset_roles=preset_roles,
             automatic=tuple(automatic),
             implied=implied,
+            prices=prices,
             source=source,
         )
 

@@ -4,6 +4,7 @@ The configuration as typed values. Each field is a setting; docs/reference/confi
 Seconds, bytes and counts carry bounds, so that a slip of the keyboard cannot switch a limit off.
 """
 
+import datetime as dt
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,6 +14,8 @@ Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 SecondsOrNever = Annotated[float, Meta(ge=0, le=86_400)]
 ByteCount = Annotated[int, Meta(ge=1024, le=2**40)]
 Count = Annotated[int, Meta(ge=1, le=10_000_000)]
+# Dollars for a million tokens; the most expensive models cost some hundred.
+Price = Annotated[float, Meta(ge=0, le=1_000_000)]
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 
 CredentialHeader = Literal["authorization", "x-api-key", "api-key"]
@@ -76,6 +79,7 @@ class ServerConfig(Struct, frozen=True, kw_only=True):
     environment_presets: bool = True
     local_engines: bool = True
     signing_secret: Secret | None = None
+    prices_file: Path | None = None
 
     early_start_s: SecondsOrNever = 10.0  # 0: never
     ping_interval_s: Seconds = 10.0
@@ -146,6 +150,28 @@ class ModelConfig(Struct, frozen=True, kw_only=True):
     retries: Annotated[int, Meta(ge=0, le=10)] | None = None
 
 
+class PriceConfig(Struct, frozen=True, kw_only=True):
+    """
+    What a model costs in US dollars per million tokens. None: as ``input_per_mtok``.
+
+    Attributes:
+        models: Its names at the upstream.
+        platforms: Where the price holds; it holds everywhere if there are no upstreams either.
+        upstreams: The same by the names in the configuration.
+        date: When the price was right.
+    """
+
+    models: tuple[str, ...]
+    input_per_mtok: Price
+    output_per_mtok: Price
+    cached_input_per_mtok: Price | None = None
+    cache_write_per_mtok: Price | None = None
+    platforms: tuple[Platform, ...] = ()
+    upstreams: tuple[str, ...] = ()
+    source: str = ""
+    date: dt.date | None = None
+
+
 class RolesConfig(Struct, frozen=True, kw_only=True):
     """What the names of Claude models become; *default* serves those that match no role."""
 
@@ -164,6 +190,7 @@ class Config(Struct, frozen=True, kw_only=True):
         preset_roles: From the presets in use; *roles* stands above them.
         automatic: Upstreams that were found in the environment, not written down.
         implied: Models that only a role names; they are asked of the one upstream there is.
+        prices: The user's own first, then those that come with the package.
         source: The file, None without one.
     """
 
@@ -175,6 +202,7 @@ class Config(Struct, frozen=True, kw_only=True):
     preset_roles: RolesConfig = RolesConfig()
     automatic: tuple[str, ...] = ()
     implied: tuple[str, ...] = ()
+    prices: tuple[PriceConfig, ...] = ()
     source: Path | None = None
 
     def upstream_model(self, alias: str, upstream: str) -> str:

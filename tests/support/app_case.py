@@ -12,6 +12,7 @@ from dragoman.core.errors import UpstreamError, UpstreamTimeout, UpstreamUnavail
 from dragoman.core.signatures import Signer
 from dragoman.policy.keys import KeyRing
 from dragoman.policy.learned import LearnedFacts
+from dragoman.policy.prices import Prices
 from dragoman.policy.routes import Routes
 from dragoman.server.app import App
 from dragoman.server.count_tokens import CountTokens
@@ -22,7 +23,7 @@ from dragoman.server.planner import Planner
 from dragoman.server.readiness import Readiness
 from dragoman.server.telemetry import EventLog
 from dragoman.server.vault import Vault
-from dragoman.settings import Config, ModelConfig, UpstreamConfig
+from dragoman.settings import Config, ModelConfig, PriceConfig, UpstreamConfig
 from support.fakes import FakeExchange, FakeUpstream, Step, data, end, head
 from support.sse_grammar import AssembledMessage, check_error, check_message, check_stream
 
@@ -49,6 +50,7 @@ class AppCase:
         options: Further settings of upstreams, by name.
         keys: Client keys.
         names: What the upstreams' hosts in URLs resolve to.
+        prices: Of models; every upstream is DeepSeek's.
         limits: Overrides of the messages' limits.
     """
 
@@ -61,6 +63,7 @@ class AppCase:
         keys: Sequence[tuple[str, str]] = (),
         names: Mapping[str, str] | None = None,
         max_concurrent: int = 100,
+        prices: Sequence[PriceConfig] = (),
         **limits: Any,
     ) -> None:
         scripts = {"lab": ()} if scripts is None else scripts
@@ -88,6 +91,7 @@ class AppCase:
                 signer=signer,
                 limits=bounds,
                 log=log,
+                prices=Prices(prices, dict.fromkeys(scripts, "deepseek")),
             ),
             count_tokens=CountTokens(
                 routes=routes,

@@ -25,6 +25,7 @@ from dragoman.core.upstream_errors import OutputTooLong, ReplyContext
 from dragoman.core.usage import Usage
 from dragoman.core.validate import parse_request
 from dragoman.policy.learned import LearnedFacts
+from dragoman.policy.prices import Prices
 from dragoman.policy.retries import MAX_WAIT_S, may_try_next, retry_delay_s
 from dragoman.policy.routes import Routes, Target
 from dragoman.server.ids import new_message_id, new_nonce
@@ -84,6 +85,7 @@ class Messages:
         signer: Marks thinking blocks.
         limits: Bounds and times.
         log: Told of attempts that were followed by another.
+        prices: For the cost of a reply.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class Messages:
         signer: Signer,
         limits: MessageLimits,
         log: EventLog,
+        prices: Prices | None = None,
     ) -> None:
         self.routes = routes
         self.upstreams = upstreams
@@ -108,6 +111,7 @@ class Messages:
         self.signer = signer
         self.limits = limits
         self.log = log
+        self.prices = prices or Prices()
 
     async def serve(
         self, exchange: Exchange, record: RequestRecord, *, headers: HeaderList
@@ -430,6 +434,10 @@ class _Delivery:
         record.adjustments = (*self._adjustments, *self._repairs())
         if turn is not None:
             record.usage, record.stop_reason = turn.usage, turn.stop_reason or ""
+        if turn is not None and (turn.has_content or not turn.usage.is_estimate):
+            record.cost_micros = self._endpoint.prices.cost_micros(
+                turn.usage, model=record.upstream_model, upstream=record.upstream
+            )
 
 
 def native_headers(exchange: Exchange) -> HeaderList:

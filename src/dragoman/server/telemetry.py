@@ -36,6 +36,7 @@ class RequestRecord(Struct):
     started_s: float = 0.0  # monotonic
     first_content_s: float | None = None
     adjustments: tuple[Adjustment, ...] = ()
+    cost_micros: int | None = None  # None: no price is known
 
 
 class EventLog:
@@ -106,6 +107,8 @@ def _fields_of(record: RequestRecord) -> dict[str, Any]:
         fields["first_content_ms"] = round((record.first_content_s - record.started_s) * 1000)
     if usage is not None:
         fields.update({k: v for k, v in structs.asdict(usage).items() if v})
+    if record.cost_micros is not None:
+        fields["cost_micros"] = record.cost_micros
     if record.adjustments:
         fields["adjustments"] = [f"{a.field} {a.action}: {a.reason}" for a in record.adjustments]
     return fields

@@ -1,0 +1,66 @@
+"""Token counts -> integer micro-units of money. Prices are data; who reads them is elsewhere."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from dragoman.core.usage import Usage
+from dragoman.settings import PriceConfig
+
+_TOKENS: Final = 1_000_000  # that a price is for
+_MICROS: Final = 1_000_000  # of the currency's unit
+
+
+class Prices:
+    """
+    What models cost where.
+
+    Args:
+        prices: The first one that fits counts.
+        platforms: Of the upstreams, by their names.
+    """
+
+    def __init__(
+        self, prices: Sequence[PriceConfig] = (), platforms: Mapping[str, str] | None = None
+    ) -> None:
+        self._platforms = platforms or {}
+        self._prices: dict[str, list[PriceConfig]] = {}
+        for price in prices:
+            for model in price.models:
+                self._prices.setdefault(_plain(model), []).append(price)
+
+    def find(self, model: str, *, upstream: str) -> PriceConfig | None:
+        """Return the price of *model* at *upstream*; None: it is not known."""
+        platform = self._platforms.get(upstream, "")
+        for price in self._prices.get(_plain(model), ()):
+            is_anywhere = not (price.platforms or price.upstreams)
+            if is_anywhere or upstream in price.upstreams or platform in price.platforms:
+                return price
+        return None
+
+    def cost_micros(self, usage: Usage, *, model: str, upstream: str) -> int | None:
+        """Return the cost of *usage* in millionths of a dollar, rounded; None: it is not known."""
+        price = self.find(model, upstream=upstream)
+        return None if price is None else cost_micros(usage, price)
+
+
+def cost_micros(usage: Usage, price: PriceConfig) -> int:
+    """Return what *usage* costs in millionths of a dollar, rounded once, half up."""
+    fresh = _micros_per_mtok(price.input_per_mtok)
+    cached = _micros_per_mtok(price.cached_input_per_mtok, fresh)
+    written = _micros_per_mtok(price.cache_write_per_mtok, fresh)
+    exact = (
+        usage.input_tokens * fresh
+        + usage.cache_read_input_tokens * cached
+        + usage.cache_creation_input_tokens * written
+        + usage.output_tokens * _micros_per_mtok(price.output_per_mtok)
+    )
+    return (exact + _TOKENS // 2) // _TOKENS
+
+
+def _micros_per_mtok(price: float | None, otherwise: int = 0) -> int:
+    return otherwise if price is None else round(price * _MICROS)
+
+
+def _plain(model: str) -> str:
+    """Return a model's name without its maker; a tag like ``:free`` makes it another one."""
+    return model.casefold().rstrip("/").rsplit("/", 1)[-1]
