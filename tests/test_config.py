@@ -118,6 +118,10 @@ PROBLEMS = {
         MODEL + '[models.m.profile]\nthinking = "off"',
         'models.m.profile.thinking: expected one of never, toggle, always, unknown, got "off"',
     ),
+    "no value where there must be one": (
+        MODEL + '[models.m.profile]\ndefault_max_tokens = "none"',
+        "models.m.profile.default_max_tokens: expected integer, got string",
+    ),
     "table wanted": ("server = 1", "server: expected table, got integer"),
     "tables wanted": ("models = 1", "models: expected [models.NAME] tables"),
     "table of upstreams": ("[upstreams]\nlab = 3", "upstreams.lab: expected table, got integer"),

@@ -111,7 +111,7 @@ def build_gateway(
     messages = Messages(
         routes=routes,
         upstreams=upstreams,
-        secrets={name: _secrets_of(upstream) for name, upstream in config.upstreams.items()},
+        secrets={name: secrets_of(upstream) for name, upstream in config.upstreams.items()},
         planner=planner,
         learned=learned,
         vault=Vault(),
@@ -219,7 +219,7 @@ def _upstreams(
     return made
 
 
-def _secrets_of(upstream: UpstreamConfig) -> tuple[str, ...]:
+def secrets_of(upstream: UpstreamConfig) -> tuple[str, ...]:
     """Return what must never be shown. A short header is no credential, and part of many words."""
     keys = (upstream.api_key.reveal(),) if upstream.api_key else ()
     others = (header.reveal() for header in upstream.headers.values())

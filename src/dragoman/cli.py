@@ -20,6 +20,8 @@ from dragoman.config import ConfigError
 from dragoman.engine import EngineError
 from dragoman.exit_codes import CANNOT_START, EXIT_CODES, INTERRUPTED, USAGE, CommandFailed
 from dragoman.models_command import print_models
+from dragoman.probe import ProbeOptions
+from dragoman.probe import probe as run_probe
 from dragoman.serve import StartOptions
 from dragoman.serve import serve as run_serve
 from dragoman.settings import Secret
@@ -251,6 +253,7 @@ def claude(
     epilog=_examples(
         "dragoman check",
         "dragoman check --config gateway.toml --live",
+        "dragoman check --probe qwen3-coder --write qwen3-coder.toml",
     )
 )
 def check(
@@ -259,8 +262,36 @@ def check(
     live: Annotated[
         bool, typer.Option("--live", help="Also send one tiny message to every model.")
     ] = False,
+    probe: Annotated[
+        str | None,
+        typer.Option(
+            "--probe",
+            metavar="MODEL",
+            help="Instead, ask MODEL about 60 small questions and measure what it can do.",
+        ),
+    ] = None,
+    write: Annotated[
+        Path | None,
+        typer.Option(
+            "--write",
+            metavar="FILE",
+            help="With --probe: a new file for what differs. Else stdout.",
+        ),
+    ] = None,
 ) -> int:
-    """Check the configuration, and ask every upstream for its models."""
+    """
+    Check the configuration, and ask every upstream for its models.
+
+    With --probe it measures one model instead, and writes down the facts that differ from what is
+    known of it.
+    """
+    if probe is not None:
+        if live:
+            raise _wrong("--live and --probe exclude each other")
+        options = ProbeOptions(config=config, model=probe, write=write)
+        return run_probe(options, environ=os.environ, overrides={})
+    if write is not None:
+        raise _wrong("--write belongs to --probe")
     return run_check(config, environ=os.environ, overrides={}, is_live=live)
 
 

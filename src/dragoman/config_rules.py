@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, get_args
 from urllib.parse import urlsplit
 
 import msgspec
@@ -24,6 +24,7 @@ _ALLOWED_HOST: Final = re.compile(r"[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\
 _OWN_HEADERS: Final = frozenset(
     {"connection", "content-length", "content-type", "expect", "host", "transfer-encoding"}
 )
+_NOTHING: Final = "none"  # no value: the limit is not known, or the parameter is not taken
 _ENDPOINTS: Final = ("/chat/completions", "/messages", "/completions")
 
 
@@ -54,10 +55,19 @@ def profile_problems(table: Mapping[str, Any], path: str) -> tuple[dict[str, Any
         if name not in fields:
             reader.problems.append(unknown_name(here, "unknown key", name=name, known=fields))
             continue
+        if value == _NOTHING and _may_be_nothing(fields[name].type):
+            values[name] = None
+            continue
         read = reader.read_value(value, fields[name].type, path=here)
         if read is not msgspec.UNSET:
             values[name] = read
     return values, reader.problems
+
+
+def _may_be_nothing(type_: object) -> bool:
+    """Tell whether a fact of this type may have no value, which TOML has no word for."""
+    parts = get_args(type_)
+    return type(None) in parts and str not in parts
 
 
 def _server_problems(config: Config) -> Iterator[str]:
