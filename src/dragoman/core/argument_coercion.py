@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
-from dragoman.core.input_schemas import InputSchema, type_of
+from dragoman.core.input_schemas import MAX_DEPTH, Budget, InputSchema, type_of
 from dragoman.core.lenient_json import read_lenient, read_number, read_strict
 
 RepairKind = Literal["syntax", "type", "choice", "null", "wrapper", "markup", "encoding"]
@@ -20,7 +20,6 @@ Repairs = set[RepairKind]
 _Json: TypeAlias = Any  # a JSON value, whose type is what is in doubt here
 
 _encode: Final = msgspec.json.Encoder().encode
-_MAX_DEPTH: Final = 100
 _MAX_MARKUP_DEPTH: Final = 10
 # Members that models put around the arguments; none of them where the tool declares it.
 WRAPPERS: Final = frozenset(
@@ -45,27 +44,8 @@ def coerce_input(value: dict[str, Any], schema: InputSchema, repairs: Repairs) -
     if unwrapped is not None:
         repairs.add("wrapper")
         value = unwrapped
-    coerced = coerce(value, schema, repairs)
+    coerced = _coerce(value, schema, _Work(repairs))
     return coerced if isinstance(coerced, dict) else value
-
-
-def coerce(value: _Json, schema: InputSchema | None, repairs: Repairs, depth: int = 0) -> _Json:
-    """Return *value* as *schema* wants it, or as it is."""
-    if schema is None or depth > _MAX_DEPTH:
-        return value
-    if branches := schema.branches:
-        return _coerce_union(value, branches, repairs, depth=depth)
-    choices = schema.choices
-    if choices is not None:
-        return _coerce_choice(value, choices, repairs)
-    if not schema.allows(type_of(value)):
-        converted = _convert(value, schema, repairs, depth=depth)
-        return value if converted is _UNCHANGED else converted
-    if isinstance(value, dict):
-        return _coerce_members(value, schema, repairs, depth=depth)
-    if isinstance(value, list):
-        return [coerce(e, schema.element(n), repairs, depth + 1) for n, e in enumerate(value)]
-    return value
 
 
 def read_text(text: str, schema: InputSchema | None) -> _Json:
@@ -88,7 +68,7 @@ def read_text(text: str, schema: InputSchema | None) -> _Json:
             if reading is not None:
                 return reading.value
         return text
-    return coerce(stripped, schema, set())
+    return _coerce(stripped, schema, _Work(set()))
 
 
 def read_markup(text: str, depth: int = 0) -> dict[str, Any] | list[Any] | None:
@@ -108,6 +88,41 @@ def read_markup(text: str, depth: int = 0) -> dict[str, Any] | list[Any] | None:
 _UNCHANGED: Final = object()
 
 
+class _Work:
+    """What was put right so far, and how much may still be tried."""
+
+    __slots__ = ("budget", "depth", "repairs")
+
+    def __init__(self, repairs: Repairs, budget: Budget | None = None, depth: int = 0) -> None:
+        self.repairs = repairs
+        self.budget = budget or Budget()
+        self.depth = depth
+
+    def deeper(self, repairs: Repairs | None = None) -> "_Work":
+        """Return the work on a part; its repairs are ours unless others are given."""
+        return _Work(self.repairs if repairs is None else repairs, self.budget, self.depth + 1)
+
+
+def _coerce(value: _Json, schema: InputSchema | None, work: _Work) -> _Json:
+    """Return *value* as *schema* wants it, or as it is."""
+    if schema is None or work.depth > MAX_DEPTH or not work.budget.spend():
+        return value
+    if branches := schema.branches:
+        return _coerce_union(value, branches, work)
+    choices = schema.choices
+    if choices is not None:
+        return _coerce_choice(value, choices, work.repairs)
+    if not schema.allows(type_of(value)):
+        converted = _convert(value, schema, work)
+        return value if converted is _UNCHANGED else converted
+    if isinstance(value, dict):
+        return _coerce_members(value, schema, work)
+    if isinstance(value, list):
+        part = work.deeper()
+        return [_coerce(e, schema.element(n), part) for n, e in enumerate(value)]
+    return value
+
+
 def _unwrap(value: dict[str, Any], schema: InputSchema) -> dict[str, Any] | None:
     """Return the arguments inside a wrapper that the tool does not know."""
     if not schema.declares_members or any(name in schema.members for name in value):
@@ -122,17 +137,15 @@ def _unwrap(value: dict[str, Any], schema: InputSchema) -> dict[str, Any] | None
     return inner if isinstance(inner, dict) else None
 
 
-def _coerce_union(
-    value: _Json, branches: list[InputSchema], repairs: Repairs, *, depth: int
-) -> _Json:
+def _coerce_union(value: _Json, branches: list[InputSchema], work: _Work) -> _Json:
     for branch in branches:
-        if branch.fits(value):
-            return coerce(value, branch, repairs, depth + 1)
+        if branch.fits(value, work.budget):
+            return _coerce(value, branch, work.deeper())
     for branch in branches:
-        tried: Repairs = set()
-        coerced = coerce(value, branch, tried, depth + 1)
-        if branch.fits(coerced):
-            repairs |= tried
+        tried = work.deeper(repairs=set())
+        coerced = _coerce(value, branch, tried)
+        if branch.fits(coerced, work.budget):
+            work.repairs |= tried.repairs
             return coerced
     return value
 
@@ -156,43 +169,51 @@ def _plain(value: _Json) -> str | None:
     return re.sub(r"[\s_-]+", " ", text.strip().casefold())
 
 
-def _coerce_members(
-    value: dict[str, Any], schema: InputSchema, repairs: Repairs, *, depth: int
-) -> dict[str, Any]:
+def _coerce_members(value: dict[str, Any], schema: InputSchema, work: _Work) -> dict[str, Any]:
     coerced: dict[str, Any] = {}
+    inside = work.deeper()
     for name, member in value.items():
         part = schema.member(name)
-        if member is None and _may_be_left_out(name, part, schema):
-            repairs.add("null")
-            continue
-        coerced[name] = coerce(member, part, repairs, depth + 1)
+        is_optional = part is not None and name not in schema.required
+        if member is None and is_optional and not _allows_null(part, work):
+            work.repairs.add("null")  # which says that there is none
+        else:
+            coerced[name] = _coerce(member, part, inside)
     return coerced
 
 
-def _may_be_left_out(name: str, part: InputSchema | None, schema: InputSchema) -> bool:
-    """Tell whether null says of this member that there is none."""
-    return part is not None and name not in schema.required and not part.fits(None)
+def _allows_null(part: InputSchema | None, work: _Work) -> bool:
+    return part is None or part.fits(None, work.budget)
 
 
 # -- from one type to another
 
 
-def _convert(value: _Json, schema: InputSchema, repairs: Repairs, *, depth: int) -> _Json:
+def _convert(value: _Json, schema: InputSchema, work: _Work) -> _Json:
     convert = _CONVERSIONS.get(type_of(value))
-    converted = convert(value, schema, depth) if convert is not None else _UNCHANGED
+    converted = convert(value, schema, work) if convert is not None else _UNCHANGED
     if converted is not _UNCHANGED:
-        repairs.add("markup" if _is_markup(value) else "type")
+        work.repairs.add("markup" if _is_markup(value) else "type")
         return converted
     if schema.allows("array") and value is not None:
-        alone = coerce(value, schema.element(0), repairs, depth + 1)
-        element = schema.element(0)
-        if element is None or element.fits(alone):
-            repairs.add("type")
-            return [alone]
+        alone = _one_of(value, schema.element(0), work)
+        if alone is not None:
+            work.repairs.add("type")
+            return alone
     return _UNCHANGED
 
 
-def _from_text(value: str, schema: InputSchema, depth: int) -> _Json:
+def _one_of(value: _Json, element: InputSchema | None, work: _Work) -> list[Any] | None:
+    """Return a list of *value* alone, if it can be an element."""
+    tried = work.deeper(repairs=set())
+    alone = _coerce(value, element, tried)
+    if element is not None and not element.fits(alone, work.budget):
+        return None
+    work.repairs |= tried.repairs
+    return [alone]
+
+
+def _from_text(value: str, schema: InputSchema, work: _Work) -> _Json:
     stripped = value.strip()
     if (schema.allows("integer") or schema.allows("number")) and (
         number := read_number(stripped)
@@ -210,27 +231,27 @@ def _from_text(value: str, schema: InputSchema, depth: int) -> _Json:
         reading = read_lenient(stripped)
         read = None if reading is None or reading.is_open else reading.value
     if isinstance(read, dict) and not schema.allows("object"):
-        read = _find_list(read, schema.element(0))
+        read = _find_list(read, schema.element(0), work)
     if not isinstance(read, dict | list) or not schema.allows(type_of(read)):
         return _UNCHANGED
-    return coerce(read, schema, set(), depth + 1)
+    return _coerce(read, schema, work.deeper(repairs=set()))
 
 
-def _find_list(read: _Json, element: InputSchema | None) -> list[Any] | None:
+def _find_list(read: _Json, element: InputSchema | None, work: _Work) -> list[Any] | None:
     """Return the list that is wrapped in an object or two, as ``<items><item>...``, or is one."""
     for _ in range(3):
         if isinstance(read, list):
             return read
-        alone = coerce(read, element, set())
-        if element is not None and element.fits(alone):
-            return [alone]
+        alone = _one_of(read, element, work) if element is not None else None
+        if alone is not None:
+            return alone
         if not isinstance(read, dict) or len(read) != 1:
             return None
         read = next(iter(read.values()))
     return None
 
 
-def _from_number(value: float, schema: InputSchema, _depth: int) -> _Json:
+def _from_number(value: float, schema: InputSchema, _work: _Work) -> _Json:
     if schema.allows("string"):
         return _encode(value).decode()
     if schema.allows("boolean") and value in (0, 1):
@@ -238,27 +259,27 @@ def _from_number(value: float, schema: InputSchema, _depth: int) -> _Json:
     return _UNCHANGED
 
 
-def _from_boolean(value: bool, schema: InputSchema, _depth: int) -> _Json:
+def _from_boolean(value: bool, schema: InputSchema, _work: _Work) -> _Json:
     return _encode(value).decode() if schema.allows("string") else _UNCHANGED
 
 
-def _from_object(value: dict[str, Any], schema: InputSchema, depth: int) -> _Json:
+def _from_object(value: dict[str, Any], schema: InputSchema, work: _Work) -> _Json:
     if schema.allows("array") and len(value) == 1:
         only = next(iter(value.values()))
         if isinstance(only, list):
-            return coerce(only, schema, set(), depth + 1)
+            return _coerce(only, schema, work.deeper(repairs=set()))
     if schema.allows("string"):  # a file's content, mostly: written as people write it
         return msgspec.json.format(_encode(value), indent=2).decode()
     return _UNCHANGED
 
 
-def _from_array(value: list[Any], schema: InputSchema, depth: int) -> _Json:
+def _from_array(value: list[Any], schema: InputSchema, work: _Work) -> _Json:
     if len(value) == 1 and schema.allows(type_of(value[0])):
-        return coerce(value[0], schema, set(), depth + 1)
+        return _coerce(value[0], schema, work.deeper(repairs=set()))
     return _UNCHANGED
 
 
-_CONVERSIONS: Final[dict[str, Callable[[Any, InputSchema, int], _Json]]] = {
+_CONVERSIONS: Final[dict[str, Callable[[Any, InputSchema, _Work], _Json]]] = {
     "string": _from_text,
     "integer": _from_number,
     "number": _from_number,

@@ -49,10 +49,12 @@ def repair_arguments(
         return None
     if schema is not None:
         value = coerce_input(value, schema, repairs)
-    rest = _encode(value).decode() if not shown else continue_object(shown, value)
-    if rest is None or parse_arguments(shown + rest) != value:
+    try:
+        rest = _encode(value).decode() if not shown else continue_object(shown, value)
+        is_right = rest is not None and parse_arguments(shown + rest) == value
+    except RecursionError:  # legal, but deeper than can be written
         return None
-    return Repaired(value, rest, frozenset(repairs))
+    return Repaired(value, rest, frozenset(repairs)) if rest is not None and is_right else None
 
 
 def _read(

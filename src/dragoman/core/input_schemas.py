@@ -11,37 +11,79 @@ from typing import Any, Final
 
 _MAX_REFERENCES: Final = 16  # in a row; more than any schema needs, and an end to circles
 _MAX_BRANCHES: Final = 32
-_MAX_DEPTH: Final = 8  # of unions in unions
+MAX_DEPTH: Final = 100  # of values and unions together
+_ANYTHING: Final[Mapping[str, Any]] = {}
+
+
+class _Memo:
+    """What was found out about nodes, by their identity: they live as long as the root."""
+
+    __slots__ = ("branches", "types")
+
+    def __init__(self) -> None:
+        self.types: dict[int, frozenset[str] | None] = {}
+        self.branches: dict[int, list[InputSchema]] = {}
+
+
+class Budget:
+    """
+    How often a value may still be held against a schema.
+
+    A union of unions that lead back to it has more ways to fit than there is time.
+    """
+
+    __slots__ = ("_left",)
+
+    def __init__(self, steps: int = 50_000) -> None:
+        self._left = steps
+
+    def spend(self) -> bool:
+        """Take a step; tell whether there was one left."""
+        self._left -= 1
+        return self._left >= 0
 
 
 class InputSchema:
-    """A schema, or a part of one; *root* is where its references lead."""
+    """A schema, or a part of one; the root is where its references lead."""
 
-    __slots__ = ("_node", "_root")
+    __slots__ = ("_memo", "_node", "_root")
 
-    def __init__(self, node: Mapping[str, Any], root: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        node: Mapping[str, Any],
+        root: Mapping[str, Any] | None = None,
+        memo: _Memo | None = None,
+    ) -> None:
         self._root = node if root is None else root
+        self._memo = memo or _Memo()
         self._node = self._resolve(node)
 
     def _resolve(self, node: Mapping[str, Any]) -> Mapping[str, Any]:
         for _ in range(_MAX_REFERENCES):
             target, merged = node.get("$ref"), node.get("allOf")
             if isinstance(target, str):
-                node = look_up(self._root, target) or {}
+                node = look_up(self._root, target) or _ANYTHING
             elif isinstance(merged, list) and len(merged) == 1 and "type" not in node:
-                node = merged[0] if isinstance(merged[0], Mapping) else {}  # a reference, mostly
+                # A reference, mostly, which some write like this.
+                node = merged[0] if isinstance(merged[0], Mapping) else _ANYTHING
             else:
                 return node
-        return {}
+        return _ANYTHING
 
     def _part(self, node: object) -> "InputSchema | None":
-        return InputSchema(node, self._root) if isinstance(node, Mapping) else None
+        return InputSchema(node, self._root, self._memo) if isinstance(node, Mapping) else None
 
     @property
     def branches(self) -> list["InputSchema"]:
-        """The schemas of a union, of which one must hold."""
+        """The schemas of a union, of which one must hold; members of its own stand above them."""
+        known = self._memo.branches.get(id(self._node))
+        if known is None:
+            known = self._memo.branches[id(self._node)] = self._read_branches()
+        return known
+
+    def _read_branches(self) -> list["InputSchema"]:
         found: list[InputSchema] = []
-        for keyword in ("anyOf", "oneOf"):
+        for keyword in () if self.declares_members else ("anyOf", "oneOf"):
             listed = self._node.get(keyword)
             nodes = listed[:_MAX_BRANCHES] if isinstance(listed, list) else []
             found += [part for node in nodes if (part := self._part(node)) is not None]
@@ -85,8 +127,16 @@ class InputSchema:
             return self._part(first[index])
         return self._part(self._node.get("items"))
 
-    def types(self, depth: int = 0) -> frozenset[str] | None:
+    def types(self) -> frozenset[str] | None:
         """Return the JSON types allowed; None: all of them."""
+        key = id(self._node)
+        known = self._memo.types
+        if key not in known:
+            known[key] = None  # what leads back here allows everything
+            known[key] = self._read_types()
+        return known[key]
+
+    def _read_types(self) -> frozenset[str] | None:
         said = self._node.get("type")
         if isinstance(said, str):
             return frozenset((said, "null") if self._node.get("nullable") is True else (said,))
@@ -95,21 +145,21 @@ class InputSchema:
         if (choices := self.choices) is not None:
             return frozenset(map(type_of, choices))
         if branches := self.branches:
-            found = [b.types(depth + 1) if depth < _MAX_DEPTH else None for b in branches]
+            found = [branch.types() for branch in branches]
             return None if None in found else frozenset().union(*(t for t in found if t))
-        if self.declares_members:
-            return frozenset(("object",))
-        return None
+        return frozenset(("object",)) if self.declares_members else None
 
     def allows(self, kind: str) -> bool:
         """Tell whether a value of this JSON type may stand here."""
         types = self.types()
         return types is None or kind in types or (kind == "integer" and "number" in types)
 
-    def fits(self, value: Any, depth: int = 0) -> bool:  # noqa: ANN401 - any JSON value
+    def fits(self, value: Any, budget: Budget, depth: int = 0) -> bool:  # noqa: ANN401 - any JSON
         """Tell whether *value* is allowed: its type, the choices, the members that it must have."""
-        if depth < _MAX_DEPTH and (branches := self.branches):
-            return any(branch.fits(value, depth + 1) for branch in branches)
+        if depth > MAX_DEPTH or not budget.spend():
+            return True
+        if branches := self.branches:
+            return any(branch.fits(value, budget, depth + 1) for branch in branches)
         choices = self.choices
         if choices is not None and not any(_is_same(value, choice) for choice in choices):
             return False
@@ -117,10 +167,10 @@ class InputSchema:
             return False
         if not isinstance(value, dict):
             return True
-        if not self.required <= value.keys():
-            return False
-        known = [(m, self.member(name)) for name, m in value.items()] if depth < _MAX_DEPTH else []
-        return all(part is None or part.fits(m, depth + 1) for m, part in known)
+        members = ((self.member(name), member) for name, member in value.items())
+        return self.required <= value.keys() and all(
+            part is None or part.fits(member, budget, depth + 1) for part, member in members
+        )
 
 
 class ToolSchemas:

@@ -47,11 +47,12 @@ _STRINGS: Final = {
 _NO_NUMBERS: Final = frozenset({"NaN", "Infinity", "-Infinity"})
 _CLOSERS_AT_END: Final = re.compile(r"[\s}\]]*\Z")
 _MAX_DEPTH: Final = 100
+_MAX_NUMBER_CHARS: Final = 400  # no tool needs a longer one
 
 # What may stand behind the quote that ends a string. Any other quote is one that should have been
 # escaped. Behind closing brackets only the end, a comma, or another object can follow.
 _CLOSERS: Final = r"[}\]][\s}\]]*+(?:\Z|,|```|\{)"
-_NEXT_KEY: Final = r"[\"'][^\"'\n]{1,64}[\"']\s*:"
+_NEXT_KEY: Final = r"""(?:"(?:[^"\\\n]|\\.){0,64}"|'(?:[^'\\\n]|\\.){0,64}')\s*:"""
 _CUT_KEY: Final = r"[\"'][^\"'\n]{0,64}[\"']?\s*\Z"
 _ENDS: Final[dict[Context, re.Pattern[str]]] = {
     "key": re.compile(r"\s*:"),
@@ -221,11 +222,13 @@ def _ends_scalar(text: str, at: int) -> bool:
     """Tell whether a number or literal may end at *at*."""
     rest = _SPACE.match(text, at)
     end = rest.end() if rest else at
-    return end == len(text) or text[end] in ",}]"
+    return end == len(text) or text[end] in ",}]\"'"
 
 
 def read_number(word: str) -> int | float | None:
     """Return the number that *word* is, also where JSON would want another spelling of it."""
+    if len(word) > _MAX_NUMBER_CHARS:
+        return None
     if not _NUMBER.fullmatch(word):
         match = _LOOSE_NUMBER.fullmatch(word)
         if match is None or not (match[2] or match[3]) or re.match(r"0[0-9]", match[2]):

@@ -12,7 +12,7 @@ import msgspec
 
 from dragoman.core.argument_coercion import read_text
 from dragoman.core.argument_repair import repair_arguments
-from dragoman.core.input_schemas import InputSchema
+from dragoman.core.input_schemas import Budget, InputSchema
 from dragoman.core.lenient_json import read_lenient
 from dragoman.core.tool_grammars.body import CallFrame, TextCall
 from dragoman.core.tool_grammars.grammar import PARTIAL, Found, Grammar, first_of
@@ -181,7 +181,7 @@ class ParametersBody:
             schema is not None
             and part is not None
             and key not in schema.required
-            and not part.fits(None)
+            and not part.fits(None, Budget())
         )
 
     def _read(self, text: str, slots: dict[str, str], part: InputSchema | None) -> Any:  # noqa: ANN401
@@ -198,7 +198,7 @@ class ParametersBody:
         is_null = stripped in ("null", "None")
         key = _key_of(slots, grammar)
         if is_null and part is not None and self._schema is not None:
-            return text if key in self._schema.required and not part.fits(None) else None
+            return text if key in self._schema.required and not part.fits(None, Budget()) else None
         return read_text(text, part)
 
     def call(self) -> TextCall | None:
