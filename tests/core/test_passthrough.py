@@ -113,8 +113,19 @@ def test_a_stream_that_stops_short_is_an_error(size) -> None:
     subject.feed(STREAM[:size])
     with pytest.raises(UpstreamProtocolError, match="before it was done"):
         subject.close()
-    failed = subject.fail(GatewayError("cut"))
-    assert b"\n\nevent: error\n" in failed
+    assert subject.fail(GatewayError("cut")).startswith(b"event: error\n")
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_of_an_event_that_breaks_off_nothing_is_seen(end) -> None:
+    body = STREAM.replace(b"\n", end)
+    for size in range(len(body) - len(end)):
+        subject = turn(model="upstream-name")
+        seen = b"".join(subject.feed(body[at : at + 9]) for at in range(0, size - size % 9, 9))
+        seen += subject.feed(body[size - size % 9 : size])
+        assert body.startswith(seen)
+        assert seen.endswith(end + end) or not seen
+        assert subject.fail(GatewayError("cut")).startswith(b"event: error\n")
 
 
 def test_an_event_over_the_limit_is_an_error() -> None:
@@ -162,12 +173,10 @@ def test_a_whole_reply_to_a_stream_is_an_error() -> None:
         turn().feed_whole(b'{"type":"message","model":"upstream-name"}')
 
 
-def test_pings_only_between_events_of_a_begun_stream() -> None:
+def test_a_comment_waits_for_the_start() -> None:
     subject = turn()
     assert subject.start() == subject.ping() == b": waiting for the model\n\n"
     subject.feed(STREAM[:500])
-    assert subject.ping() == b""
-    subject.feed(STREAM[500:])
     assert subject.ping().startswith(b"event: ping\n")
 
 
@@ -175,13 +184,15 @@ def test_pings_only_between_events_of_a_begun_stream() -> None:
 def test_a_ping_never_cuts_an_event(end) -> None:
     body = STREAM.replace(b"\n", end)
     subject = turn(model="upstream-name")
+    seen = b""
     for at in range(len(body)):
-        subject.feed(body[at : at + 1])
-        if not subject.has_content:
-            assert subject.ping() == b": waiting for the model\n\n"
-            continue
-        is_between = body[: at + 1].endswith(end + end)
-        assert subject.ping() == (b'event: ping\ndata: {"type":"ping"}\n\n' if is_between else b"")
+        seen += subject.feed(body[at : at + 1])
+        is_begun = seen.endswith(end + end)
+        assert is_begun == subject.has_content
+        comment = b": waiting for the model\n\n"
+        assert subject.ping() == (
+            b'event: ping\ndata: {"type":"ping"}\n\n' if is_begun else comment
+        )
 
 
 @pytest.mark.parametrize("end", [b"", b"\n", b"\n\n"])

@@ -162,7 +162,7 @@ class PassthroughTurn:
         self._reply = reply
         self._sse = SseParser(max_event_bytes)
         self._taken_bytes = 0
-        self._last = b""  # the last bytes sent on
+        self._tail = bytearray()  # the beginning of an event
         self._renames = model != upstream_model
         self._skips_start = skips_start
         # Bytes up to the end of message_start: before it, this may be no stream at all. Then None.
@@ -181,7 +181,7 @@ class PassthroughTurn:
     def ping(self) -> bytes:
         if not self.has_content:
             return _PING if self._skips_start else _WAITING
-        return _PING if self._last.endswith(_BLANK) else b""  # never inside an event
+        return _PING
 
     def feed(self, data: bytes) -> bytes:
         self._taken_bytes += len(data)
@@ -195,9 +195,8 @@ class PassthroughTurn:
             self._observe(payload)
         if self._head is not None:
             data = self._take_head(self._head + data)
-        if data:
-            self.has_content = True
-            self._last = (self._last + data[-3:])[-3:]
+        data = self._whole_events(data)
+        self.has_content = self.has_content or bool(data)
         return data
 
     def feed_whole(self, body: bytes) -> bytes:
@@ -219,16 +218,29 @@ class PassthroughTurn:
             self._observe(payload)
         if not self.is_done or not self.has_content:
             raise UpstreamProtocolError("The model's server ended the reply before it was done.")
-        if not self._last or self._last.endswith(_BLANK):
+        if not self._tail:
             return b""
-        return b"\n\n"  # an event without an empty line after it is none, to most clients
+        return (
+            bytes(self._tail) + b"\n\n"
+        )  # an event without an empty line is none, to most clients
 
     def fail(self, error: GatewayError) -> bytes:
         if self.is_done and self.has_content:
             return b""
         self.is_done = True
-        # The empty line ends an event that the upstream left unfinished.
-        return b"\n\n" + render_error_event(error, self._request_id)
+        return render_error_event(error, self._request_id)
+
+    def _whole_events(self, data: bytes) -> bytes:
+        """Hold back an event that has only begun: should it break off, no client may see half."""
+        tail = self._tail
+        if not tail and data.endswith(_BLANK):
+            return data
+        start = max(0, len(tail) - 2)  # an end may have begun there
+        tail += data
+        ends = [at + len(blank) for blank in _BLANK if (at := tail.rfind(blank, start)) >= 0]
+        whole = bytes(tail[: max(ends, default=0)])
+        del tail[: len(whole)]
+        return whole
 
     def _take_head(self, head: bytes) -> bytes:
         """Put the asked name into message_start; hold the stream back until it is there."""
