@@ -246,6 +246,10 @@ QUIRKS = {
         "<|close|>tools<|sep|>",
         ["On it.", FILES],
     ),
+    "Hermes, brackets where a comma should be": (
+        '<tool_call>{"name": "get_weather", "arguments": {"city": "Turin"} <"x"> }</tool_call>',
+        ['<tool_call>{"name": "get_weather", "arguments": {"city": "Turin"} <"x"> }</tool_call>'],
+    ),
     "GLM, white space around the name": (
         "<tool_call>\nget_weather \n<arg_key>city</arg_key> <arg_value>Turin</arg_value>\n"
         "</tool_call>",
@@ -443,7 +447,7 @@ ENDS = {
         '<|tool_call_begin|>functions.get_weather:0<|tool_call_argument_begin|>{"city": "Turin}'
         "<|tool_call_end|><|tool_calls_section_end|>",
         {"city": "Turin"},
-        '{"city": "Turin}<|tool_call_end|><|tool_calls_section_end|>',
+        '{"city":"Turin"}',
     ),
     "DSML, in a value": (
         '<｜DSML｜invoke name="get_weather">\n<｜DSML｜parameter name="city" string="true">Tur',
@@ -504,6 +508,8 @@ THINKING = {
     "at the end": (f"Let me look.\n{CALL}", ["Let me look.", FILES]),
     "with space behind it": (f"Let me look.\n{CALL}\n \n", ["Let me look.", FILES]),
     "two at the end": (f"Look.\n{CALL}\n\n{CALL}", ["Look.", FILES, FILES]),
+    "with much space behind it": (f"Look.\n{CALL}{' ' * 100}", ["Look.", FILES]),
+    "with too much space behind it": (f"{CALL}{' ' * 5000}", [f"{CALL}{' ' * 5000}"]),
     "a draft": (f"I could say\n{CALL}\nbut why?", [f"I could say\n{CALL}\nbut why?"]),
     "a draft, then a call": (f"Not\n{CALL}\nbut\n{CALL}", [f"Not\n{CALL}\nbut", FILES]),
     "in code": (f"`{CALL}`", [f"`{CALL}`"]),

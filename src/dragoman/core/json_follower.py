@@ -252,7 +252,9 @@ class JsonFollower:
         if match is None or match.end() - at > _MAX_HELD_CHARS:
             return -1
         key = _key(match.group(1))
-        member = None if key is None else schema.member(key)
+        if key is None:
+            return -1
+        member = schema.member(key)
         is_odd = self._is_wrapper(key, schema) or self._is_odd_value(text, match.end(), member)
         if self._held:  # a choice that is not complete decides
             self._held = text[at:]
@@ -271,9 +273,9 @@ class JsonFollower:
             return self._expected in ("value", "value_or_end") and len(self._closers) < _MAX_DEPTH
         return self._expected == "comma" and self._closers[-1] == "}"
 
-    def _is_wrapper(self, key: str | None, schema: InputSchema) -> bool:
+    def _is_wrapper(self, key: str, schema: InputSchema) -> bool:
         """Tell whether the object begins with what models put around arguments."""
-        is_known = key is None or not schema.declares_members or key in schema.members
+        is_known = not schema.declares_members or key in schema.members
         return not self._closers and not is_known and (key in WRAPPERS or key in NAMES)
 
     def _is_odd_element(self, text: str, at: int) -> bool:

@@ -99,23 +99,25 @@ class ObjectBody:
         return self._call("".join(self._pieces), is_ended=True)
 
     def end(self, *, is_cut: bool) -> TextCall | None:
-        text = "".join(self._pieces)
+        text, self.rest = "".join(self._pieces), ""
         if self._scanner.is_whole:
-            self.rest = ""
             return self._call(text, is_ended=True)
-        if is_cut:
-            self.rest = ""
-            return self._cut_call(text + self._tail)
         text += self._tail
         found = self._find_close(text)
         if found >= 0:
-            self.rest = text[found:]
-            step = first_of(self._frame.markers.behind_object, self.rest)
-            if step is not None and step != PARTIAL and step[0] == "close":
-                self.rest = self.rest[step[1].end :]
-            return self._call(text[:found], is_ended=True)
-        self.rest = ""
+            call = self._call(text[:found], is_ended=True)
+            if call is not None or not is_cut:
+                self.rest = self._behind_close(text[found:])
+                return call
+        if is_cut:
+            return self._cut_call(text)
         return None if self._scanner.is_in_string else self._call(text, is_ended=False)
+
+    def _behind_close(self, text: str) -> str:
+        step = first_of(self._frame.markers.behind_object, text)
+        if step is None or step == PARTIAL or step[0] != "close":
+            return text
+        return text[step[1].end :]
 
     def _find_close(self, text: str) -> int:
         """Return where the first thing that may end the call stands, even inside a string."""
