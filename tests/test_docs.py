@@ -183,16 +183,17 @@ def _reasons(function: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[ast.e
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             local.setdefault(node.targets[0].id, []).append(node.value)
     for node in ast.walk(function):
-        if isinstance(node, ast.Call):
-            given = [k.value for k in node.keywords if k.arg == "reason" and _reports(node)]
-            for reason in given or (node.args[2:3] if _reports(node) else []):
-                yield from local.get(reason.id, []) if isinstance(reason, ast.Name) else [reason]
+        if isinstance(node, ast.Call) and (reason := _reason(node)) is not None:
+            yield from local.get(reason.id, []) if isinstance(reason, ast.Name) else [reason]
 
 
-def _reports(call: ast.Call) -> bool:
-    """Is this ``adjustments.add(field, action, ...)`` or ``Adjustment(field, action, ...)``?"""
-    action = call.args[1] if len(call.args) > 1 else None
-    return isinstance(action, ast.Constant) and action.value in get_args(Action)
+def _reason(call: ast.Call) -> ast.expr | None:
+    """What follows an action: ``add(field, action, reason=...)``, ``_note(action, reason)``."""
+    for number, argument in enumerate(call.args[:2]):
+        if isinstance(argument, ast.Constant) and argument.value in get_args(Action):
+            named = [keyword.value for keyword in call.keywords if keyword.arg == "reason"]
+            return next(iter([*named, *call.args[number + 1 :]]), None)
+    return None
 
 
 def _constants(node: ast.expr) -> list[str]:
