@@ -46,6 +46,7 @@ docs: $(DEV) ## Build the documentation into site/
 
 golden: $(DEV) ## Write generated pages and golden files anew, for review
 	$(BIN)/python tools/make_api_page.py
+	$(BIN)/python tools/make_models_page.py
 	PYTHONPATH=tests $(BIN)/python -m support.golden
 
 fuzz: $(DEV) ## Look for bytes that break something, for SECONDS=300

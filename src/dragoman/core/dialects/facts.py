@@ -7,8 +7,17 @@ import msgspec
 
 from dragoman.core.dialects.profile import ThinkingSwitch
 
+Input = Literal["text", "image", "audio", "video"]
+
 # Values of DialectProfile fields. Any: each field has a type of its own, checked by the tests.
 Facts = Mapping[str, Any]
+
+
+class Source(msgspec.Struct, frozen=True):
+    """Where facts were read, and when; a note is dated by its own date."""
+
+    what: str
+    read: str  # YYYY-MM-DD or YYYY-MM
 
 
 class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,6 +30,9 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
         weights: What holds wherever these weights are served.
         vendor: What holds at the vendor's own API, beyond the family's ``vendor``.
         hosts: What holds on one platform only.
+        ids: Under which vendors and hosts list it.
+        inputs: What the model itself takes; what is sent of it is in the profile.
+        thinks_by_default: Where a request says nothing; None: unknown, or it is no choice.
     """
 
     name: str
@@ -28,6 +40,9 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     weights: Facts
     vendor: Facts = msgspec.field(default_factory=dict)
     hosts: Mapping[str, Facts] = msgspec.field(default_factory=dict)
+    ids: tuple[str, ...] = ()
+    inputs: tuple[Input, ...] = ("text",)
+    thinks_by_default: bool | None = None
 
 
 class Family(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,6 +55,8 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
         vendor: What holds at the vendor's own API for every model.
         vendor_switch: How thinking is switched there.
         template_switch: How thinking is switched where the chat template decides.
+        tokenizer: The package that carries it; empty: none is known.
+        sources: Of all of this.
     """
 
     name: str
@@ -49,6 +66,8 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     vendor: Facts = msgspec.field(default_factory=dict)
     vendor_switch: ThinkingSwitch = "none"
     template_switch: ThinkingSwitch = "none"
+    tokenizer: str = ""
+    sources: tuple[Source, ...] = ()
 
 
 class PlatformFacts(msgspec.Struct, frozen=True, kw_only=True):

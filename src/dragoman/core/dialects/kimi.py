@@ -8,7 +8,7 @@ documentation, partly through third-party notes of 2026-07 to 2026-10; MoonshotA
 
 from typing import Final
 
-from dragoman.core.dialects.facts import Facts, Family, ModelFacts
+from dragoman.core.dialects.facts import Facts, Family, ModelFacts, Source
 
 _K2: Final[Facts] = {"context_window": 262_144, "max_output_tokens": 262_144}
 # Sampling is fixed from K2.5 on, and any other value is a 400.
@@ -20,6 +20,14 @@ _PLACEHOLDER: Final[Facts] = {"reasoning_placeholder": " "}
 
 KIMI: Final = Family(
     name="kimi",
+    sources=(
+        Source("platform.kimi.ai, platform.moonshot.cn: documentation, partly in notes", "2026-10"),
+        Source("MoonshotAI/kimi-cli, commit 4a550ef", "2026-07-16"),
+        Source("models.dev, providers, commit f3fc692", "2026-07-02"),
+        Source("litellm 1.109.1, price file", "2026-11-22"),
+        Source("sglang 0.5.23 and vllm 0.33.0, packages", "2026-11-22"),
+        Source("docs.ksyun.com/documents/44863", "2026-04-16"),
+    ),
     platforms=frozenset({"moonshot", "kspmas"}),
     weights={"tool_text": ("kimi_k2", "kimi_k3"), "tool_call_ids": "kimi"},
     vendor_switch="thinking_type",
@@ -36,6 +44,8 @@ KIMI: Final = Family(
         ModelFacts(
             # ``required`` binds, a named tool is a 400 while it thinks, and it always does.
             name="kimi-k3",
+            ids=("kimi-k3",),
+            inputs=("text", "image", "video"),
             pattern=r"kimi-k3",
             weights={
                 "context_window": 1_048_576,
@@ -54,12 +64,17 @@ KIMI: Final = Family(
         ),
         ModelFacts(
             name="kimi-k2.7-code",
+            ids=("kimi-k2.7-code",),
+            inputs=("text", "image"),
             pattern=r"kimi-k2[.p_-]7(?!\d)",
             weights={**_K2, "sees_images": True, "thinking": "always", "echo_reasoning": "always"},
             vendor={**_FIXED_SAMPLING, **_PLACEHOLDER},
         ),
         ModelFacts(
             name="kimi-k2.5",
+            ids=("kimi-k2.5", "kimi-k2.6"),
+            inputs=("text", "image", "video"),
+            thinks_by_default=True,
             pattern=r"kimi-k2[.p_-][56](?!\d)",
             weights={
                 **_K2,
@@ -72,12 +87,18 @@ KIMI: Final = Family(
         ),
         ModelFacts(
             name="kimi-k2-thinking",
+            ids=("kimi-k2-thinking", "kimi-k2-thinking-turbo"),
             pattern=r"kimi-k2-thinking",
             weights={**_K2, "thinking": "always", "echo_reasoning": "tool_turns"},
             vendor=_PLACEHOLDER,
             hosts=_DASHSCOPE,
         ),
-        ModelFacts(name="kimi-k2", pattern=r"kimi-k2", weights={**_K2, "thinking": "never"}),
+        ModelFacts(
+            name="kimi-k2",
+            ids=("kimi-k2-0905-preview", "kimi-k2-turbo-preview", "kimi-k2-turbo-enterprise"),
+            pattern=r"kimi-k2",
+            weights={**_K2, "thinking": "never"},
+        ),
         ModelFacts(name="kimi-vl", pattern=r"kimi-vl", weights={"sees_images": True}),
         ModelFacts(name="kimi", pattern=r"(?:kimi|moonshot-v1)", weights={}),
     ),

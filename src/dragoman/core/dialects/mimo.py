@@ -7,7 +7,7 @@ Sources, read 2026-11-22: model dialects, sections 1 to 3; platform.xiaomimimo.c
 
 from typing import Any, Final
 
-from dragoman.core.dialects.facts import Family, ModelFacts
+from dragoman.core.dialects.facts import Family, ModelFacts, Source
 
 
 def _weights(context_window: int, max_output_tokens: int, **more: object) -> dict[str, Any]:
@@ -23,6 +23,14 @@ def _weights(context_window: int, max_output_tokens: int, **more: object) -> dic
 
 MIMO: Final = Family(
     name="mimo",
+    sources=(
+        Source("platform.xiaomimimo.com: openai-api, anthropic-api", "2026-06-03"),
+        Source("notes from the field", "2026-09-28"),
+        Source("models.dev, providers, commit f3fc692", "2026-07-02"),
+        Source("litellm 1.109.1, price file", "2026-11-22"),
+        Source("sglang 0.5.23 and vllm 0.33.0, packages", "2026-11-22"),
+        Source("docs.ksyun.com/documents/44863", "2026-04-16"),
+    ),
     platforms=frozenset({"mimo", "kspmas"}),
     weights={"tool_text": ("mimo",)},
     vendor_switch="thinking_type",
@@ -37,16 +45,23 @@ MIMO: Final = Family(
     models=(
         ModelFacts(
             name="mimo-v2-flash",
+            ids=("mimo-v2-flash",),
+            thinks_by_default=False,
             pattern=r"mimo-v2-flash",
             weights=_weights(262_144, 65_536),
         ),
         ModelFacts(
             name="mimo-v2.5-pro",
+            ids=("mimo-v2.5-pro",),
+            thinks_by_default=True,
             pattern=r"mimo-v2[.p_-]5-pro",
             weights=_weights(1_048_576, 131_072),
         ),
         ModelFacts(
-            name="mimo-v2.6",  # 2.5, 2.6-flash, 2.6-pro
+            name="mimo-v2.6",
+            ids=("mimo-v2.5", "mimo-v2.6-flash", "mimo-v2.6-pro"),
+            inputs=("text", "image", "audio", "video"),
+            thinks_by_default=True,  # 2.5, 2.6-flash, 2.6-pro
             pattern=r"mimo-v2[.p_-][56](?!\d)",
             weights=_weights(1_048_576, 131_072, sees_images=True),
         ),

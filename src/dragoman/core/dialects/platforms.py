@@ -38,6 +38,7 @@ PLATFORMS: Final[Mapping[str, PlatformFacts]] = {
         facts={
             "max_tokens_field": "max_completion_tokens",  # thinking and answer; the other: answer
             "temperature_max": 1.99,  # below 2
+            "top_p_min": 0.01,  # above 0
             "top_k": True,
             "forced_tools": "named_only",  # ``required`` is unsupported
             "response_format": "json_object",  # json_schema depends on the model

@@ -63,6 +63,7 @@ class DialectProfile(msgspec.Struct, frozen=True, kw_only=True):
 
     temperature_max: float | None = 2.0  # clamped to it; None: the model takes none, drop it
     top_p: bool = True
+    top_p_min: float = 0.0  # raised to it
     top_k: bool = False
 
     max_stop_sequences: int | None = 4  # None: no limit known

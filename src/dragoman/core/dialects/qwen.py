@@ -8,7 +8,7 @@ Sources, read 2026-11-22: model dialects, sections 1 to 3; help.aliyun.com/zh/mo
 
 from typing import Final
 
-from dragoman.core.dialects.facts import Facts, Family, ModelFacts
+from dragoman.core.dialects.facts import Facts, Family, ModelFacts, Source
 
 _CURRENT: Final[Facts] = {
     "context_window": 991_808,
@@ -18,6 +18,14 @@ _CURRENT: Final[Facts] = {
 
 QWEN: Final = Family(
     name="qwen",
+    tokenizer="dashscope 2.0.2",
+    sources=(
+        Source("help.aliyun.com/zh/model-studio: chat completions, deep-thinking", "2026-09"),
+        Source("models.dev, providers, commit f3fc692", "2026-07-02"),
+        Source("litellm 1.109.1, price file", "2026-11-22"),
+        Source("sglang 0.5.23 and vllm 0.33.0, packages", "2026-11-22"),
+        Source("docs.ksyun.com/documents/44863", "2026-04-16"),
+    ),
     platforms=frozenset({"kspmas"}),  # DashScope serves many families: it is a platform
     weights={"tool_text": ("qwen3_coder", "hermes")},
     vendor_switch="enable_thinking",
@@ -26,6 +34,7 @@ QWEN: Final = Family(
     models=(
         ModelFacts(
             name="qwen3-coder-480b-a35b-instruct",
+            ids=("qwen3-coder-480b-a35b-instruct",),
             pattern=r"qwen3-coder",
             weights={
                 "context_window": 262_144,
@@ -35,6 +44,7 @@ QWEN: Final = Family(
         ),
         ModelFacts(
             name="qwen3-235b-a22b-thinking-2507",
+            ids=("qwen3-235b-a22b-thinking-2507",),
             pattern=r"qwen3-(?:\d+b-a\d+b|next-80b-a3b|4b|max)-thinking",
             weights={
                 "context_window": 262_144,
@@ -50,6 +60,7 @@ QWEN: Final = Family(
         ModelFacts(
             # 131072 and 16384 on some hosts. The output limit is a cautious guess.
             name="qwen3-235b-a22b-instruct-2507",
+            ids=("qwen3-235b-a22b-instruct-2507",),
             pattern=r"qwen3-(?:235b-a22b-(?:instruct-)?2507|235b-a22b-instruct|30b-a3b-instruct"
             r"|4b-instruct|next-80b-a3b-instruct)",
             weights={
@@ -60,12 +71,17 @@ QWEN: Final = Family(
         ),
         ModelFacts(
             name="qwen3.8-max",
+            ids=("qwen3.8-max", "qwen3.8-flash"),
+            inputs=("text", "image"),
+            thinks_by_default=True,
             pattern=r"qwen3[.p-]8-(?:max|plus|flash)",
             # preserve_thinking is on by default: what comes back is read, and nothing is refused.
             weights={**_CURRENT, "sees_images": True, "echo_reasoning": "always"},
         ),
         ModelFacts(
             name="qwen3.7-max",
+            ids=("qwen3.7-max",),
+            thinks_by_default=True,
             pattern=r"qwen3[.p-]7-max",
             weights={**_CURRENT, "max_output_tokens": 65_536},
         ),
