@@ -1,9 +1,9 @@
 """
 Read JSON as models get it wrong: quotes, commas, braces, literals, comments, fences.
 
-Only what has one sensible meaning is read. A general repair library guesses where this gives up (see
-docs/adr/0007-argument-repair.md): a tool that is run with a guess does harm, a call that is refused
-is made again. Nothing here is on the path of arguments that are in order.
+Only what has one sensible meaning is read. A general repair library guesses where this gives up: a
+tool that is run with a guess does harm, a call that is refused is made again (see
+docs/adr/0007-argument-repair.md). Nothing here is on the path of arguments that are in order.
 """
 
 import re
