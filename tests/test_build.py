@@ -104,6 +104,19 @@ def test_keys_and_limits_of_the_configuration_count(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_the_address_that_is_listened_at_may_be_called(tmp_path: Path) -> None:
+    async def main() -> None:
+        made = config(tmp_path, server={"host": "127.0.0.2", "allowed_hosts": ("gw",)})
+        gateway = build_gateway(made, log=quiet(), environ={})
+        for host, status in ((b"127.0.0.2:1", 200), (b"gw", 200), (b"127.0.0.3", 403)):
+            asking = {b"host": host}
+            exchange = await asked(gateway, method="GET", path="/v1/models", headers=asking)
+            assert exchange.status == status
+        await gateway.close()
+
+    asyncio.run(main())
+
+
 def test_an_upstream_that_cannot_be_reached_is_no_secret_and_no_address(tmp_path: Path) -> None:
     async def main() -> None:
         gateway = build_gateway(config(tmp_path), log=quiet(), environ={})

@@ -132,7 +132,7 @@ def build_gateway(
     readiness = Readiness(routes, upstreams, engine_ready=is_ready)
     app = App(
         keys=KeyRing((key.name, key.key.reveal()) for key in config.keys),
-        allowed_hosts=server.allowed_hosts,
+        allowed_hosts=(server.host, *server.allowed_hosts),  # all of 127.0.0.0/8 is this machine
         messages=messages,
         count_tokens=count_tokens,
         routes=routes,
