@@ -323,7 +323,12 @@ def _config(
         )
         for name in names
     }
-    model = ModelConfig(upstream=tuple(names), upstream_model="real-m", profile=dict(profile))
+    model = ModelConfig(
+        upstream=tuple(names),
+        upstream_model="real-m",
+        profile=dict(profile),
+        **options.get("model", {}),
+    )
     return Config(upstreams=upstreams, models={"m": model})
 
 

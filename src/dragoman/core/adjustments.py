@@ -6,7 +6,7 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
-Action = Literal["dropped", "clamped", "emulated", "repaired", "refused"]
+Action = Literal["dropped", "clamped", "emulated", "repaired", "refused", "noticed"]
 
 _MAX_HEADER_BYTES: Final = 1024
 _TOKEN: Final = re.compile(r"[A-Za-z*][A-Za-z0-9!#$%&'*+.^_`|~:/-]*")  # RFC 8941, section 3.3.4

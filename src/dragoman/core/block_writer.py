@@ -77,13 +77,16 @@ class BlockWriter:
         self._queue: deque[_Segment] = deque()
         self.tools = ToolSchemas(plan.tool_names, plan.body.get("tools") or (), plan.own_schemas)
         self._assembler = ToolCallAssembler(self.tools)
-        self._has_server_tools = bool(plan.server_tools)
+        # The reply may be followed by another one, which has to know what was said.
+        self._keeps_text = bool(plan.server_tools) or plan.forced_by_hint
         # The upstream will want it back, sooner (after a server tool) or later (in the history).
         keeps = plan.deployment.profile.echo_reasoning != "never"
-        self._keeps_thinking = keeps or self._has_server_tools
+        self._keeps_thinking = keeps or bool(plan.server_tools)
         self._is_cut = False  # the upstream was stopped before it was done
         self._space = {"text": "", "thinking": ""}  # white space that waits for more of its kind
         self._thinking: list[str] = []  # of the open thinking block, for its signature
+        self.has_text = False
+        self.has_written = False
         self.has_calls = False
         self.has_client_calls = False
         self.has_cut_call = False
@@ -119,7 +122,9 @@ class BlockWriter:
         call, is_new = self._assembler.take(fragment)
         if is_new:
             if self.has_calls and self._plan.single_tool_call:
-                return  # parallel calls were forbidden: it belongs to no segment, so none is shown
+                # Parallel calls were forbidden: it belongs to no segment, so it is not shown.
+                self.repairs.add_dropped_call(call.name)
+                return
             self.has_calls = True
             self._space["text"] = ""
             self._queue.append(_Segment(None, call))
@@ -146,7 +151,7 @@ class BlockWriter:
     def _show(self, kind: Kind, text: str) -> None:
         if kind == "text":
             self._sink.add_text(text)
-            if self._has_server_tools:
+            if self._keeps_text:
                 self.written_text.append(text)
             return
         self._thinking.append(text)
@@ -164,11 +169,13 @@ class BlockWriter:
             if self.has_cut_call:
                 return
             self._open = segment = self._queue.popleft()
+            self.has_written = True
             if segment.call is not None:
                 self._show_arguments(segment.call)
                 continue
             self._sink.start(self._meter.total)
             if segment.kind == "text":
+                self.has_text = True
                 self._sink.begin_text()
             else:
                 self._sink.begin_thinking()

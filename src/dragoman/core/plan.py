@@ -10,6 +10,7 @@ from dragoman.core.adjustments import Adjustment, Adjustments
 from dragoman.core.blocks import BlockRenderer
 from dragoman.core.dialects.profile import DialectProfile
 from dragoman.core.errors import InvalidRequest
+from dragoman.core.guards import Guards, watch_repeats
 from dragoman.core.history import (
     HistoryReader,
     HistoryWriter,
@@ -40,6 +41,7 @@ __all__ = [
     "ServerTool",
     "make_plan",
     "plan_after_server_tools",
+    "plan_once_more",
     "with_max_tokens",
 ]
 
@@ -60,6 +62,7 @@ class Deployment(Struct, frozen=True, kw_only=True):
     model: str
     profile: DialectProfile
     kind: Literal["openai", "anthropic"] = "openai"
+    guards: Guards = Guards()
 
 
 class ServerCall(Struct, frozen=True, kw_only=True):
@@ -92,6 +95,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     local_stop_sequences: tuple[str, ...] = ()
     # A forced tool sent as response_format json_schema: the text that comes back is its call.
     forced_by_schema: bool = False
+    forced_by_hint: bool = False  # a forced tool that could only be asked for
     show_thinking: Literal["full", "omitted", "none"] = "none"
     single_tool_call: bool = False
     # The window left no more tokens than were asked for: to use them up is to fill the window.
@@ -136,9 +140,10 @@ def make_plan(
         profile, tools=tools, blocks=blocks, signer=signer, adjustments=adjustments
     )
     notes = [*tools.notes, choice.note, form.note]
+    reminder = watch_repeats(request, deployment.guards, adjustments)
     body: dict[str, Any] = {"model": deployment.model}
     body["messages"], prefill = _messages(
-        request, reader, notes=notes, recall=recall, adjustments=adjustments
+        request, reader, notes=notes, reminder=reminder, recall=recall, adjustments=adjustments
     )
     if tools.functions and not choice.hides_tools:
         body["tools"] = tools.functions
@@ -173,6 +178,7 @@ def make_plan(
         own_schemas=tools.own_schemas,
         local_stop_sequences=stops.local,
         forced_by_schema=choice.response_format is not None,
+        forced_by_hint=bool(choice.note) and "tools" in body,
         show_thinking=thinking.show,
         single_tool_call=choice.is_single,
         fills_window=limit.is_window,
@@ -218,6 +224,42 @@ def plan_after_server_tools(
         server_tools={},
         forced_by_schema=False,
     )
+
+
+def plan_once_more(plan: Plan, text: str, note: str, *, thinking: str = "") -> Plan:
+    """
+    Return the plan for asking again after a reply that was none.
+
+    Args:
+        plan: The plan that led to it.
+        text: What the model said, if anything.
+        note: What it is told.
+        thinking: What it thought; it goes back where the upstream reads it.
+    """
+    profile = plan.deployment.profile
+    body = {key: value for key, value in plan.body.items() if key not in _PREFILL_FIELDS}
+    messages = [*body["messages"]]
+    message: dict[str, Any] = {"role": "assistant", "content": text}
+    if messages[-1]["role"] == "assistant":  # a prefill: both are one message
+        message["content"] = f"{messages.pop()['content']}{text}"
+    reasoning = thinking or profile.reasoning_placeholder
+    if profile.echo_reasoning != "never" and reasoning is not None:
+        message[profile.reasoning_field] = reasoning
+    if message["content"]:  # an empty one is refused by some
+        messages.append(message)
+    last = messages[-1]
+    if last["role"] == "user":  # two in a row are refused by some, too
+        said = last["content"]
+        more = f"{said}\n\n{note}"
+        is_text = isinstance(said, str)
+        messages[-1] = {
+            **last,
+            "content": more if is_text else [*said, {"type": "text", "text": note}],
+        }
+    else:
+        messages.append({"role": "user", "content": note})
+    body["messages"] = messages
+    return msgspec.structs.replace(plan, body=body, forced_by_hint=False)
 
 
 def with_max_tokens(plan: Plan, max_tokens: int) -> Plan:
@@ -280,6 +322,7 @@ def _messages(
     reader: HistoryReader,
     *,
     notes: Sequence[str],
+    reminder: str,
     recall: Recall | None,
     adjustments: Adjustments,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -294,6 +337,8 @@ def _messages(
     if summary:
         reader.add_user_text(f"<summary>\nThe conversation so far:\n{summary}\n</summary>")
     entries = reader.read(messages[first:])
+    if reminder and request.messages[-1].role == "user":  # at the end, where no cache is spoilt
+        reader.add_user_text(f"<system-reminder>\n{reminder}\n</system-reminder>")
     if request.compaction is not None:
         reason = "the summary will come as text, not as a compaction block"
         adjustments.add("compaction", "emulated", reason=reason)

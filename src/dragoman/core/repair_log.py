@@ -41,6 +41,10 @@ class RepairLog:
         """Note that a call came as text."""
         self._add(f"text.{grammar}", "tool_use", f"{tool[:64]}: the call came as text ({grammar})")
 
+    def add_dropped_call(self, tool: str) -> None:
+        """Note that a call was left out, because at most one was asked for."""
+        self._add("parallel", "tool_use", f"{tool[:64]}: left out, for one call was asked for")
+
     def _add(self, kind: str, field: str, reason: str) -> None:
         self.counts[kind] = self.counts.get(kind, 0) + 1
         self._adjustments.add(field, "repaired", reason=reason)

@@ -8,7 +8,7 @@ first branch.
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 import msgspec
 
@@ -20,6 +20,7 @@ from dragoman.core.errors import (
     UpstreamProtocolError,
     UpstreamUnavailable,
 )
+from dragoman.core.holding_sink import HoldingSink
 from dragoman.core.odd_chunks import Halves, read_odd_chunk
 from dragoman.core.plan import Plan, ServerCall
 from dragoman.core.reply_text import ReplyText
@@ -113,6 +114,8 @@ class TurnContext(msgspec.Struct, frozen=True, kw_only=True):
     reply: ReplyContext
     max_event_bytes: int = 16 * 2**20
     usage_before: Usage | None = None  # of earlier upstream replies to the same request
+    # May the message go on with another upstream reply after one that is empty, or lacks a call?
+    continues_empty: Literal["never", "unsent", "always"] = "never"
 
 
 class ChatTurn:
@@ -142,6 +145,7 @@ class ChatTurn:
         self._stop_string: str | None = None
         self.stop_reason: str | None = None
         self.is_done = False
+        self.lacks: Literal["", "answer", "call"] = ""  # then the message has not been ended
 
     @property
     def usage(self) -> Usage:
@@ -155,7 +159,7 @@ class ChatTurn:
 
     @property
     def written_text(self) -> str:
-        """The text so far, where the plan has server tools."""
+        """The text so far, where the message may go on with another reply."""
         return "".join(self._blocks.written_text)
 
     @property
@@ -192,6 +196,11 @@ class ChatTurn:
     def has_content(self) -> bool:
         """Tell whether a content block has been started."""
         return self._sink.has_content
+
+    @property
+    def has_written(self) -> bool:
+        """Tell whether this turn itself has begun a block; an earlier one may have, too."""
+        return self._blocks.has_written
 
     def start(self) -> bytes:
         self._sink.start(self.usage)
@@ -230,6 +239,12 @@ class ChatTurn:
                     "The model's server ended the reply before it was done."
                 )
             self._end()
+        return self._sink.take()
+
+    def end_as_it_is(self) -> bytes:
+        """End a message that lacks something all the same; return what has been held back."""
+        self.lacks = ""
+        self._end_message()
         return self._sink.take()
 
     def fail(self, error: GatewayError) -> bytes:
@@ -386,6 +401,22 @@ class ChatTurn:
         self.is_done = True
         if self._blocks.server_calls and not self._blocks.has_client_calls:
             return  # the message goes on with another upstream reply
+        self.lacks = self._find_lack()
+        if not self.lacks:
+            self._end_message()
+
+    def _find_lack(self) -> Literal["", "answer", "call"]:
+        """Return what the reply should have held, if it can still be asked for."""
+        if self._stop_reason() != "end_turn" or self._blocks.has_calls:
+            return ""
+        if isinstance(self._sink, HoldingSink) and self._sink.is_holding:
+            return "call"
+        when = self._context.continues_empty
+        if self._blocks.has_text or self._blocks.server_calls or when == "never":
+            return ""
+        return "" if when == "unsent" and self.has_content else "answer"
+
+    def _end_message(self) -> None:
         self.stop_reason = self._stop_reason()
         self._sink.start(self.usage)
         self._sink.end(self.stop_reason, self._matched_stop(), usage=self.usage)

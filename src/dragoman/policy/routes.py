@@ -15,6 +15,7 @@ from msgspec import Struct
 from dragoman.core.dialects.profile import DialectProfile
 from dragoman.core.dialects.registry import find_profile, is_known
 from dragoman.core.errors import UnknownModel
+from dragoman.core.guards import Guards
 from dragoman.core.plan import Deployment
 from dragoman.settings import Config, RolesConfig
 from dragoman.tables import nearest
@@ -184,7 +185,16 @@ def _target(config: Config, alias: str, name: str) -> Target:
     known_as = upstream_model if is_known(upstream_model) else alias
     profile = find_profile(known_as, platform=upstream.platform, overrides=model.profile)
     deployment = Deployment(
-        upstream=name, model=upstream_model, profile=profile, kind=upstream.kind
+        upstream=name,
+        model=upstream_model,
+        profile=profile,
+        kind=upstream.kind,
+        guards=Guards(
+            continue_empty=model.continue_empty,
+            ask_again_for_call=model.ask_again_for_call,
+            max_repeats=model.max_repeats,
+            nudge_repeats=model.nudge_repeats,
+        ),
     )
     return Target(
         deployment=deployment,

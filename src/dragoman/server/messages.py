@@ -14,9 +14,11 @@ from msgspec import Struct
 
 from dragoman.core.adjustments import Adjustment, render_adjustments
 from dragoman.core.errors import GatewayError, UpstreamRejected
+from dragoman.core.guards import CALL_NOW, NO_ANSWER
 from dragoman.core.healing import Refusal, learn_from_refusal
+from dragoman.core.holding_sink import HoldingSink
 from dragoman.core.passthrough import PassthroughTurn, adjust_for_native, rewrite_request
-from dragoman.core.plan import Plan, plan_after_server_tools, with_max_tokens
+from dragoman.core.plan import Plan, plan_after_server_tools, plan_once_more, with_max_tokens
 from dragoman.core.render import render
 from dragoman.core.signatures import Signer
 from dragoman.core.sinks import MessageHead, MessageSink, Sink, SseSink
@@ -262,11 +264,13 @@ class _Delivery:
     async def _ask_with(self, plan: Plan, target: Target) -> None:
         """Send the plan; where the model calls server tools, go on after telling it of them."""
         context = self._reply_context(target, plan)
+        holds = plan.forced_by_hint and plan.deployment.guards.ask_again_for_call
         sinks: list[Sink] = []
 
         def first_turn() -> ChatTurn:
             sinks[:] = [self._stream_sink or MessageSink(self._head())]
-            return self._chat_turn(plan, sinks[0], reply=context)
+            sink = HoldingSink(sinks[0]) if holds else sinks[0]
+            return self._chat_turn(plan, sink, reply=context)
 
         turn = await self._attempts(
             target, self._chat_request(plan, target), context=context, new_turn=first_turn
@@ -279,8 +283,34 @@ class _Delivery:
             await self._attempt(
                 target, self._chat_request(plan, target), turn=turn, context=context
             )
+        if isinstance(turn, ChatTurn) and turn.lacks:
+            turn = await self._ask_once_more(plan, target, turn, sink=sinks[0])
         if isinstance(turn, ChatTurn):
             self._keep_reasoning(turn, plan)
+
+    async def _ask_once_more(
+        self, plan: Plan, target: Target, turn: ChatTurn, *, sink: Sink
+    ) -> ChatTurn:
+        """Go on after a reply that lacks its answer or its call; return the turn that ends it."""
+        what = turn.lacks
+        note = NO_ANSWER if what == "answer" else CALL_NOW
+        reason = f"the reply held no {what}: the model was asked once more"
+        self._adjustments = (*self._adjustments, Adjustment("reply", "repaired", reason))
+        again = plan_once_more(plan, turn.written_text, note, thinking=turn.taken_thinking)
+        context = self._reply_context(target, again)
+        second = self._chat_turn(again, sink, reply=context, before=turn.usage, is_last=True)
+        try:
+            request = self._chat_request(again, target)
+            await self._attempt(target, request, turn=second, context=context)
+        except GatewayError as error:
+            if second.has_written:
+                raise
+            # The first reply is no answer, but it is one that the client can be told of.
+            self._log_failure(error, "the reply as it was")
+            self._turn = turn
+            self._relay.relay(turn.end_as_it_is())
+            return turn
+        return second
 
     def _keep_reasoning(self, turn: ChatTurn, plan: Plan) -> None:
         """Keep what the client may drop and the upstream will want back."""
@@ -295,14 +325,24 @@ class _Delivery:
             )
 
     def _chat_turn(
-        self, plan: Plan, sink: Sink, *, reply: ReplyContext, before: Usage | None = None
+        self,
+        plan: Plan,
+        sink: Sink,
+        *,
+        reply: ReplyContext,
+        before: Usage | None = None,
+        is_last: bool = False,
     ) -> ChatTurn:
+        when = plan.deployment.guards.continue_empty
+        if when == "unsent" and self._stream_sink is None:
+            when = "always"  # of a whole reply nothing is sent before its end
         context = TurnContext(
             signer=self._endpoint.signer,
             nonce=new_nonce,
             reply=reply,
             max_event_bytes=self._endpoint.limits.max_event_bytes,
             usage_before=before,
+            continues_empty="never" if is_last else when,
         )
         return ChatTurn(plan, sink, context=context)
 

@@ -1,0 +1,92 @@
+"""
+What to do when a model does not answer as it should: settings, and what can be seen in a history.
+
+Models that lost their reasoning call the same tool with the same input until somebody stops them;
+others end a reply after thinking, or answer in text where a call was forced.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Final, Literal
+
+import msgspec
+from msgspec import Struct
+
+from dragoman.core.adjustments import Adjustments
+from dragoman.wire.anthropic import Message, MessagesRequest
+
+_encode: Final = msgspec.json.Encoder(order="sorted").encode
+_MAX_CALLS: Final = 200  # of a turn, looked at: the last ones
+CALL_NOW: Final = "You must call a tool now, as you were told. Do not write any text."
+NO_ANSWER: Final = "Your last reply had no answer in it. Answer now, or call a tool."
+
+
+class Guards(Struct, frozen=True, kw_only=True):
+    """
+    What the configuration says.
+
+    Attributes:
+        continue_empty: When a reply without text and calls is gone on with: never, while the client
+            has got no block of it, or also behind thinking that it has got.
+        ask_again_for_call: A call that could only be asked for is asked for twice.
+        max_repeats: The same call with the same input this often is a loop; 0: nothing is.
+        nudge_repeats: The model is told of it.
+    """
+
+    continue_empty: Literal["never", "unsent", "always"] = "unsent"
+    ask_again_for_call: bool = True
+    max_repeats: int = 5
+    nudge_repeats: bool = False
+
+
+def watch_repeats(request: MessagesRequest, guards: Guards, adjustments: Adjustments) -> str:
+    """Report a loop in the history; return what the model is to be told, mostly nothing."""
+    if not guards.max_repeats:
+        return ""
+    name, count = count_repeats(request.messages)
+    if count < guards.max_repeats:
+        return ""
+    if not guards.nudge_repeats:
+        reason = f"the model has called {name[:64]} {count} times with the same input"
+        adjustments.add("messages", "noticed", reason=reason)
+        return ""
+    reason = f"the model is told that it has called {name[:64]} {count} times with the same input"
+    adjustments.add("messages", "emulated", reason=reason)
+    return (
+        f"You have called {name} {count} times with exactly the same input. Calling it once more "
+        "will not help. Use what you have, try another way, or say what is missing."
+    )
+
+
+def count_repeats(messages: list[Message]) -> tuple[str, int]:
+    """Return the tool called last, and how often it was called like that in this turn."""
+    calls = _calls_of_turn(messages)
+    last = next(calls, None)
+    if last is None:
+        return "", 0
+    name, arguments = last
+    encoded = _encode(arguments)
+    count = 1
+    for number, (other, input_) in enumerate(calls):
+        if number >= _MAX_CALLS:
+            break
+        count += other == name and _encode(input_) == encoded
+    return name, count
+
+
+def _calls_of_turn(messages: list[Message]) -> Iterator[tuple[str, Any]]:
+    """Yield names and inputs of the calls since the user last said something, backwards."""
+    for message in reversed(messages):
+        blocks = message.content
+        if message.role == "user" and _is_said(message):
+            return
+        if message.role != "assistant" or isinstance(blocks, str):
+            continue
+        for block in reversed(blocks):
+            if block.type == "tool_use":
+                yield block.name or "", block.input
+
+
+def _is_said(message: Message) -> bool:
+    """Tell whether a message is more than results of tools."""
+    blocks = message.content
+    return isinstance(blocks, str) or all(block.type != "tool_result" for block in blocks)

@@ -1,0 +1,232 @@
+"""Replies that lack their answer or their call are asked for once more, and then end honestly."""
+
+from typing import Any
+
+import pytest
+
+from dragoman.core.guards import CALL_NOW, NO_ANSWER
+from support.app_case import (
+    ASK,
+    DONE,
+    RESET,
+    both_ways,
+    calling,
+    chunk,
+    deliver,
+    error_of,
+    failing,
+    message_of,
+    refusing,
+    saying,
+    usage,
+)
+from support.fakes import data, end, head
+
+TOOL = {"name": "get", "input_schema": {"type": "object"}}
+FORCED = ASK | {"tools": [TOOL], "tool_choice": {"type": "tool", "name": "get"}}
+HINT = {"forced_tools": "hint"}
+ASKED_AGAIN = b"the model was asked once more"
+
+
+def thinking(thought: str = "Hm.", text: str = "") -> list[Any]:
+    body = chunk(reasoning_content=thought) + (chunk(content=text) if text else b"")
+    return [head(), data(body + chunk("stop") + usage(3, 2) + DONE), end()]
+
+
+EMPTY = [head(), data(chunk("stop") + usage(3, 2) + DONE), end()]
+NEVER = {"model": {"continue_empty": "never"}}
+ALWAYS = {"model": {"continue_empty": "always"}}
+SHOWN = ASK | {"thinking": {"type": "enabled", "budget_tokens": 1024}, "max_tokens": 4096}
+THINKS = {"thinking": "always"}
+
+
+def kinds(exchange: Any) -> list[str]:
+    return [block["type"] for block in message_of(exchange).content]
+
+
+# -- no answer
+
+
+@both_ways
+def test_an_empty_reply_is_gone_on_with(is_stream: bool) -> None:
+    exchange, case = deliver([EMPTY, saying("Hello")], is_stream=is_stream)
+    message = message_of(exchange)
+    assert message.text == "Hello"
+    assert message.stop_reason == "end_turn"
+    assert (message.usage["input_tokens"], message.usage["output_tokens"]) == (6, 4)
+    first, second = case.sent()
+    said = first["messages"][-1]["content"]
+    assert second["messages"] == [{"role": "user", "content": f"{said}\n\n{NO_ANSWER}"}]
+    assert case.record["attempts"] == 2
+    assert any("once more" in each for each in case.record["adjustments"])
+    if not is_stream:
+        assert ASKED_AGAIN in exchange.reply_headers[b"x-dragoman-adjustments"]
+
+
+@both_ways
+def test_it_is_gone_on_with_once(is_stream: bool) -> None:
+    exchange, case = deliver([EMPTY, EMPTY], is_stream=is_stream)
+    message = message_of(exchange)
+    assert (message.content, message.stop_reason) == ([], "end_turn")
+    assert len(case.sent()) == 2
+
+
+@both_ways
+def test_hidden_thinking_is_no_answer(is_stream: bool) -> None:
+    exchange, case = deliver([thinking(), saying("Hello")], is_stream=is_stream)
+    assert message_of(exchange).text == "Hello"
+    assert len(case.sent()) == 2
+
+
+def test_behind_thinking_that_was_shown_a_stream_ends() -> None:
+    exchange, case = deliver([thinking()], body=SHOWN, profile=THINKS)
+    assert kinds(exchange) == ["thinking"]
+    assert message_of(exchange).stop_reason == "end_turn"
+    assert len(case.sent()) == 1
+
+
+def test_unless_it_is_to_go_on() -> None:
+    script = [thinking("One."), thinking("Two.", "Hello")]
+    exchange, _ = deliver(script, body=SHOWN, profile=THINKS, options=ALWAYS)
+    assert kinds(exchange) == ["thinking", "thinking", "text"]
+    assert message_of(exchange).text == "Hello"
+
+
+def test_a_whole_reply_goes_on_behind_thinking() -> None:
+    script = [thinking("One."), thinking("Two.", "Hello")]
+    exchange, _ = deliver(script, body=SHOWN, profile=THINKS, is_stream=False)
+    assert kinds(exchange) == ["thinking", "thinking", "text"]
+
+
+@both_ways
+def test_it_can_be_switched_off(is_stream: bool) -> None:
+    exchange, case = deliver([EMPTY], is_stream=is_stream, options=NEVER)
+    assert message_of(exchange).content == []
+    assert len(case.sent()) == 1
+
+
+@both_ways
+@pytest.mark.parametrize("second", [failing(RESET), refusing(400), refusing(500)])
+def test_a_second_asking_that_fails_leaves_the_first_reply(
+    second: list[Any], is_stream: bool
+) -> None:
+    exchange, case = deliver([EMPTY, second], is_stream=is_stream)
+    message = message_of(exchange)
+    assert (message.content, message.stop_reason) == ([], "end_turn")
+    (failure,) = [e for e in case.events if e["event"] == "attempt_failed"]
+    assert failure["then"] == "the reply as it was"
+
+
+def test_one_that_breaks_off_in_its_answer_is_an_error() -> None:
+    broken = [head(), data(chunk(content="Hel")), lambda receiver: receiver.on_error(RESET)]
+    exchange, _ = deliver([EMPTY, broken], is_stream=False)
+    assert exchange.status == 502
+    assert error_of(exchange)["type"] == "api_error"
+
+
+@pytest.mark.parametrize("finish", ["length", "content_filter"])
+def test_other_ends_are_ends(finish: str) -> None:
+    reply = [head(), data(chunk(finish) + DONE), end()]
+    exchange, case = deliver([reply])
+    assert message_of(exchange).stop_reason in ("max_tokens", "refusal")
+    assert len(case.sent()) == 1
+
+
+def test_a_call_is_an_answer() -> None:
+    body = ASK | {"tools": [TOOL]}
+    exchange, case = deliver([calling("get", "{}")], body=body)
+    assert message_of(exchange).stop_reason == "tool_use"
+    assert len(case.sent()) == 1
+
+
+# -- no call
+
+
+@both_ways
+def test_a_call_that_could_only_be_asked_for_is_asked_for_again(is_stream: bool) -> None:
+    script = [saying("I would rather talk."), calling("get", "{}")]
+    exchange, case = deliver(script, body=FORCED, profile=HINT, is_stream=is_stream)
+    message = message_of(exchange)
+    assert [block["type"] for block in message.content] == ["tool_use"]
+    assert message.stop_reason == "tool_use"
+    _, second = case.sent()
+    assert second["messages"][-2:] == [
+        {"role": "assistant", "content": "I would rather talk."},
+        {"role": "user", "content": CALL_NOW},
+    ]
+    assert second["tools"] == case.sent()[0]["tools"]
+
+
+@both_ways
+def test_a_call_is_not_held(is_stream: bool) -> None:
+    script = [calling("get", "{}", text="Well.")]
+    exchange, case = deliver(script, body=FORCED, profile=HINT, is_stream=is_stream)
+    assert kinds(exchange) == ["text", "tool_use"]
+    assert len(case.sent()) == 1
+
+
+@both_ways
+def test_a_model_that_will_not_call_is_quoted(is_stream: bool) -> None:
+    script = [saying("No."), saying("I said no.")]
+    exchange, case = deliver(script, body=FORCED, profile=HINT, is_stream=is_stream)
+    message = message_of(exchange)
+    assert (message.text, message.stop_reason) == ("I said no.", "end_turn")
+    assert len(case.sent()) == 2
+
+
+@both_ways
+def test_its_first_words_are_shown_where_the_second_asking_fails(is_stream: bool) -> None:
+    script = [saying("No."), refusing(400)]
+    exchange, _ = deliver(script, body=FORCED, profile=HINT, is_stream=is_stream)
+    message = message_of(exchange)
+    assert (message.text, message.stop_reason) == ("No.", "end_turn")
+
+
+def test_what_is_held_is_bounded() -> None:
+    words = "word " * 1000
+    script = [head(), *[data(chunk(content=words))] * 60, data(chunk("stop") + DONE), end()]
+    exchange, case = deliver([script], body=FORCED, profile=HINT)
+    assert message_of(exchange).text == words * 60
+    assert len(case.sent()) == 1
+
+
+def test_an_upstream_that_fails_while_it_is_held_is_followed_by_another() -> None:
+    broken = [head(), data(chunk(content="Well")), lambda receiver: receiver.on_error(RESET)]
+    scripts = {"lab": [broken] * 3, "spare": [calling("get", "{}")]}
+    options = {"lab": {"retries": 0}}
+    exchange, _ = deliver(scripts, body=FORCED, profile=HINT, options=options)
+    assert kinds(exchange) == ["tool_use"]
+
+
+@both_ways
+def test_asking_again_can_be_switched_off(is_stream: bool) -> None:
+    options = {"model": {"ask_again_for_call": False}}
+    exchange, case = deliver(
+        [saying("No.")], body=FORCED, profile=HINT, options=options, is_stream=is_stream
+    )
+    assert message_of(exchange).text == "No."
+    assert len(case.sent()) == 1
+
+
+def test_a_call_that_was_bound_is_not_asked_for_again() -> None:
+    exchange, case = deliver([saying("Odd.")], body=FORCED)
+    assert message_of(exchange).text == "Odd."
+    assert len(case.sent()) == 1
+
+
+# -- one call
+
+
+@both_ways
+def test_one_call_is_one_call(is_stream: bool) -> None:
+    calls = [
+        {"index": n, "id": f"c{n}", "function": {"name": "get", "arguments": "{}"}}
+        for n in range(3)
+    ]
+    script = [head(), data(chunk(tool_calls=calls) + chunk("tool_calls") + DONE), end()]
+    choice = {"type": "any", "disable_parallel_tool_use": True}
+    body = ASK | {"tools": [TOOL], "tool_choice": choice}
+    exchange, case = deliver([script], body=body, is_stream=is_stream)
+    assert kinds(exchange) == ["tool_use"]
+    left_out = "tool_use repaired: get: left out, for one call was asked for"
+    assert left_out in case.record["adjustments"]
