@@ -6,6 +6,7 @@ The process of a gateway: configuration -> engine -> listening -> signals -> end
 
 import asyncio
 import errno
+import gc
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -32,6 +33,7 @@ from dragoman.tables import ConfigError
 from dragoman.terminal import LastingConsole, print_line
 
 _ADDRESS: Final = frozenset({"server.host", "server.port"})
+_LOG_HOLD_S: Final = 0.5
 _SLOW_START_S: Final = 2.0  # of an engine; until then nobody wonders
 _LISTEN_PROBLEMS: Final = {
     errno.EADDRINUSE: "something listens there already; choose another with --port",
@@ -80,7 +82,9 @@ def serve(options: StartOptions, *, environ: Mapping[str, str]) -> int:
     """
     config = load_config(options.config, environ=environ, overrides=options.overrides)
     model = engine_model(options, environ=environ)
-    log = EventLog(log_format(config.server))
+    shown = log_format(config.server)
+    # A person wants to see a request when it is over; a collector reads many lines at once.
+    log = EventLog(shown, hold_s=_LOG_HOLD_S if shown == "json" else 0.0)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(_serve(options, config, model=model, log=log, environ=environ))
 
@@ -259,6 +263,8 @@ async def _serve(
             return OK
         is_moved = not config.server.port or not _ADDRESS.isdisjoint(options.overrides)
         _announce(structs.replace(running.serving, is_moved=is_moved), log)
+        gc.collect()
+        gc.freeze()  # what is there now stays: looking through it again and again gives nothing
         await signals.first.wait()
         grace_s = config.server.shutdown_timeout_s
         log.event("stopping", grace_s=grace_s)

@@ -103,7 +103,7 @@ def open_site(folder: Path, **env: str) -> Iterator[Site]:
         with GatewayProcess(folder, config=config, env=settings) as gateway:
             yield Site(upstream, gateway)
         assert KEY not in gateway.log()
-        assert '"event": "crash"' not in gateway.log(), gateway.log()[-3000:]
+        assert '"event":"crash"' not in gateway.log(), gateway.log()[-3000:]
         assert "Traceback" not in gateway.log(), gateway.log()[-3000:]
 
 

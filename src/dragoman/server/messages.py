@@ -234,8 +234,10 @@ class _Delivery:
             model=self._asked.alias,
             now_s=time.monotonic(),
         )
-        planning = self._endpoint.planner.plan(self._asked.request, target, recall=reader)
-        plan = await self._relay.wait(planning)
+        planner, request = self._endpoint.planner, self._asked.request
+        plan = planner.plan_at_once(request, target, recall=reader)
+        if plan is None:
+            plan = await self._relay.wait(planner.plan(request, target, recall=reader))
         self._adjustments = plan.adjustments
         return plan
 

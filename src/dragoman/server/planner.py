@@ -47,6 +47,20 @@ class Planner:
         self._signer = signer
         self._learned = learned
 
+    def plan_at_once(
+        self, request: MessagesRequest, target: Target, *, recall: Recall | None = None
+    ) -> Plan | None:
+        """
+        Return what ``plan`` would, without a task for it; None: something must be read first.
+
+        Raises:
+            InvalidRequest: As ``make_plan``.
+        """
+        deployment = self._learned.apply(target.deployment)
+        if find_attachments(request, sees_images=deployment.profile.sees_images):
+            return None
+        return make_plan(request, deployment, signer=self._signer, texts={}, recall=recall)
+
     async def plan(
         self, request: MessagesRequest, target: Target, *, recall: Recall | None = None
     ) -> Plan:

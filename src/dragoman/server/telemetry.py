@@ -1,18 +1,21 @@
 """Every log event and its fields, in one place. Never content, never a secret."""
 
-import json
+import asyncio
 import sys
 import time
 import traceback
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, TextIO
 
+import msgspec
 from msgspec import Struct, structs
 
 from dragoman.core.plan import Adjustment
 from dragoman.core.usage import Usage
 
 _MAX_CHARS: Final = 300  # of a name that a client has made up
+_MAX_HELD_LINES: Final = 256
+_encode: Final = msgspec.json.Encoder().encode
 
 
 class RequestRecord(Struct):
@@ -46,19 +49,47 @@ class EventLog:
     Args:
         log_format: ``human`` or ``json``.
         stream: Where lines go; standard error by default.
+        hold_s: How long the line of a request may be held back, so that many are written at once.
+            Any other event, and ``flush``, write what is held.
     """
 
-    def __init__(self, log_format: Literal["human", "json"], stream: TextIO | None = None) -> None:
+    def __init__(
+        self,
+        log_format: Literal["human", "json"],
+        stream: TextIO | None = None,
+        *,
+        hold_s: float = 0.0,
+    ) -> None:
         self._is_json = log_format == "json"
         self._stream = stream if stream is not None else sys.stderr
+        self._hold_s = hold_s
+        self._held: list[str] = []
+        self._flusher: asyncio.TimerHandle | None = None
 
     def request(self, record: RequestRecord) -> None:
         """Write the line of one request."""
-        self._write("request", _fields_of(record))
+        self._held.append(self._line("request", _fields_of(record)))
+        if not self._hold_s or len(self._held) >= _MAX_HELD_LINES:
+            self.flush()
+        elif self._flusher is None:
+            self._flusher = asyncio.get_running_loop().call_later(self._hold_s, self.flush)
 
     def event(self, name: str, **fields: str | float | bool | None) -> None:
         """Write any other event: start, stop, engine state, a failure of ours."""
         self._write(name, fields)
+
+    def flush(self) -> None:
+        """Write what is held back."""
+        if self._flusher is not None:
+            self._flusher.cancel()
+            self._flusher = None
+        text = "".join(self._held)
+        self._held.clear()
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except (OSError, ValueError):  # a closed pipe must not end a request
+            return
 
     def crash(self, error: BaseException, *, request_id: str = "") -> None:
         """Write where a bug of ours showed: places only, for messages and locals quote content."""
@@ -67,21 +98,41 @@ class EventLog:
         self._write("crash", {"request_id": request_id, "traceback": places + kind})
 
     def _write(self, name: str, fields: dict[str, Any]) -> None:
+        self._held.append(self._line(name, fields))
+        self.flush()
+
+    def _line(self, name: str, fields: dict[str, Any]) -> str:
         now = datetime.now(UTC)
         if self._is_json:
-            line = json.dumps(
-                {"time": now.isoformat(timespec="milliseconds"), "event": name, **fields}
-            )
-        else:
-            shown = " ".join(
-                f"{k}={_plain(v)}" for k, v in fields.items() if v not in (None, "", [])
-            )
-            line = f"{now:%H:%M:%S} {name} {shown}"
-        try:
-            self._stream.write(line + "\n")
-            self._stream.flush()
-        except (OSError, ValueError):  # a closed pipe must not end a request
-            return
+            time_of_day = now.isoformat(timespec="milliseconds")
+            return _json_line({"time": time_of_day, "event": name, **fields})
+        shown = " ".join(f"{k}={_plain(v)}" for k, v in fields.items() if v not in (None, "", []))
+        return f"{now:%H:%M:%S} {name} {shown}\n"
+
+
+def _json_line(fields: dict[str, Any]) -> str:
+    """Return one line that is ASCII alone, as terminals and old collectors take it."""
+    try:
+        line = _encode(fields).decode("utf-8")
+    except UnicodeEncodeError:  # half a surrogate pair, which JSON can name and UTF-8 cannot
+        shown = {k: _without_surrogates(v) for k, v in fields.items()}
+        line = _encode(shown).decode("utf-8")
+    if not line.isascii():
+        line = "".join(c if c.isascii() else _escape(c) for c in line)
+    return line + "\n"
+
+
+def _without_surrogates(value: object) -> object:
+    if isinstance(value, list):
+        return [_without_surrogates(each) for each in value]
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    return value
+
+
+def _escape(character: str) -> str:
+    units = character.encode("utf-16-be")
+    return "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2))
 
 
 def _fields_of(record: RequestRecord) -> dict[str, Any]:
