@@ -14,7 +14,7 @@ DEV := $(VENV)/.dev-installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test setup lint format types docs golden fuzz node-clients dist clean
+.PHONY: help run test setup lint format types docs golden fuzz bench node-clients dist clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "make %-13s %s\n", $$1, $$2 }'
@@ -51,6 +51,9 @@ golden: $(DEV) ## Write generated pages and golden files anew, for review
 
 fuzz: $(DEV) ## Look for bytes that break something, for SECONDS=300
 	$(BIN)/python -m fuzz --seconds $(SECONDS)
+
+bench: $(VENV)/.installed ## Measure the cost beside nginx; ARGS=--quick, --full, --write, names
+	$(BIN)/python -m bench $(ARGS)
 
 dist: $(DEV) ## Build wheel and source distribution into dist/
 	$(BIN)/hatchling build -d dist
