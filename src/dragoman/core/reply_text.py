@@ -55,6 +55,7 @@ class ReplyText:
         if profile.tool_text and plan.tool_names and self._forced is None:
             self._calls = ToolTextCutter(profile.tool_text, blocks.tools)
             self._drafts = ToolTextCutter(profile.tool_text, blocks.tools, is_thinking=True)
+        self._fed_drafts: ToolTextCutter | None = None  # since the last text
         self._n_calls = 0
         self.is_forced_cut = False  # the forced call is not whole
 
@@ -162,6 +163,7 @@ class ReplyText:
         if drafts is not None and (
             drafts.is_alert or "<" in thinking or "`" in thinking or "\n" in thinking
         ):
+            self._fed_drafts = drafts
             self._take_pieces(drafts.feed(thinking), is_thinking=True)
         elif self.matched_stop is None:
             self._blocks.add("thinking", thinking)
@@ -170,11 +172,12 @@ class ReplyText:
 
     def _take_watched(self, calls: ToolTextCutter, content: str) -> None:
         """Take text that may hold a call; it shows what calls in the thinking before it were."""
-        drafts = self._drafts
-        if drafts is not None and drafts.is_holding and not content.isspace():
+        drafts = self._fed_drafts
+        if drafts is not None and not content.isspace():
             self._take_pieces(drafts.release(), is_thinking=True)
+            self._fed_drafts = None
         for piece in calls.feed(content):
-            if self._stops is None and piece.__class__ is str:
+            if self._stops is None and isinstance(piece, str):
                 self._blocks.add("text", piece)
             else:
                 self._take_pieces((piece,))

@@ -129,25 +129,24 @@ class ToolTextCutter:
     def feed(self, text: str) -> list[Piece]:
         """Return the pieces that are certain after *text*."""
         if self._is_plain:
-            text, self._held = self._held + text, ""
-            if not ("<" in text or "`" in text or "~" in text or ">" in text):
-                at = text.rfind("\n")
-                if at >= 0 and not text[at:].strip(_SPACE):
-                    return self._hold_plain(text, at)
+            if self._held:
+                text, self._held = self._held + text, ""
                 self.is_alert = self.is_holding = False
-                return [text]
+            if not ("<" in text or "`" in text or "~" in text or ">" in text):
+                return self._hold_breaks(text) if text[-1:] in _SPACE else [text]
         out: list[Piece] = []
         if self.skips_break and text:
             text, self.skips_break = text.removeprefix("\n"), False
         self._take(text, out)
         return out
 
-    def _hold_plain(self, text: str, at: int) -> list[Piece]:
-        """Hold line breaks from *at* on, where they change nothing for what stood before."""
-        if len(text) - at > _MAX_INDENT + 1:
-            self.is_alert = self.is_holding = False
-            return [text]
-        at -= text.startswith("\n", max(0, at - 1)) and at > 0
+    def _hold_breaks(self, text: str) -> list[Piece]:
+        """Hold line breaks at the end of a text in which they change nothing."""
+        at = text.rfind("\n")
+        if at < 0 or len(text) - at > _MAX_INDENT + 1 or text[at:].strip(_SPACE):
+            return [text] if text else []
+        if at and text[at - 1] == "\n":
+            at -= 1
         self._held = text[at:]
         self.is_alert = self.is_holding = True
         return [text[:at]] if at else []
