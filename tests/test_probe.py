@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime as dt
+import json
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -9,16 +10,18 @@ from typing import Any
 import pytest
 from rich.progress import Progress
 
+from dragoman import probe as probe_module
 from dragoman.build import open_upstream
 from dragoman.config import load_config
+from dragoman.core.dialects.profile import GENERIC
 from dragoman.core.probe_facts import Measured, measure
 from dragoman.core.probes import Probing
 from dragoman.engine import Engine, EngineModel, demo_model
 from dragoman.policy.routes import Routes
 from dragoman.probe import Findings, overrides_of, run_probes, toml_value
 from dragoman.settings import Secret, UpstreamConfig
-from support.chat_script import FOREVER, refuse
-from support.chat_upstream import ChatUpstream
+from support.chat_script import FOREVER, Reply, refuse
+from support.chat_upstream import ChatUpstream, Recorded
 from support.command import run_command
 from support.quirky_upstream import Quirks, QuirkyUpstream
 from test_check import closed_port, model, upstream
@@ -184,6 +187,35 @@ def test_names_cannot_break_the_file() -> None:
     )
     text = overrides_of(findings, on=dt.date(2026, 11, 25))
     assert tomllib.loads(text) == {"models": {'a"b.c': {"profile": {"top_k": True}}}}
+
+
+class BusyUpstream(QuirkyUpstream):
+    """Refuses every request once."""
+
+    def choose(self, recorded: Recorded) -> Reply:
+        seen = [request.body for request in self.requests]
+        if seen.count(recorded.body) == 0:
+            self.requests.append(recorded)
+            return refuse(429, "too many requests").reply
+        return super().choose(recorded)
+
+
+def test_a_busy_server_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe_module, "_PAUSES_S", (0.0, 0.0))
+    with BusyUpstream(Quirks(), "my-model") as lab:
+        probing = Probing("my-model", GENERIC)
+        asyncio.run(_run(probing, lab.url))
+        bodies = [json.dumps(request.body) for request in lab.requests]
+    assert {bodies.count(body) for body in bodies} == {2}
+    assert not any(reply.is_unclear for reply in probing.replies.values())
+
+
+async def _run(probing: Probing, url: str) -> None:
+    client = open_upstream(UpstreamConfig(base_url=url), environ={})
+    try:
+        await run_probes(probing, client, Progress(disable=True))
+    finally:
+        await client.close()
 
 
 async def _measure_engine(engine_model: EngineModel, config: str, folder: Path) -> dict[str, Any]:

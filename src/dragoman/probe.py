@@ -38,7 +38,7 @@ _encode: Final = msgspec.json.Encoder().encode
 _CONCURRENT: Final = 2  # at a time: free plans and small machines take few
 _TIMEOUTS: Final = Timeouts(connect_s=10.0, first_byte_s=120.0, idle_s=60.0)
 _PROBE_TIMEOUT_S: Final = 150.0
-_TOTAL_TIMEOUT_S: Final = 1800.0
+_TOTAL_TIMEOUT_S: Final = 3600.0
 _MAX_REPLY_BYTES: Final = 4 * 2**20
 _BUSY: Final = frozenset({429, 502, 503, 504, 529})
 _PAUSES_S: Final = (2.0, 10.0)  # before asking a busy server again

@@ -1,6 +1,9 @@
 """What probes measure of upstreams with known quirks; nothing here needs a network."""
 
+import base64
 import json
+import struct
+import zlib
 from typing import Any
 
 import msgspec
@@ -232,6 +235,29 @@ def test_what_is_seen_beside_facts() -> None:
     assert seen["tool ids of this gateway"] == "accepted"
     seen = dict(observe(run(Quirks())))
     assert (seen["calls in one reply"], seen["with parallel_tool_calls: false"]) == ("2", "1")
+
+
+def test_the_picture_is_a_red_square() -> None:
+    probes = {probe.name: probe for probe in _all_probes()}
+    body = probes["image"].body
+    assert body is not None
+    url = body["messages"][0]["content"][1]["image_url"]["url"]
+    png = base64.b64decode(url.removeprefix("data:image/png;base64,"), validate=True)
+    assert png.startswith(b"\x89PNG\r\n\x1a\n")
+    assert struct.unpack(">II", png[16:24]) == (64, 64)
+    start = png.index(b"IDAT") + 4
+    pixels = zlib.decompress(png[start : start + int.from_bytes(png[start - 8 : start - 4])])
+    assert pixels == (b"\0" + b"\xff\0\0" * 64) * 64
+
+
+def _all_probes() -> list[Probe]:
+    probing = Probing(MODEL, GENERIC)
+    found: list[Probe] = []
+    while probes := probing.next_round():
+        found += probes
+        for probe in probes:
+            probing.take(probe.name, ask(probe, Quirks()))
+    return found
 
 
 def test_every_keyword_stands_in_its_schema() -> None:

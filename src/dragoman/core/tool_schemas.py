@@ -10,7 +10,6 @@ references other than to definitions); MoonshotAI/walle, docs/mfjs-spec.md and d
 2762b9a, and reports of refusals of 2026-04 to 2026-08 (types, and where they may stand).
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -56,14 +55,6 @@ _OF_OBJECTS: Final = ("properties", "required", "additionalProperties", "pattern
 _OF_ARRAYS: Final = ("items", "prefixItems", "minItems", "maxItems", "uniqueItems", "contains")
 _OF_STRINGS: Final = ("pattern", "format", "minLength", "maxLength")
 _OF_NUMBERS: Final = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
-# A schema without any of these is sent as it is. Looking is a tenth of the work of rewriting, and
-# clients send a hundred schemas with every request.
-_SUSPECT: Final = re.compile(
-    rb'"\$ref"|"definitions"'
-    rb'|"type":"(?!(?:string|number|integer|boolean|object|array|null)")'
-    rb'|"(?!additionalProperties"|uniqueItems"|default"|nullable"|const"|deprecated"|readOnly"'
-    rb'|writeOnly"|unevaluated)[^"]*":(?:true|false)[,}]'
-)
 _MAX_WORDS: Final = 160  # characters of a keyword that is said in words
 _MAX_DEPTH: Final = 40  # far over what models understand; each level takes frames of the stack
 _MAX_NODES: Final = 5_000  # of one tool, when references are written out
@@ -86,8 +77,6 @@ class FittedSchema(Struct, frozen=True, kw_only=True):
 
 def fit_schema(schema: dict[str, Any], profile: DialectProfile) -> FittedSchema:
     """Return *schema* as the upstream of *profile* takes it; what it means stays, if it can."""
-    if not profile.schema_types and not _is_suspect(schema, profile):
-        return FittedSchema(schema=schema)
     fitter = _Fitter(schema, profile)
     fitted = fitter.fit(schema, depth=0, trail=())
     return FittedSchema(schema=fitted, notes=tuple(fitter.notes))
@@ -120,15 +109,6 @@ def schema_keywords(schema: object, depth: int = 0) -> set[str]:
         for part in parts:
             found |= schema_keywords(part, depth + 1)
     return found
-
-
-def _is_suspect(schema: dict[str, Any], profile: DialectProfile) -> bool:
-    text = _encode(schema)
-    if not profile.schema_refs and b'"$defs"' in text:
-        return True
-    return _SUSPECT.search(text) is not None or any(
-        f'"{keyword}"'.encode() in text for keyword in profile.schema_refused
-    )
 
 
 class _Fitter:
@@ -191,7 +171,7 @@ class _Fitter:
             return [self.fit(part, depth=depth, trail=trail) for part in value]
         if key not in _ALONE or (isinstance(value, bool) and key in _OPEN):
             return value
-        if key in _OPEN and value == {}:  # everything: a type would narrow it
+        if self._has_types and key in _OPEN and value == {}:  # a type would narrow it
             return True
         return self.fit(value, depth=depth, trail=trail)
 
