@@ -61,6 +61,8 @@ def forced_status(plan: Plan) -> str:
         return NEVER
     if plan.forced_by_schema or plan.body.get("tool_choice") in (None, "auto"):
         return EMULATED
+    if any(a.field == "tool_choice" and a.action == "emulated" for a in plan.adjustments):
+        return EMULATED
     is_quiet = any("cannot be forced" in a.reason for a in plan.adjustments)
     return QUIET if is_quiet else NATIVE
 

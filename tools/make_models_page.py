@@ -66,7 +66,7 @@ def _forced(profile: DialectProfile, *, is_named: bool) -> str:
     must_stop = profile.forced_tools_need_no_thinking and profile.thinking != "never"
     if must_stop and not can_stop_thinking(profile):
         return EMULATED
-    if how == "hint" or (how == "named_only" and not is_named):
+    if how == "hint" or how == ("required_only" if is_named else "named_only"):
         return EMULATED
     binding = EMULATED if how == "json_schema" else NATIVE
     return QUIET if must_stop and binding == NATIVE else binding

@@ -31,6 +31,9 @@ def choose(choice: dict, tools: list = TWO, **facts: Any) -> Any:
         ("named_only", AUTO, TWO, "auto"),
         ("named_only", PUT, TWO, NAMED),
         ("named_only", ANY, [tool("put")], NAMED),
+        ("required_only", AUTO, TWO, "auto"),
+        ("required_only", ANY, TWO, "required"),
+        ("required_only", NONE, TWO, "none"),
         ("json_schema", AUTO, TWO, "auto"),
         ("json_schema", ANY, TWO, "none"),
         ("json_schema", NONE, TWO, "none"),
@@ -41,6 +44,14 @@ def test_choices_that_bind(forced_tools: str, choice: dict, tools: list, sent: A
     made = choose(choice, tools, forced_tools=forced_tools)
     assert made.body["tool_choice"] == sent
     assert said(made) == []
+
+
+def test_a_chosen_tool_is_the_only_one_where_it_cannot_be_named() -> None:
+    made = choose(PUT, forced_tools="required_only")
+    assert made.body["tool_choice"] == "required"
+    assert [tool["function"]["name"] for tool in made.body["tools"]] == ["put"]
+    assert made.tool_names == {"put"}
+    assert said(made) == [("tool_choice", "emulated")]
 
 
 @pytest.mark.parametrize(

@@ -146,7 +146,7 @@ def make_plan(
         request, reader, notes=notes, reminder=reminder, recall=recall, adjustments=adjustments
     )
     if tools.functions and not choice.hides_tools:
-        body["tools"] = tools.functions
+        body["tools"] = choice.sent(tools.functions)
         if choice.tool_choice is not None:
             body["tool_choice"] = choice.tool_choice
         if choice.is_single and profile.parallel_tool_calls_field:
@@ -172,7 +172,7 @@ def make_plan(
         body=body,
         adjustments=adjustments.take(),
         input_tokens_estimate=prompt_tokens,
-        tool_names=tools.names if "tools" in body else frozenset(),
+        tool_names=frozenset(tool["function"]["name"] for tool in body.get("tools", ())),
         toolset_members=tools.toolset_members,
         server_tools=tools.server_tools,
         own_schemas=tools.own_schemas,

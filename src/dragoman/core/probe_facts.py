@@ -260,7 +260,12 @@ def _forcing(probing: Probing, suffix: str) -> str | None:
         required = None
     reply = probing.replies.get(f"forced_by_schema{suffix}")
     schema = None if reply is None or reply.is_unclear else _is_call(reply)
-    ways = {"native": named and required, "named_only": named, "json_schema": schema}
+    ways = {
+        "native": named and required,
+        "named_only": named,
+        "required_only": required,
+        "json_schema": schema,
+    }
     known = probing.profile.forced_tools
     if ways.get(known):
         return known

@@ -21,7 +21,14 @@ class ToolChoicePlan(Struct, frozen=True, kw_only=True):
     note: str = ""  # for the system prompt
     is_forcing: bool = False  # in a way that binds the upstream
     hides_tools: bool = False
+    only: str | None = None  # the one function that is sent
     is_single: bool = False  # at most one call is wanted
+
+    def sent(self, functions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return those of *functions* that the upstream gets."""
+        if self.only is None:
+            return functions
+        return [tool for tool in functions if tool["function"]["name"] == self.only]
 
 
 def plan_tool_choice(
@@ -75,6 +82,8 @@ def _force(
         said = f"the tool {name}" if name is not None else "one of the tools"
         note = f"Your next message must be a call of {said}, not a text."
         return ToolChoicePlan(note=note, is_single=is_single)
+    if how == "required_only":
+        return _force_some(choice, name, adjustments)
     if how == "json_schema":
         return ToolChoicePlan(
             tool_choice="none",
@@ -86,6 +95,19 @@ def _force(
         return ToolChoicePlan(tool_choice="required", is_forcing=True, is_single=is_single)
     named = {"type": "function", "function": {"name": name}}
     return ToolChoicePlan(tool_choice=named, is_forcing=True, is_single=is_single)
+
+
+def _force_some(choice: ToolChoice, name: str | None, adjustments: Adjustments) -> ToolChoicePlan:
+    """Force whichever tool there is; where one is chosen, there is no other."""
+    if choice.type == "tool":
+        reason = "the upstream cannot be told which tool to call: it is sent no other"
+        adjustments.add("tool_choice", "emulated", reason=reason)
+    return ToolChoicePlan(
+        tool_choice="required",
+        is_forcing=True,
+        is_single=choice.disable_parallel_tool_use,
+        only=name if choice.type == "tool" else None,
+    )
 
 
 def _forced_name(choice: ToolChoice, tools: ToolTable) -> str | None:

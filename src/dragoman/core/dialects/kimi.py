@@ -42,7 +42,7 @@ KIMI: Final = Family(
     },
     models=(
         ModelFacts(
-            # ``required`` binds, a named tool is a 400 while it thinks, and it always does.
+            # ``required`` binds while it thinks, as it always does; a named tool is a 400.
             name="kimi-k3",
             ids=("kimi-k3",),
             inputs=("text", "image", "video"),
@@ -60,6 +60,8 @@ KIMI: Final = Family(
                 **_PLACEHOLDER,
                 "effort_values": ("low", "high", "max"),
                 "default_max_tokens": 131_072,
+                "forced_tools": "required_only",
+                "forced_tools_need_no_thinking": False,
             },
         ),
         ModelFacts(

@@ -71,7 +71,7 @@ class DialectProfile(msgspec.Struct, frozen=True, kw_only=True):
     reports_stop: bool = False
 
     # How a forced tool (any, tool) is made to bind.
-    forced_tools: Literal["native", "named_only", "json_schema", "hint"] = "native"
+    forced_tools: Literal["native", "named_only", "required_only", "json_schema", "hint"] = "native"
     # Forcing is refused while the model thinks: thinking is switched off for that turn.
     forced_tools_need_no_thinking: bool = False
     # Calls in these forms are found in text that the upstream should have parsed; empty: in none.
