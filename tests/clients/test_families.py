@@ -108,6 +108,32 @@ def test_an_edit_on_the_vendors_own_platform(
         assert (stripper.n_dropped > 0) is not keeps_thinking
 
 
+@pytest.mark.parametrize("keeps_thinking", [True, False], ids=["replayed", "stripped"])
+def test_a_session_that_goes_on(tmp_path: Path, keeps_thinking: bool) -> None:
+    """MiMo wants reasoning back on every turn, also where the model has called nothing."""
+    family, session = FAMILIES["mimo"], "11111111-2222-4333-8444-555555555555"
+    with (
+        at_work(family, tmp_path / "gateway", platform=family.platform) as (upstream, gateway),
+        ThinkingStripper(gateway.port) as stripper,
+    ):
+        url = gateway.url if keeps_thinking else stripper.url
+        variables = gateway_variables(url, family.model)
+        user = ClaudeCode([str(claude_binary())], tmp_path / "user", env=variables)
+        look = ("Bash", {"command": "ls", "description": "Look"})
+        upstream.play(
+            Step(thought="Look first.", calls=(look,)),
+            Step(thought="Nothing there.", text="Empty."),
+            Step(thought="Still.", text="Still empty."),
+        )
+        assert user.run("What is here?", "--session-id", session).text == "Empty."
+        assert user.run("And now?", "--resume", session).text == "Still empty."
+        assert upstream.refused == []
+        said = [m for m in upstream.requests[-1].messages if m["role"] == "assistant"]
+        # What was said without a call is kept by nobody: the placeholder is the last resort.
+        last = "Nothing there." if keeps_thinking else " "
+        assert [m["reasoning_content"] for m in said] == ["Look first.", last]
+
+
 @every_family
 def test_an_edit_where_nobody_said_whose_server_it_is(family: FamilyCase, tmp_path: Path) -> None:
     """What the vendor refuses is learnt once, and the client sees nothing of it."""
@@ -178,16 +204,39 @@ def shop(
         yield pair
 
 
+LOOK = Step(thought="Hm.", calls=(("look", {"at": "it"}),))
+
+
 @pytest.mark.parametrize("choice", CHOICES.values(), ids=CHOICES)
 def test_a_request_that_breaks_every_law_is_taken_at_once(
     shop: tuple[FamilyUpstream, GatewayProcess], choice: dict[str, Any]
 ) -> None:
     upstream, gateway = shop
-    upstream.play(Step(thought="Hm.", text="A picture."))
+    is_forced = choice["type"] in ("any", "tool")
+    upstream.play(LOOK if is_forced else Step(thought="Hm.", text="A picture."))
     request = rude_request(upstream.family.model, choice)
     answer = gateway.request("POST", "/v1/messages", request)
     assert upstream.refused == []
     assert answer.status == 200, answer.body
     content = {block["type"]: block for block in answer.json()["content"]}
-    assert content["text"]["text"] == "A picture."
+    if is_forced:
+        assert content["tool_use"]["input"] == {"at": "it"}
+    else:
+        assert content["text"]["text"] == "A picture."
     assert len(upstream.requests) == 1
+
+
+def test_a_model_that_was_only_asked_to_call_is_asked_again(
+    shop: tuple[FamilyUpstream, GatewayProcess],
+) -> None:
+    """Where nothing binds; what is asked then breaks no law either."""
+    upstream, gateway = shop
+    upstream.play(Step(thought="Hm.", text="A picture."), LOOK)
+    request = rude_request(upstream.family.model, CHOICES["any"])
+    answer = gateway.request("POST", "/v1/messages", request)
+    assert upstream.refused == []
+    assert answer.status == 200, answer.body
+    kinds = [block["type"] for block in answer.json()["content"]]
+    is_bound = upstream.family.name == "deepseek"
+    assert ("tool_use" in kinds) is not is_bound  # there the answer is the server's own fault
+    assert len(upstream.requests) == (1 if is_bound else 2)
