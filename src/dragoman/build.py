@@ -10,7 +10,7 @@ from typing import Final
 from dragoman.config import Config, ConfigError
 from dragoman.core.errors import GatewayError
 from dragoman.core.signatures import Signer
-from dragoman.engine import Engine
+from dragoman.engine import Engine, EngineLink
 from dragoman.policy.keys import KeyRing
 from dragoman.policy.learned import LearnedFacts
 from dragoman.policy.prices import Prices
@@ -86,7 +86,11 @@ class Gateway:
 
 
 def build_gateway(
-    config: Config, *, log: EventLog, environ: Mapping[str, str], engine: Engine | None = None
+    config: Config,
+    *,
+    log: EventLog,
+    environ: Mapping[str, str],
+    engine: Engine | EngineLink | None = None,
 ) -> Gateway:
     """
     Return a gateway that is ready to take requests.
@@ -128,7 +132,7 @@ def build_gateway(
         max_messages=server.max_messages,
         max_nesting=server.max_nesting,
     )
-    is_ready = (lambda: engine.ready) if engine is not None else None
+    is_ready = (lambda: engine.ready) if isinstance(engine, Engine) else None
     readiness = Readiness(routes, upstreams, engine_ready=is_ready)
     app = App(
         keys=KeyRing((key.name, key.key.reveal()) for key in config.keys),
@@ -150,9 +154,14 @@ def build_gateway(
     )
 
 
-async def start_server(gateway: Gateway, *, log: EventLog) -> HttpServer:
+async def start_server(gateway: Gateway, *, log: EventLog, shares_port: bool = False) -> HttpServer:
     """
     Return a server that listens where the configuration says.
+
+    Args:
+        gateway: Answers.
+        log: Told of crashes.
+        shares_port: Other processes of this user may listen there, too.
 
     Raises:
         OSError: It cannot listen there.
@@ -170,7 +179,7 @@ async def start_server(gateway: Gateway, *, log: EventLog) -> HttpServer:
         render_refusal=gateway.refuse,
         on_crash=log.crash,
     )
-    await server.start(settings.host, settings.port)
+    await server.start(settings.host, settings.port, shares_port=shares_port)
     return server
 
 
@@ -204,7 +213,7 @@ def open_upstream(
 
 
 def _upstreams(
-    config: Config, *, environ: Mapping[str, str], engine: Engine | None
+    config: Config, *, environ: Mapping[str, str], engine: Engine | EngineLink | None
 ) -> dict[str, Upstream]:
     made: dict[str, Upstream] = {}
     tls: ssl.SSLContext | None = None

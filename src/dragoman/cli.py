@@ -26,6 +26,7 @@ from dragoman.serve import StartOptions
 from dragoman.serve import serve as run_serve
 from dragoman.settings import Secret
 from dragoman.terminal import printable
+from dragoman.workers import serve_with_workers
 
 # The base of all usage errors; typer does not export it under a name of its own.
 _USAGE_ERROR: Final[type[Exception]] = typer.BadParameter.__bases__[0]
@@ -175,6 +176,9 @@ def serve(
     log_format: Annotated[
         LogFormat | None, typer.Option(help="Default: human on a terminal, else json.")
     ] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, max=256, help="Processes that share the port (Linux).")
+    ] = 1,
 ) -> int:
     """
     Serve the Anthropic API until Ctrl-C or SIGTERM.
@@ -195,6 +199,8 @@ def serve(
         local_model=model,
         may_download=yes,
     )
+    if workers > 1:
+        return serve_with_workers(options, workers, environ=os.environ)
     return run_serve(options, environ=os.environ)
 
 

@@ -135,6 +135,14 @@ def is_engine_installed() -> bool:
     return importlib.util.find_spec("xllamacpp") is not None
 
 
+class EngineLink(Struct, frozen=True, kw_only=True):
+    """An engine that another process owns, as far as its upstream needs it; see ``Engine``."""
+
+    model: EngineModel
+    base_url: str
+    api_key: str
+
+
 class Engine:
     """
     One model, served on a loopback port that stays the same through restarts.

@@ -9,8 +9,13 @@ import errno
 import gc
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+)
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -21,7 +26,7 @@ from dragoman.banner import Serving, banner_lines, base_url, listening_line, own
 from dragoman.build import ENGINE, Gateway, build_gateway, start_server
 from dragoman.config import Config, load_config, with_engine
 from dragoman.config_rules import rule_warnings
-from dragoman.engine import Engine, EngineError, EngineModel, EngineState, demo_model
+from dragoman.engine import Engine, EngineError, EngineLink, EngineModel, EngineState, demo_model
 from dragoman.exit_codes import CANNOT_START, OK, USAGE, CommandFailed
 from dragoman.local import FoundEngine, choose_local_model, find_local_engines, with_found_engines
 from dragoman.presets import load_catalog
@@ -82,11 +87,15 @@ def serve(options: StartOptions, *, environ: Mapping[str, str]) -> int:
     """
     config = load_config(options.config, environ=environ, overrides=options.overrides)
     model = engine_model(options, environ=environ)
-    shown = log_format(config.server)
-    # A person wants to see a request when it is over; a collector reads many lines at once.
-    log = EventLog(shown, hold_s=_LOG_HOLD_S if shown == "json" else 0.0)
+    log = new_log(config.server)
+    moved = is_moved(options, config)
+
+    def announce(serving: Serving) -> None:
+        tell_that_it_listens(structs.replace(serving, is_moved=moved), log)
+
+    opening = open_gateway(config, model=model, log=log, environ=environ)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        return runner.run(_serve(options, config, model=model, log=log, environ=environ))
+        return runner.run(serve_until_told(opening, log=log, announce=announce))
 
 
 def engine_model(options: StartOptions, *, environ: Mapping[str, str]) -> EngineModel | None:
@@ -117,11 +126,20 @@ def log_format(server: ServerConfig) -> Literal["human", "json"]:
     return "human" if sys.stderr.isatty() else "json"
 
 
+def new_log(server: ServerConfig) -> EventLog:
+    """Return the log of a process that serves."""
+    shown = log_format(server)
+    # A person wants to see a request when it is over; a collector reads many lines at once.
+    return EventLog(shown, hold_s=_LOG_HOLD_S if shown == "json" else 0.0)
+
+
 @asynccontextmanager
 async def open_gateway(
     config: Config,
     *,
     model: EngineModel | None = None,
+    link: EngineLink | None = None,
+    shares_port: bool = False,
     log: EventLog,
     environ: Mapping[str, str],
 ) -> AsyncIterator[Running]:
@@ -131,6 +149,8 @@ async def open_gateway(
     Args:
         config: What was loaded.
         model: For the embedded engine, if there shall be one.
+        link: The embedded engine, if another process owns it.
+        shares_port: Other workers listen at the same port.
         log: Gets every event.
         environ: For proxies, and for what the banner says.
 
@@ -140,28 +160,43 @@ async def open_gateway(
     """
     found = await find_local_engines(config)
     engine = Engine(model) if model else None
-    config = complete_config(config, engine, found)
+    config = complete_config(config, engine or link, found)
     async with AsyncExitStack() as stack:
         if engine:
             stack.push_async_callback(engine.stop)
-        gateway = build_gateway(config, log=log, environ=environ, engine=engine)
+        gateway = build_gateway(config, log=log, environ=environ, engine=engine or link)
         stack.push_async_callback(gateway.close)
-        server = await _listen(gateway, log=log)
+        with listening(config.server):
+            server = await start_server(gateway, log=log, shares_port=shares_port)
         stack.push_async_callback(server.close, 0)
         if engine:  # last: a port that is taken shows before gigabytes are read
-            await _start(engine, log)
-        serving = Serving(
-            config=config,
-            base_url=base_url(config.server.host, server.port),
-            engine=model,
-            found=_new_upstreams(config, found),
-            environ=environ,
-            command=own_command(sys.argv[0], environ.get("PATH", "")),
-        )
+            await start_engine(engine, log)
+        serving = describe(config, server.port, model=model, found=found, environ=environ)
         yield Running(gateway=gateway, server=server, serving=serving)
 
 
-def complete_config(config: Config, engine: Engine | None, found: Sequence[FoundEngine]) -> Config:
+def describe(
+    config: Config,
+    port: int,
+    *,
+    model: EngineModel | None,
+    found: Sequence[FoundEngine],
+    environ: Mapping[str, str],
+) -> Serving:
+    """Return what a gateway with the complete *config* serves at *port*."""
+    return Serving(
+        config=config,
+        base_url=base_url(config.server.host, port),
+        engine=model,
+        found=_new_upstreams(config, found),
+        environ=environ,
+        command=own_command(sys.argv[0], environ.get("PATH", "")),
+    )
+
+
+def complete_config(
+    config: Config, engine: Engine | EngineLink | None, found: Sequence[FoundEngine]
+) -> Config:
     """
     Return *config* with the embedded engine first and what was found on this machine last.
 
@@ -176,7 +211,7 @@ def complete_config(config: Config, engine: Engine | None, found: Sequence[Found
     return config
 
 
-def _with_embedded(config: Config, engine: Engine) -> Config:
+def _with_embedded(config: Config, engine: Engine | EngineLink) -> Config:
     if ENGINE in config.upstreams:
         line = f"upstreams.{ENGINE}: the embedded engine has this name; choose another"
         raise ConfigError([line], source=config.source)
@@ -214,10 +249,17 @@ def _new_upstreams(config: Config, found: Sequence[FoundEngine]) -> tuple[str, .
     return tuple(name for name, each in config.upstreams.items() if each.base_url in urls)
 
 
-async def _listen(gateway: Gateway, *, log: EventLog) -> HttpServer:
-    server = gateway.config.server
+@contextmanager
+def listening(server: ServerConfig) -> Iterator[None]:
+    """
+    Say in words why it is not possible to listen.
+
+    Raises:
+        CommandFailed: It is not.
+    """
     try:
-        return await start_server(gateway, log=log)
+        yield
+        return
     except socket.gaierror:
         reason = "no such host"
     except OSError as error:
@@ -227,7 +269,7 @@ async def _listen(gateway: Gateway, *, log: EventLog) -> HttpServer:
     )
 
 
-async def _start(engine: Engine, log: EventLog) -> None:
+async def start_engine(engine: Engine, log: EventLog) -> None:
     """Start the engine; how it goes on after that is in the log."""
     tell = partial(log.event, "engine", state="starting", model=engine.model.alias)
     reminder = asyncio.get_running_loop().call_later(_SLOW_START_S, tell)
@@ -245,28 +287,24 @@ def _log_engine(log: EventLog, engine: Engine, state: EngineState) -> None:
         log.event("engine", state=state, model=engine.model.alias, reason=engine.reason)
 
 
-async def _serve(
-    options: StartOptions,
-    config: Config,
+async def serve_until_told(
+    opening: AbstractAsyncContextManager[Running],
     *,
-    model: EngineModel | None,
     log: EventLog,
-    environ: Mapping[str, str],
+    announce: Callable[[Serving], None],
+    signals: StopSignals | None = None,
 ) -> int:
-    signals = StopSignals()
+    """Open a gateway, *announce* it, and close it when a signal comes; return the exit code."""
+    signals = signals or StopSignals()
     async with AsyncExitStack() as stack:
-        opening = stack.enter_async_context(
-            open_gateway(config, model=model, log=log, environ=environ)
-        )
-        running = await unless(signals.first, opening)
+        running = await unless(signals.first, stack.enter_async_context(opening))
         if running is None:  # told to stop while it was starting
             return OK
-        is_moved = not config.server.port or not _ADDRESS.isdisjoint(options.overrides)
-        _announce(structs.replace(running.serving, is_moved=is_moved), log)
+        announce(running.serving)
         gc.collect()
         gc.freeze()  # what is there now stays: looking through it again and again gives nothing
         await signals.first.wait()
-        grace_s = config.server.shutdown_timeout_s
+        grace_s = running.serving.config.server.shutdown_timeout_s
         log.event("stopping", grace_s=grace_s)
         await unless(signals.second, running.server.close(grace_s))
     signals.release()
@@ -274,7 +312,12 @@ async def _serve(
     return OK
 
 
-def _announce(serving: Serving, log: EventLog) -> None:
+def is_moved(options: StartOptions, config: Config) -> bool:
+    """Tell whether it listens elsewhere than the configuration alone would say."""
+    return not config.server.port or not _ADDRESS.isdisjoint(options.overrides)
+
+
+def tell_that_it_listens(serving: Serving, log: EventLog) -> None:
     """Say that it listens; with a log in JSON the rest of the banner is in the log."""
     is_brief = serving.config.server.log_format == "json"
     lines = [listening_line(serving)] if is_brief else banner_lines(serving)

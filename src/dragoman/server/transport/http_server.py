@@ -55,9 +55,9 @@ class HttpServer:
         """How many handlers are running."""
         return len(self._site.exchanges)
 
-    async def start(self, host: str, port: int) -> None:
+    async def start(self, host: str, port: int, *, shares_port: bool = False) -> None:
         """
-        Listen.
+        Listen; with *shares_port* the kernel deals connections out among all that do (Linux).
 
         Raises:
             OSError: The address is not ours, or in use.
@@ -65,7 +65,11 @@ class HttpServer:
         site, loop = self._site, asyncio.get_running_loop()
         site.tick(loop.time())
         self._server = await loop.create_server(
-            lambda: Connection(site, loop), host, port, backlog=_BACKLOG
+            lambda: Connection(site, loop),
+            host,
+            port,
+            backlog=_BACKLOG,
+            reuse_port=shares_port or None,
         )
         self._tick(loop)
 

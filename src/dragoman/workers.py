@@ -1,0 +1,297 @@
+"""
+`dragoman serve --workers N`: several processes at one port, and one that looks after them.
+
+The kernel deals new connections out among the workers (SO_REUSEPORT). The one process that looks
+after them owns the embedded engine and the signals, serves nothing itself, and starts a worker
+again that has ended. A worker is told what to serve by one line on standard input, says by one
+line on standard output that it listens, and lives as long as standard input stays open.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from msgspec import Struct, structs
+
+from dragoman.banner import Serving
+from dragoman.config import Config, load_config
+from dragoman.engine import Engine, EngineLink, EngineModel
+from dragoman.exit_codes import CANNOT_START, OK, USAGE, CommandFailed
+from dragoman.local import find_local_engines
+from dragoman.serve import (
+    Running,
+    StartOptions,
+    complete_config,
+    describe,
+    engine_model,
+    is_moved,
+    listening,
+    loop_factory,
+    new_log,
+    open_gateway,
+    serve_until_told,
+    start_engine,
+    tell_that_it_listens,
+)
+from dragoman.server.telemetry import EventLog
+from dragoman.signals import StopSignals, unless
+
+_READY: Final = b"ready\n"
+_FIRST_DELAY_S: Final = 0.5
+_MAX_DELAY_S: Final = 30.0
+_STEADY_S: Final = 60.0  # after so long a worker's end is no longer one of a series
+_PER_PROCESS: Final = (
+    "limits, learnt facts and health are kept by each process for itself: "
+    "n workers allow n times as many requests"
+)
+_MARGIN_S: Final = 5.0  # beyond the grace of the workers themselves
+
+
+class WorkerOptions(Struct, frozen=True, kw_only=True):
+    """What a worker is told."""
+
+    start: StartOptions
+    engine: EngineLink | None
+
+
+def reserve_port(host: str, port: int) -> socket.socket:
+    """
+    Return a socket that is bound and does not listen, so that workers may share its port.
+
+    Raises:
+        OSError: The address is not ours, or somebody listens there, be it with SO_REUSEPORT too.
+    """
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host or "0.0.0.0",  # noqa: S104 - what an empty host stands for
+        port,
+        type=socket.SOCK_STREAM,
+        flags=socket.AI_PASSIVE,
+    )[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(address)
+        address = (address[0], probe.getsockname()[1], *address[2:])
+    held = socket.socket(family, kind, protocol)
+    try:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        held.bind(address)
+    except BaseException:
+        held.close()
+        raise
+    return held
+
+
+class Workers:
+    """
+    Starts workers, starts those again that end, and stops all.
+
+    Args:
+        n: How many.
+        options: What each is told.
+        log: Told of every end that nobody asked for.
+        environ: Of the workers.
+    """
+
+    def __init__(
+        self, n: int, options: WorkerOptions, *, log: EventLog, environ: Mapping[str, str]
+    ) -> None:
+        self._n = n
+        self._options = options
+        self._log = log
+        self._environ = dict(environ)
+        self._processes: dict[int, asyncio.subprocess.Process] = {}
+        self._keepers: list[asyncio.Task[None]] = []
+        self._is_stopping = False
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Of the workers that run."""
+        return tuple(p.pid for p in self._processes.values() if p.returncode is None)
+
+    async def start(self) -> None:
+        """
+        Start all, and return when each listens.
+
+        Raises:
+            CommandFailed: One could not start; it has said why.
+        """
+        await asyncio.gather(*(self._start_one(number) for number in range(self._n)))
+        self._keepers = [
+            asyncio.create_task(self._keep(number), name=f"worker {number}")
+            for number in range(self._n)
+        ]
+
+    async def stop(self, grace_s: float) -> None:
+        """Ask all to end, and kill those that do not within *grace_s* and a margin."""
+        self._is_stopping = True
+        for keeper in self._keepers:
+            keeper.cancel()
+        await asyncio.gather(*self._keepers, return_exceptions=True)
+        self.signal(signal.SIGTERM)
+        ends = [asyncio.ensure_future(p.wait()) for p in self._processes.values()]
+        if ends:
+            _, late = await asyncio.wait(ends, timeout=grace_s + _MARGIN_S)
+            if late:
+                self.signal(signal.SIGKILL)
+                await asyncio.wait(late)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to all that run."""
+        for process in self._processes.values():
+            if process.returncode is None:
+                with suppress(ProcessLookupError):
+                    process.send_signal(number)
+
+    async def _start_one(self, number: int) -> None:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "dragoman.workers",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            env=self._environ,
+            start_new_session=True,  # so that Ctrl-C reaches it through us alone, and once
+        )
+        self._processes[number] = process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with suppress(OSError):  # then it says nothing, either
+            process.stdin.write(msgspec.json.encode(self._options, enc_hook=str) + b"\n")
+            await process.stdin.drain()
+        if await process.stdout.readline() != _READY:
+            await process.wait()
+            code = process.returncode or CANNOT_START
+            raise CommandFailed("a worker process could not start", code=max(code, 1))
+
+    async def _keep(self, number: int) -> None:
+        """Start one worker again whenever it ends, each time later if it ends soon."""
+        delay_s = _FIRST_DELAY_S
+        while not self._is_stopping:
+            began_s = time.monotonic()
+            process = self._processes[number]
+            code = await process.wait()
+            if time.monotonic() - began_s > _STEADY_S:
+                delay_s = _FIRST_DELAY_S
+            self._log.event("worker", state="ended", pid=process.pid, code=code, again_in_s=delay_s)
+            await asyncio.sleep(delay_s)
+            delay_s = min(2 * delay_s, _MAX_DELAY_S)
+            with suppress(CommandFailed, OSError):  # it is tried again: its process has ended
+                await self._start_one(number)
+                self._log.event("worker", state="started", pid=self._processes[number].pid)
+
+
+def serve_with_workers(options: StartOptions, n: int, *, environ: Mapping[str, str]) -> int:
+    """
+    Serve with *n* processes until a signal comes, return the exit code.
+
+    Raises:
+        ConfigError: The configuration cannot be used.
+        EngineError: The model cannot be had.
+        CommandFailed: It cannot start.
+    """
+    if sys.platform != "linux":
+        raise CommandFailed("--workers needs Linux, which deals connections out", code=USAGE)
+    config = load_config(options.config, environ=environ, overrides=options.overrides)
+    model = engine_model(options, environ=environ)
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        return runner.run(_supervise(options, config, n=n, model=model, environ=environ))
+
+
+async def _supervise(
+    options: StartOptions,
+    config: Config,
+    *,
+    n: int,
+    model: EngineModel | None,
+    environ: Mapping[str, str],
+) -> int:
+    log, signals = new_log(config.server), StopSignals()
+    grace_s = config.server.shutdown_timeout_s
+    async with AsyncExitStack() as stack:
+        found = await find_local_engines(config)
+        engine = Engine(model) if model else None
+        full = complete_config(config, engine, found)
+        with listening(config.server):
+            held = stack.enter_context(reserve_port(config.server.host, config.server.port))
+        if engine:
+            stack.push_async_callback(engine.stop)
+            await unless(signals.first, start_engine(engine, log))
+        port: int = held.getsockname()[1]
+        workers = Workers(n, _told(options, port, engine), log=log, environ=environ)
+        stack.push_async_callback(workers.stop, 0)
+        await unless(signals.first, workers.start())
+        if not signals.first.is_set():
+            serving = describe(full, port, model=model, found=found, environ=environ)
+            moved = is_moved(options, config)
+            tell_that_it_listens(structs.replace(serving, is_moved=moved), log)
+            log.event("workers", n=n, note=_PER_PROCESS)
+        await signals.first.wait()
+        await _stop(workers, signals, grace_s=grace_s)
+    signals.release()
+    return OK
+
+
+def _told(options: StartOptions, port: int, engine: Engine | None) -> WorkerOptions:
+    """Return what each worker is told: the port that is reserved, and no engine of its own."""
+    link = None
+    if engine:
+        link = EngineLink(model=engine.model, base_url=engine.base_url, api_key=engine.api_key)
+    overrides = {**options.overrides, "server.port": port}
+    start = StartOptions(config=options.config, overrides=overrides)
+    return WorkerOptions(start=start, engine=link)
+
+
+async def _stop(workers: Workers, signals: StopSignals, *, grace_s: float) -> None:
+    """Stop the workers; a second signal is passed on, and they cut what is under way."""
+    stopping = asyncio.ensure_future(workers.stop(grace_s))
+    second = asyncio.ensure_future(signals.second.wait())
+    await asyncio.wait({stopping, second}, return_when=asyncio.FIRST_COMPLETED)
+    if not stopping.done():
+        workers.signal(signal.SIGTERM)
+    second.cancel()
+    await stopping
+
+
+# -- the worker's side
+
+
+def main() -> int:
+    """Be one worker, until a signal comes or the process that looks after it is gone."""
+    line = sys.stdin.buffer.readline()
+    told = msgspec.json.decode(line, type=WorkerOptions, dec_hook=lambda _, text: Path(text))
+    start, environ = told.start, os.environ
+    config = load_config(start.config, environ=environ, overrides=start.overrides)
+    log = new_log(config.server)
+    opening = open_gateway(config, link=told.engine, shares_port=True, log=log, environ=environ)
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        return runner.run(_work(opening, log))
+
+
+async def _work(opening: AbstractAsyncContextManager[Running], log: EventLog) -> int:
+    signals = StopSignals()
+    asyncio.get_running_loop().add_reader(sys.stdin.fileno(), _watch_input, signals)
+    return await serve_until_told(opening, log=log, announce=_say_ready, signals=signals)
+
+
+def _watch_input(signals: StopSignals) -> None:
+    """Take the end of standard input for the signal to stop: nobody looks after us any more."""
+    if not os.read(sys.stdin.fileno(), 4096):
+        asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+        signals.first.set()
+
+
+def _say_ready(_: Serving) -> None:
+    os.write(sys.stdout.fileno(), _READY)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""Several processes at one port: connections are spread, ends are made good, nothing is left."""
+
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dragoman.exit_codes import CANNOT_START
+from dragoman.workers import reserve_port
+from support.chat_upstream import ChatUpstream
+from support.command import run_command
+from support.gateway import GatewayProcess, lab_config
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="!!!! SO_REUSEPORT deals on Linux")
+_PATIENCE_S = 60
+
+
+def children(pid: int) -> list[int]:
+    found = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        found += [int(each) for each in path.read_text().split()]
+    return found
+
+
+def two_workers(folder: Path, upstream: ChatUpstream) -> GatewayProcess:
+    config = lab_config(upstream.url, "lab-model")
+    return GatewayProcess(folder, config=config, args=("--workers", "2", "--log-format", "json"))
+
+
+def wait_until(is_true: Callable[[], bool]) -> None:
+    until = time.monotonic() + _PATIENCE_S
+    while not is_true():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def connections_of(pid: int) -> int:
+    """Open sockets beside those that every worker has."""
+    links = [each.readlink() for each in Path(f"/proc/{pid}/fd").iterdir()]
+    return sum(str(link).startswith("socket:") for link in links)
+
+
+def test_connections_are_spread_and_workers_replaced(tmp_path: Path) -> None:
+    with (
+        ChatUpstream() as upstream,
+        two_workers(tmp_path, upstream) as gateway,
+    ):
+        port = gateway.port
+        pids = children(gateway.pid)
+        assert len(pids) == 2
+        before = {pid: connections_of(pid) for pid in pids}
+        held = [socket.create_connection(("127.0.0.1", port)) for _ in range(200)]
+        # A few less: what a worker had open before may have ended.
+        wait_until(lambda: sum(connections_of(p) - before[p] for p in pids) >= 190)
+        shares = [(connections_of(pid) - before[pid]) / 200 for pid in pids]
+        for each in held:
+            each.close()
+        assert min(shares) >= 0.3, shares  # 0.5 is meant; four deviations are 0.14
+        os.kill(pids[0], signal.SIGKILL)
+        wait_until(lambda: len(children(gateway.pid)) == 2 and pids[0] not in children(gateway.pid))
+        wait_until(lambda: '"state":"started"' in gateway.log())
+        for _ in range(8):
+            assert gateway.request("GET", "/v1/models").status == 200
+        pids = children(gateway.pid)
+    assert '"event":"workers","n":2' in gateway.log()
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+
+
+def test_workers_end_with_who_looks_after_them(tmp_path: Path) -> None:
+    with ChatUpstream() as upstream:
+        gateway = two_workers(tmp_path, upstream)
+        gateway.__enter__()
+        pids = children(gateway.pid)
+        os.kill(gateway.pid, signal.SIGKILL)
+        assert gateway.wait() == -signal.SIGKILL
+        wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+
+
+def test_a_port_with_a_listener_is_not_shared() -> None:
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with pytest.raises(OSError, match="in use"):
+            reserve_port("127.0.0.1", other.getsockname()[1])
+
+
+def test_a_worker_that_cannot_start_ends_the_command(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        done = run_command(tmp_path, "serve", "--demo", "--workers", "2", "--port", str(port))
+    assert done.returncode == CANNOT_START
+    assert done.stderr == (
+        f"dragoman: cannot listen on 127.0.0.1:{port}: something listens there already; "
+        "choose another with --port\n"
+    )
