@@ -18,6 +18,7 @@ import pytest
 
 from dragoman import engine as engine_module
 from dragoman.engine import Engine, EngineError, EngineLimits, EngineModel, demo_model
+from support.processes import is_alive
 
 pytestmark = pytest.mark.engine
 
@@ -47,14 +48,6 @@ def call(engine: Engine, path: str, body: dict | None = None, *, key: str | None
     except urllib.error.HTTPError as error:
         with error:
             return error.code, json.load(error)
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
 
 
 async def until(holds: Callable[[], bool], timeout_s: float = 10) -> None:

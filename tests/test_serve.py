@@ -27,6 +27,7 @@ from support.chat_upstream import ChatUpstream
 from support.command import run_command
 from support.gateway import GatewayProcess, lab_config, program_environment
 from support.hub_mirror import HubMirror
+from support.processes import is_alive
 
 _URL = re.compile(r"http://127\.0\.0\.1:(\d+)")
 _TIMEOUT_S = 30
@@ -392,14 +393,6 @@ def test_the_engine_never_outlives_the_gateway(tmp_path: Path) -> None:
 
 def children(pid: int) -> list[int]:
     return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
 
 
 @pytest.mark.engine

@@ -167,6 +167,7 @@ class Engine:
         self._process: asyncio.subprocess.Process | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._log_reader: asyncio.Task[None] | None = None
+        # The child's last lines; after requests they may quote content, so never log them.
         self._log: deque[str] = deque(maxlen=self._limits.max_log_lines)
 
     @property
@@ -184,11 +185,6 @@ class Engine:
         """Of the running child; 0: there is none."""
         process = self._process
         return process.pid if process is not None and process.returncode is None else 0
-
-    @property
-    def log_tail(self) -> tuple[str, ...]:
-        """The child's last lines; after requests they may quote content, so never log them."""
-        return tuple(self._log)
 
     def on_change(self, callback: Callable[[EngineState], None]) -> None:
         """Call *callback* with every new state, from the event loop."""

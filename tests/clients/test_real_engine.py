@@ -14,6 +14,7 @@ import pytest
 from anthropic import beta_tool
 
 from support.gateway import GatewayProcess
+from support.processes import is_alive
 
 pytestmark = [pytest.mark.client, pytest.mark.engine]
 
@@ -361,14 +362,6 @@ def engine_pid(gateway: GatewayProcess) -> int:
         if parent == gateway.pid and b"engine_child.py" in command:
             return int(folder.name)
     raise AssertionError("there is no engine")
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
 
 
 def wait_until(holds, timeout_s: float = 60) -> None:

@@ -29,7 +29,7 @@ from dragoman.core.settings import (
 from dragoman.core.signatures import Signer
 from dragoman.core.thinking import plan_thinking
 from dragoman.core.token_count import estimate_tokens
-from dragoman.core.tool_choice import plan_tool_choice
+from dragoman.core.tool_choice import ToolChoicePlan, plan_tool_choice
 from dragoman.core.tools import ToolTable, plan_tools
 from dragoman.wire.anthropic import Block, MessagesRequest
 
@@ -145,12 +145,7 @@ def make_plan(
     body["messages"], prefill = _messages(
         request, reader, notes=notes, reminder=reminder, recall=recall, adjustments=adjustments
     )
-    if tools.functions and not choice.hides_tools:
-        body["tools"] = choice.sent(tools.functions)
-        if choice.tool_choice is not None:
-            body["tool_choice"] = choice.tool_choice
-        if choice.is_single and profile.parallel_tool_calls_field:
-            body["parallel_tool_calls"] = False
+    body |= _tool_fields(tools, choice, profile)
     response_format = choice.response_format or form.response_format
     if response_format is not None:
         body["response_format"] = response_format
@@ -371,6 +366,19 @@ def _system_prompt(system: str | list[Block] | None, adjustments: Adjustments) -
 def _summary_request(compaction: object) -> str:
     instructions = compaction.get("instructions") if isinstance(compaction, dict) else None
     return instructions if isinstance(instructions, str) and instructions else _SUMMARIZE
+
+
+def _tool_fields(
+    tools: ToolTable, choice: ToolChoicePlan, profile: DialectProfile
+) -> dict[str, Any]:
+    if not tools.functions or choice.hides_tools:
+        return {}
+    fields: dict[str, Any] = {"tools": choice.sent(tools.functions)}
+    if choice.tool_choice is not None:
+        fields["tool_choice"] = choice.tool_choice
+    if choice.is_single and profile.parallel_tool_calls_field:
+        fields["parallel_tool_calls"] = False
+    return fields
 
 
 def _block_renderer(
