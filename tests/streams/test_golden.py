@@ -57,8 +57,9 @@ def test_each_vendor_is_asked() -> None:
 
 def test_each_family_has_cases_and_each_case_its_provenance() -> None:
     page = (FOLDER / "README.md").read_text(encoding="utf-8")
-    told = set(re.findall(r"^\| `([a-z]+/[\w-]+)` \|", page, re.MULTILINE))
-    assert told == {case.name for case in CASES}
+    rows = re.findall(r"^\| `([a-z]+/[\w-]+)` \| `([\w-]+)` \|", page, re.MULTILINE)
+    assert sorted(name for name, _ in rows) == [case.name for case in CASES]
     assert {case.name.partition("/")[0] for case in CASES} == set(VENDORS)
-    for case in CASES:
-        assert case.path("upstream.sse").exists()
+    for name, sample in rows:
+        answer = Golden(name).path("upstream.sse").read_bytes()
+        assert answer == (FOLDER / "dialects" / f"{sample}.sse").read_bytes(), name
