@@ -210,6 +210,25 @@ def test_a_busy_server_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not any(reply.is_unclear for reply in probing.replies.values())
 
 
+class DyingUpstream(QuirkyUpstream):
+    """Breaks down after its first answers."""
+
+    def choose(self, recorded: Recorded) -> Reply:
+        if len(self.requests) < 3:
+            return super().choose(recorded)
+        self.requests.append(recorded)
+        return refuse(500, "oh no").reply
+
+
+def test_one_that_stops_answering_measures_nothing(tmp_path: Path) -> None:
+    with DyingUpstream(Quirks(), "my-model") as lab:
+        run = probe(tmp_path, lab.url, "--write", "facts.toml")
+    assert run.returncode == 1
+    (line,) = run.stderr.splitlines()
+    assert line.endswith("questions had no answer; nothing was written")
+    assert not (tmp_path / "facts.toml").exists()
+
+
 async def _run(probing: Probing, url: str) -> None:
     client = open_upstream(UpstreamConfig(base_url=url), environ={})
     try:

@@ -121,6 +121,11 @@ async def _probe(config: Config, alias: str, *, environ: Mapping[str, str]) -> F
         raise CommandFailed(reason, code=FAILED) from None
     finally:
         await upstream.close()
+    unanswered = [name for name, reply in probing.replies.items() if reply.is_unclear]
+    if not probing.problem and len(unanswered) > len(probing.replies) // 2:
+        said = f"{len(unanswered)} of {len(probing.replies)} questions had no answer"
+        reason = f"{alias}: {deployment.upstream}: {said}; nothing was written"
+        raise CommandFailed(reason, code=FAILED)
     if probing.problem:
         said = redact(probing.problem, secrets_of(config.upstreams[deployment.upstream]))
         raise CommandFailed(f"{alias}: {deployment.upstream}: {printable(said)}", code=FAILED)
@@ -130,7 +135,7 @@ async def _probe(config: Config, alias: str, *, environ: Mapping[str, str]) -> F
         model=deployment.model,
         measured=measure(probing),
         observed=observe(probing),
-        unanswered=tuple(name for name, reply in probing.replies.items() if reply.is_unclear),
+        unanswered=tuple(unanswered),
     )
 
 

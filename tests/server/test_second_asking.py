@@ -132,6 +132,13 @@ def test_other_ends_are_ends(finish: str) -> None:
     assert len(case.sent()) == 1
 
 
+def test_nothing_to_add_to_a_prefill_is_an_end() -> None:
+    messages = [*ASK["messages"], {"role": "assistant", "content": "All of it."}]
+    exchange, case = deliver([EMPTY], body=ASK | {"messages": messages})
+    assert message_of(exchange).stop_reason == "end_turn"
+    assert len(case.sent()) == 1
+
+
 def test_a_call_is_an_answer() -> None:
     body = ASK | {"tools": [TOOL]}
     exchange, case = deliver([calling("get", "{}")], body=body)

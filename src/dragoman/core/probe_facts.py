@@ -15,7 +15,15 @@ from msgspec import Struct
 from dragoman.core.dialects.profile import GENERIC, DialectProfile
 from dragoman.core.healing import learn_from_refusal
 from dragoman.core.probe_replies import Reply, parse_object
-from dragoman.core.probes import COUNT_PREFIX, ENUM_WORD, KEYWORDS, PREFILLS, STOP, Probing
+from dragoman.core.probes import (
+    COUNT_PREFIX,
+    ENUM_WORD,
+    KEYWORDS,
+    PREFILLS,
+    STOP,
+    SWITCHES,
+    Probing,
+)
 
 _EFFORTS: Final = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 _WINDOW: Final = re.compile(r"context|max_model_len|n_ctx|max_seq_len")
@@ -141,10 +149,8 @@ def _thinking(probing: Probing) -> Facts:
     if switch:
         yield "thinking", "toggle"
         yield "thinking_switch", switch
-    elif seen is not None:
-        yield "thinking", "always"
-    elif any(name.startswith("thinking_") for name in probing.replies):
-        yield "thinking", "never"
+    elif all(probing.accepted(f"thinking_{name}") is not None for name in SWITCHES):
+        yield "thinking", "never" if seen is None else "always"
     reply = seen or probing.replies.get(f"thinking_{switch}")
     if reply is None or not reply.thinks:
         return

@@ -11,7 +11,9 @@ from dragoman.core.healing import Refusal
 from dragoman.core.sse import SseParser
 
 _decode: Final = msgspec.json.Decoder().decode
-_REFUSED: Final = frozenset({400, 404, 405, 415, 422, 500, 501})
+_REFUSED: Final = frozenset({400, 404, 405, 415, 422, 501})
+# Some servers answer 500 to what they do not take; one that has broken down says nothing like it.
+_SAID_WITH_500: Final = re.compile(r"support|invalid|must |unknown|unexpected|type")
 _TOO_BUSY: Final = frozenset({408, 425, 429, 502, 503, 504, 529})
 _NO_ACCESS: Final = frozenset({401, 402, 403})
 _MAX_TEXT: Final = 100_000  # characters of a reply or an error that are read
@@ -73,6 +75,8 @@ class Reply(Struct, kw_only=True):
     @property
     def is_refused(self) -> bool:
         """Tell whether the request itself was refused; a busy server says nothing about it."""
+        if self.status == 500:
+            return _SAID_WITH_500.search(self.error.lower()) is not None
         return self.status in _REFUSED or (self.status == 200 and bool(self.error))
 
     @property
@@ -83,7 +87,8 @@ class Reply(Struct, kw_only=True):
     @property
     def is_unclear(self) -> bool:
         """Tell whether there is nothing to be read from it; asking again may help."""
-        return self.status == 0 or self.status in _TOO_BUSY
+        is_broken = self.status == 500 and not self.is_refused
+        return self.status == 0 or self.status in _TOO_BUSY or is_broken
 
     @property
     def refusal(self) -> Refusal:

@@ -409,6 +409,8 @@ class ChatTurn:
         """Return what the reply should have held, if it can still be asked for."""
         if self._stop_reason() != "end_turn" or self._blocks.has_calls:
             return ""
+        if any(message.role == "assistant" for message in self.plan.request.messages[-1:]):
+            return ""  # what was begun for the model may have been all there is to say
         if isinstance(self._sink, HoldingSink) and self._sink.is_holding:
             return "call"
         when = self._context.continues_empty
