@@ -20,6 +20,7 @@ from bench.measure import (  # noqa: E402
     measure_silent,
     measure_start,
     measure_tls,
+    measure_workers,
 )
 from bench.processes import CannotMeasure, missing_programs  # noqa: E402
 from bench.scenarios import Scenario, scenarios  # noqa: E402
@@ -68,6 +69,7 @@ def _run(asked: argparse.Namespace) -> Iterator[Row]:
             "latency": lambda: measure_latency(lab, rounds=rounds, n=round(3000 * scale)),
             "silent": lambda: measure_silent(lab),
             "tls": lambda: measure_tls(lab, rounds=rounds, scale=scale),
+            "workers": lambda: measure_workers(lab, rounds=rounds, scale=scale),
             "leak": lambda: measure_leak(lab, n_events=n_events),
         }
         if unknown := set(asked.names) - set(measures):

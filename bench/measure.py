@@ -8,12 +8,13 @@ from typing import Any, Final
 
 from bench import requests
 from bench.lab import Lab
-from bench.processes import CannotMeasure, held_streams
+from bench.processes import CannotMeasure, Program, held_streams
 from bench.scenarios import Scenario
 
 KIB: Final = 1024
 MIB: Final = 2**20
 _N_SILENT: Final = 1000
+_N_SPREAD: Final = 128  # connections over two workers
 _EVENTS_PER_LEAK_REQUEST: Final = 256
 _SETTLE_S: Final = 1.0
 _LATE: Final = 1.05  # of a stream's own duration: it has not kept its pace
@@ -272,4 +273,47 @@ def _tls(
         limit=2.0,
         note=f"beside {plain:.1f} without",
         measured={"cpu_us": costs},
+    )
+
+
+def measure_workers(lab: Lab, *, rounds: int, scale: float) -> list[Row]:
+    """Return what two processes at one port cost beside one, and how connections are spread."""
+    pair = lab.new_gateway(lab.pair, args=["--workers", "2"], is_pinned=False)
+    try:
+        _wait_until_answering(lab, lab.pair)
+        rows = [
+            _workers(lab, pair, is_burst=is_burst, rounds=rounds, scale=scale)
+            for is_burst in (False, True)
+        ]
+    finally:
+        pair.stop()
+    return rows
+
+
+def _workers(lab: Lab, pair: Program, *, is_burst: bool, rounds: int, scale: float) -> Row:
+    model, events, n = ("burst-256", 256, 1000) if is_burst else ("whole", 4, 5000)
+    n = max(256, round(n * scale))
+    request = requests.small(model, is_stream=is_burst)
+    costs: dict[str, list[float]] = {"one": [], "two": []}
+    shares: list[float] = []
+    ways = {"one": (lab.programs["gateway"], lab.gateway), "two": (pair, lab.pair)}
+    for _ in range(rounds):
+        for name, (program, port) in ways.items():
+            before = program.cpu_by_pid()
+            lab.load(port, request, connections=_N_SPREAD, requests=n, events=events)
+            used = {pid: s - before.get(pid, 0.0) for pid, s in program.cpu_by_pid().items()}
+            costs[name].append(sum(used.values()) * 1e6 / (n * (events if is_burst else 1)))
+            if name == "two":
+                shares.append(sorted(used.values())[-2] / sum(used.values()))
+    one, two = (statistics.median(found) for found in costs.values())
+    return Row(
+        "workers-burst" if is_burst else "workers-small",
+        "two workers, burst" if is_burst else "two workers, small whole reply",
+        "us/event" if is_burst else "us/request",
+        gateway=two,
+        ratio=two / one,
+        goal=1.15,
+        limit=1.15,
+        note=f"beside {one:.3g} of one; the less busy one did {min(shares):.0%} of the work",
+        measured={"cpu_us": costs, "shares": shares},
     )

@@ -107,7 +107,11 @@ class Program:
 
     def cpu_s(self) -> float:
         """Return the seconds of processor time, user and system, of all of them."""
-        return sum(_cpu_s(pid) for pid in self.pids())
+        return sum(self.cpu_by_pid().values())
+
+    def cpu_by_pid(self) -> dict[int, float]:
+        """Return the same for each process."""
+        return {pid: _cpu_s(pid) for pid in self.pids()}
 
     def resident_bytes(self) -> int:
         """Return the memory that they hold, shared pages counted each time."""

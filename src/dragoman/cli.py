@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final, NoReturn
 import typer
 
 from dragoman import __version__
+from dragoman.bench_command import LoadOptions, run_load_test
 from dragoman.check import check as run_check
 from dragoman.claude_command import ClaudeOptions, print_variables, run_claude
 from dragoman.config import ConfigError
@@ -310,6 +311,41 @@ def check(
 def models(*, config: ConfigOption = None) -> int:
     """List the models that would be served, and what is known of them."""
     return print_models(config, environ=os.environ, overrides={})
+
+
+@app.command(
+    epilog=_examples(
+        "dragoman bench http://127.0.0.1:7777 --model deepseek-v3.1",
+        "dragoman bench https://gateway.example -m sonnet --key env:TEAM_KEY -n 500 -c 50",
+    )
+)
+def bench(
+    url: Annotated[str, typer.Argument(metavar="URL", help="Of any Anthropic-compatible API.")],
+    *,
+    model: Annotated[str, typer.Option("--model", "-m", help="What to ask.")],
+    key: Annotated[
+        str | None, typer.Option(help="Sent as x-api-key: env:NAME, or the literal.")
+    ] = None,
+    requests: Annotated[
+        int, typer.Option("--requests", "-n", min=1, max=1_000_000, help="How many in all.")
+    ] = 100,
+    concurrency: Annotated[
+        int, typer.Option("--concurrency", "-c", min=1, max=10_000, help="How many at a time.")
+    ] = 8,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Of each reply.")] = 64,
+    whole: Annotated[bool, typer.Option("--whole", help="Ask for whole replies.")] = False,
+) -> int:
+    """Measure how fast an endpoint answers. Every request is a real one: a vendor bills it."""
+    options = LoadOptions(
+        url=url,
+        model=model,
+        key=None if key is None else _secret(key),
+        requests=requests,
+        concurrency=min(concurrency, requests),
+        max_tokens=max_tokens,
+        is_stream=not whole,
+    )
+    return run_load_test(options)
 
 
 def _wrong(message: str) -> CommandFailed:
