@@ -146,6 +146,7 @@ def test_every_field_of_the_log_is_documented() -> None:
         first_content_s=1.0,
         usage=Usage(1, 1, 1, 1, 1, is_estimate=True),
         adjustments=(Adjustment("a", "dropped", "b"),),
+        estimate_error_pct=1.5,
     )
     stream = io.StringIO()
     EventLog("json", stream).request(record)

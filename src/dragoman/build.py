@@ -11,6 +11,7 @@ from dragoman.config import Config, ConfigError
 from dragoman.core.errors import GatewayError
 from dragoman.core.signatures import Signer
 from dragoman.engine import Engine, EngineLink
+from dragoman.policy.calibration import Calibration
 from dragoman.policy.keys import KeyRing
 from dragoman.policy.learned import LearnedFacts
 from dragoman.policy.prices import Prices
@@ -23,6 +24,7 @@ from dragoman.server.messages import MessageLimits, Messages
 from dragoman.server.planner import Planner
 from dragoman.server.readiness import Readiness
 from dragoman.server.telemetry import EventLog
+from dragoman.server.tokenizers import LocalTokenizers
 from dragoman.server.transport.http_server import HttpLimits, HttpServer
 from dragoman.server.transport.http_upstream import HttpUpstream
 from dragoman.server.transport.proxy import proxy_for
@@ -110,7 +112,7 @@ def build_gateway(
     fetcher = GuardedFetcher()
     documents = Documents(fetcher)
     learned = LearnedFacts()
-    planner = Planner(documents, fetcher, signer, learned=learned)
+    planner = Planner(documents, fetcher, signer, learned=learned, calibration=Calibration())
     server = config.server
     messages = Messages(
         routes=routes,
@@ -128,6 +130,7 @@ def build_gateway(
         routes=routes,
         upstreams=upstreams,
         planner=planner,
+        tokenizers=LocalTokenizers(),
         max_body_bytes=server.max_body_bytes,
         max_messages=server.max_messages,
         max_nesting=server.max_nesting,

@@ -48,7 +48,7 @@ def test_sampling(facts: dict, asked: dict, sent: dict, adjustments: list) -> No
         ({"max_output_tokens": 8192}, 128_000, 8192),
         ({"max_output_tokens": 8192}, 100, 100),
         ({"context_window": 32_768}, 32_000, 32_000),
-        ({"context_window": 32_768}, 128_000, 32_768 - 14),
+        ({"context_window": 32_768}, 128_000, 32_768 - 10),
         ({"context_window": 1000, "max_output_tokens": 500}, 128_000, 500),
     ],
 )
@@ -56,6 +56,14 @@ def test_max_tokens(facts: dict, asked: int, sent: int) -> None:
     made = plan(DialectProfile(**facts), max_tokens=asked)
     assert abs(made.body["max_tokens"] - sent) <= 3
     assert said(made) == ([("max_tokens", "clamped")] if sent < asked else [])
+
+
+def test_room_is_left_for_an_estimate_that_is_too_low() -> None:
+    long = [user("word " * 40_000)]
+    made = plan(DialectProfile(context_window=65_536), max_tokens=60_000, messages=long)
+    room = 65_536 - made.input_tokens_estimate
+    assert room - made.input_tokens_estimate * 0.06 < made.body["max_tokens"]
+    assert made.body["max_tokens"] < room - made.input_tokens_estimate * 0.04
 
 
 def test_no_tokens_at_all_become_one_that_is_not_shown() -> None:
@@ -82,7 +90,7 @@ def test_what_the_window_leaves_is_told_from_what_the_model_writes(
 
 
 def test_a_prompt_that_fills_the_window_is_left_to_the_upstream() -> None:
-    long = [user("word " * 60_000)]
+    long = [user("word " * 80_000)]
     profile = DialectProfile(context_window=65_536)
     made = plan(profile, max_tokens=32_000, messages=long)
     assert made.input_tokens_estimate > 65_536

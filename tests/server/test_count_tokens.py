@@ -248,6 +248,61 @@ def test_what_only_a_native_upstream_knows_is_estimated_as_it_is() -> None:
     assert is_estimate(exchange)
 
 
+# -- counted or calibrated here
+
+
+def words(text: str) -> int:
+    return len(text.split())
+
+
+def test_a_local_tokenizer_counts_what_the_upstream_does_not() -> None:
+    asked = ASKED | {"system": "word " * 1000}
+    profile = {"vocabulary": "qwen", "tool_preamble_tokens": 50, "tool_tokens_factor": 2}
+    exchange, case = count("none", None, asked, profile=profile, tokenizers={"qwen": lambda: words})
+    # System prompt and question; the tool is one word of JSON, twice; and what the template adds.
+    assert tokens_of(exchange) == 1000 + 1 + 2 + (6 + 2 * 4 + 50 + 4)
+    assert is_estimate(exchange)
+    assert b"counted by a local tokenizer" in exchange.reply_headers[b"x-dragoman-adjustments"]
+    assert case.sent("lab") == []
+
+
+def test_the_upstream_is_asked_before_a_local_tokenizer() -> None:
+    answer = replying(200, COUNTERS["vllm"][3])
+    loaded: list[int] = []
+    exchange, _ = count(
+        "vllm",
+        answer,
+        profile={"vocabulary": "qwen"},
+        tokenizers={"qwen": lambda: loaded.append(1)},
+    )
+    assert (tokens_of(exchange), loaded) == (42, [])
+
+
+def test_the_missing_extra_is_named_where_it_would_count() -> None:
+    for vocabulary, is_named in (("qwen", True), ("unknown", False)):
+        exchange, _ = count("none", None, profile={"vocabulary": vocabulary})
+        said = exchange.reply_headers[b"x-dragoman-adjustments"]
+        assert (b"dragoman[tokenizers]" in said) is is_named
+
+
+def test_counts_of_the_upstream_calibrate_estimates() -> None:
+    async def main() -> None:
+        asked = ASKED | {"system": "word " * 1000}
+        case = AppCase(
+            {"lab": [replying(200, '{"count":1900}')] * 8 + [refusing(500)]},
+            profile={"count_tokens": "vllm"},
+        )
+        for _ in range(8):
+            assert tokens_of(await case.ask(asked, path=PATH)) == 1900
+        exchange = await case.ask(asked, path=PATH)
+        assert tokens_of(exchange) == pytest.approx(1900, abs=2)
+        said = exchange.reply_headers[b"x-dragoman-adjustments"]
+        assert b"estimated and calibrated" in said
+        await case.close()
+
+    run(main())
+
+
 # -- refused
 
 

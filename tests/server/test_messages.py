@@ -284,6 +284,29 @@ def test_fewer_tokens_are_asked_for_as_often_as_any() -> None:
 
 
 @both_ways
+def test_the_estimate_is_compared_with_the_count(is_stream: bool) -> None:
+    body = ASK | {"system": "word " * 1000}
+
+    async def main() -> None:
+        case = AppCase({"lab": [saying("Hello", prompt=1600, output=4)] * 9})
+        for _ in range(9):
+            message_of(await case.ask(body | {"stream": is_stream}))
+        errors = [record["estimate_error_pct"] for record in case.records]
+        assert all(-50 < error < -30 for error in errors[:8])  # about 1000 were estimated
+        assert abs(errors[8]) <= 0.1
+        await case.close()
+
+    run(main())
+
+
+@both_ways
+def test_what_nobody_counted_is_not_compared(is_stream: bool) -> None:
+    script = [head(), data(chunk(content="H") + chunk("stop") + DONE), end()]
+    _, case = deliver([script], is_stream=is_stream)
+    assert "estimate_error_pct" not in case.record
+
+
+@both_ways
 def test_no_tokens_at_all_warm_the_cache(is_stream: bool) -> None:
     script = [head(), data(chunk(content="H") + chunk("length") + usage(9, 1) + DONE), end()]
     exchange, case = deliver([script], body=ASK | {"max_tokens": 0}, is_stream=is_stream)

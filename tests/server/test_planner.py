@@ -11,6 +11,7 @@ from dragoman.core.dialects.profile import DialectProfile
 from dragoman.core.errors import InvalidRequest
 from dragoman.core.plan import Deployment
 from dragoman.core.signatures import Signer
+from dragoman.policy.calibration import Calibration
 from dragoman.policy.learned import LearnedFacts
 from dragoman.policy.routes import Target
 from dragoman.server.documents import Documents
@@ -47,6 +48,7 @@ def planner(names: Names) -> Planner:
         fetcher,
         Signer(b"a secret of sixteen bytes or more"),
         learned=LearnedFacts(),
+        calibration=Calibration(),
     )
 
 
@@ -161,7 +163,11 @@ def test_documents_are_read_and_what_is_missing_is_told() -> None:
         fetcher = GuardedFetcher(resolve=names)
         documents = Documents(fetcher)
         subject = Planner(
-            documents, fetcher, Signer(b"a secret of sixteen bytes or more"), learned=LearnedFacts()
+            documents,
+            fetcher,
+            Signer(b"a secret of sixteen bytes or more"),
+            learned=LearnedFacts(),
+            calibration=Calibration(),
         )
         broken, good = pdf(b"no pdf at all"), pdf(make_pdf("Words on a page"), title="Good")
         plan = await subject.plan(request(broken, good, broken), target())

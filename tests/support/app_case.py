@@ -3,13 +3,15 @@
 import asyncio
 import io
 import json
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 import pytest
 
+from dragoman.core.dialects.profile import Vocabulary
 from dragoman.core.errors import UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from dragoman.core.signatures import Signer
+from dragoman.policy.calibration import Calibration
 from dragoman.policy.keys import KeyRing
 from dragoman.policy.learned import LearnedFacts
 from dragoman.policy.prices import Prices
@@ -22,6 +24,7 @@ from dragoman.server.messages import MessageLimits, Messages
 from dragoman.server.planner import Planner
 from dragoman.server.readiness import Readiness
 from dragoman.server.telemetry import EventLog
+from dragoman.server.tokenizers import Count, LocalTokenizers
 from dragoman.server.vault import Vault
 from dragoman.settings import Config, ModelConfig, PriceConfig, UpstreamConfig
 from support.fakes import FakeExchange, FakeUpstream, Step, data, end, head
@@ -51,6 +54,7 @@ class AppCase:
         keys: Client keys.
         names: What the upstreams' hosts in URLs resolve to.
         prices: Of models; every upstream is DeepSeek's.
+        tokenizers: What loads local tokenizers; none are installed otherwise.
         limits: Overrides of the messages' limits.
     """
 
@@ -64,6 +68,7 @@ class AppCase:
         names: Mapping[str, str] | None = None,
         max_concurrent: int = 100,
         prices: Sequence[PriceConfig] = (),
+        tokenizers: Mapping[Vocabulary, Callable[[], Count | None]] | None = None,
         **limits: Any,
     ) -> None:
         scripts = {"lab": ()} if scripts is None else scripts
@@ -75,7 +80,9 @@ class AppCase:
         routes = Routes(self.config)
         signer = Signer(b"a secret of sixteen bytes or more")
         learned = LearnedFacts()
-        planner = Planner(self.documents, fetcher, signer, learned=learned)
+        planner = Planner(
+            self.documents, fetcher, signer, learned=learned, calibration=Calibration()
+        )
         log = EventLog("json", self.log_text)
         bounds = _limits(limits)
         self.app = App(
@@ -97,6 +104,7 @@ class AppCase:
                 routes=routes,
                 upstreams=self.upstreams,
                 planner=planner,
+                tokenizers=LocalTokenizers(tokenizers or {}),
                 max_body_bytes=bounds.max_body_bytes,
                 max_messages=bounds.max_messages,
                 max_nesting=bounds.max_nesting,

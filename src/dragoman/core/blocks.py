@@ -44,10 +44,6 @@ class BlockRenderer:
         texts: Texts of documents by attachment key.
         tools: For references to tools.
         adjustments: Where what is lost is reported.
-
-    Attributes:
-        n_images: Images rendered so far.
-        image_bytes: Their size in base64.
     """
 
     def __init__(
@@ -67,8 +63,6 @@ class BlockRenderer:
         self._described: set[str] = set()
         self._shown: set[str] = set()
         self._repeated_chars = 0
-        self.n_images = 0
-        self.image_bytes = 0
 
     def parts(self, block: Block, path: str) -> list[Part]:
         """Return the parts for a block that may stand in a user message, in order."""
@@ -188,11 +182,9 @@ class BlockRenderer:
         if block.transformations:
             reason = "images are sent as they are"
             self._adjustments.add(f"{path}.transformations", "dropped", reason=reason)
-        self.n_images += 1
         if source.type == "url":
             return _image_part(source.url or "")
         url = f"data:{_media_type(source)};base64,{source.data or ''}"
-        self.image_bytes += len(url)
         return _image_part(url)
 
     # -- documents

@@ -28,7 +28,7 @@ from dragoman.core.settings import (
 )
 from dragoman.core.signatures import Signer
 from dragoman.core.thinking import plan_thinking
-from dragoman.core.token_count import estimate_tokens
+from dragoman.core.token_count import calibrated, estimate_prompt, read_prompt
 from dragoman.core.tool_choice import ToolChoicePlan, plan_tool_choice
 from dragoman.core.tools import ToolTable, plan_tools
 from dragoman.wire.anthropic import Block, MessagesRequest
@@ -85,6 +85,9 @@ class Plan(Struct, frozen=True, kw_only=True):
     body: dict[str, Any]
     adjustments: tuple[Adjustment, ...]
     input_tokens_estimate: int
+    # Before calibration; 0 where no count would teach anything: pictures are guessed.
+    uncalibrated_tokens: int = 0
+    is_calibrated: bool = False
     tool_names: frozenset[str] = frozenset()
     # Function name upstream -> (name, toolset_name) for members of a client toolset.
     toolset_members: dict[str, tuple[str, str]] = field(default_factory=dict)
@@ -110,6 +113,7 @@ def make_plan(
     texts: Mapping[str, str] | None = None,
     recall: Recall | None = None,
     stream: bool | None = None,
+    estimate_ratio: float = 1.0,
 ) -> Plan:
     """
     Decide everything about the upstream's request. Pure: the same arguments give the same plan.
@@ -121,6 +125,7 @@ def make_plan(
         texts: Texts of documents by attachment key; a document without one could not be read.
         recall: Finds reasoning that the client has not sent back.
         stream: Whether the upstream shall stream; it always does unless told otherwise.
+        estimate_ratio: What the upstream has counted for each token of our estimates.
 
     Raises:
         InvalidRequest: A message thread, or content that only a file id points at.
@@ -149,7 +154,9 @@ def make_plan(
     response_format = choice.response_format or form.response_format
     if response_format is not None:
         body["response_format"] = response_format
-    prompt_tokens = _estimate(body, blocks)
+    prompt = read_prompt(body)
+    uncalibrated = estimate_prompt(prompt, profile)
+    prompt_tokens = calibrated(uncalibrated, estimate_ratio)
     stops = plan_stops(request, profile, adjustments)
     limit = plan_max_tokens(request, profile, prompt_tokens=prompt_tokens, adjustments=adjustments)
     body[profile.max_tokens_field] = limit.value
@@ -167,6 +174,8 @@ def make_plan(
         body=body,
         adjustments=adjustments.take(),
         input_tokens_estimate=prompt_tokens,
+        is_calibrated=estimate_ratio != 1.0,
+        uncalibrated_tokens=0 if prompt.images else uncalibrated,
         tool_names=frozenset(tool["function"]["name"] for tool in body.get("tools", ())),
         toolset_members=tools.toolset_members,
         server_tools=tools.server_tools,
@@ -394,18 +403,6 @@ def _block_renderer(
         texts=texts,
         tools=tools,
         adjustments=adjustments,
-    )
-
-
-def _estimate(body: dict[str, Any], blocks: BlockRenderer) -> int:
-    tools = body.get("tools", [])
-    prompt = _encode([body["messages"], tools, body.get("response_format")])
-    return estimate_tokens(
-        prompt,
-        images=blocks.n_images,
-        image_bytes=blocks.image_bytes,
-        messages=len(body["messages"]),
-        tools=len(tools),
     )
 
 

@@ -11,6 +11,8 @@ from dragoman.core.tool_schemas import fit_schema
 from dragoman.wire.anthropic import Message, MessagesRequest, OutputFormat
 
 _encode: Final = msgspec.json.Encoder().encode
+# A guess that is too low would be refused: what the estimate may be wrong by is left free.
+_ESTIMATE_ERROR: Final = 0.05
 # Tokens that are asked for even where the estimate leaves no room: estimates err, and what truly
 # does not fit is refused by the upstream with its own count.
 _MIN_ROOM: Final = 4096
@@ -99,7 +101,7 @@ def plan_max_tokens(
     if profile.max_output_tokens is not None:
         allowed = min(allowed, profile.max_output_tokens)
     if profile.context_window is not None:
-        room = profile.context_window - prompt_tokens
+        room = profile.context_window - prompt_tokens - int(prompt_tokens * _ESTIMATE_ERROR)
         floor = min(_MIN_ROOM, max(1, profile.context_window // 4))
         allowed = min(allowed, max(room, floor))
     if request.max_tokens == 0:

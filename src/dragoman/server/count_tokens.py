@@ -1,5 +1,5 @@
 """
-POST /v1/messages/count_tokens: exact where the upstream counts without answering, else estimated.
+POST /v1/messages/count_tokens: by the upstream where it counts without answering, else by us.
 
 Sources: model dialects, section 8; for llama.cpp, runs of xllamacpp 2026.10.11549 on 2026-11-24.
 """
@@ -14,13 +14,14 @@ from dragoman.core.adjustments import Adjustment, render_adjustments
 from dragoman.core.errors import GatewayError
 from dragoman.core.passthrough import adjust_for_native, rewrite_request
 from dragoman.core.plan import Plan
-from dragoman.core.token_count import estimate_tokens
+from dragoman.core.token_count import estimate_body, frame_tokens, read_prompt
 from dragoman.core.validate import parse_request
 from dragoman.policy.routes import Routes, Target
 from dragoman.server.messages import native_headers
 from dragoman.server.planner import Planner
 from dragoman.server.relay import Relay
 from dragoman.server.telemetry import RequestRecord
+from dragoman.server.tokenizers import LocalTokenizers
 from dragoman.server.transport.ask import Answer, ask
 from dragoman.server.transport.seams import (
     Exchange,
@@ -37,8 +38,17 @@ _TIMEOUTS: Final = Timeouts(connect_s=2.0, first_byte_s=10.0, idle_s=5.0)
 _MAX_REPLY_BYTES: Final = 64 * 2**20  # vLLM and SGLang list every token
 _MAX_COUNT: Final = 2**40  # more is no count
 _NATIVE_PATH: Final = "/v1/messages/count_tokens"
+_COUNTED: Final = Adjustment(
+    "input_tokens", "emulated", "counted by a local tokenizer; what the template adds is estimated"
+)
 _ESTIMATED: Final = Adjustment(
     "input_tokens", "emulated", "estimated: the upstream has not counted them"
+)
+_CALIBRATED: Final = Adjustment(
+    "input_tokens", "emulated", "estimated and calibrated: the upstream has not counted them"
+)
+_HINT: Final = Adjustment(
+    "input_tokens", "emulated", "estimated; dragoman[tokenizers] would count them"
 )
 # Of a chat-completions body, what a chat template reads.
 _TEMPLATE_FIELDS: Final = ("model", "messages", "tools", "chat_template_kwargs")
@@ -66,7 +76,8 @@ class CountTokens:
     Args:
         routes: What a model name means.
         upstreams: By the names that targets use.
-        planner: Plans requests.
+        planner: Plans requests, and is told what upstreams count.
+        tokenizers: Count where the upstream does not.
         max_body_bytes: As for messages.
         max_messages: As for messages.
         max_nesting: As for messages.
@@ -78,6 +89,7 @@ class CountTokens:
         routes: Routes,
         upstreams: Mapping[str, Upstream],
         planner: Planner,
+        tokenizers: LocalTokenizers,
         max_body_bytes: int,
         max_messages: int,
         max_nesting: int,
@@ -85,6 +97,7 @@ class CountTokens:
         self._routes = routes
         self._upstreams = upstreams
         self._planner = planner
+        self._tokenizers = tokenizers
         self._max_body_bytes = max_body_bytes
         self._max_messages = max_messages
         self._max_nesting = max_nesting
@@ -142,8 +155,26 @@ class CountTokens:
         counter = target.deployment.profile.count_tokens
         tokens = await self._count(counter, plan, body=body, target=target)
         if tokens is not None:
+            self._planner.observe(plan, tokens)
             return tokens, adjustments
-        return plan.input_tokens_estimate, [_ESTIMATED, *adjustments]
+        tokens, how = await self._count_here(plan)
+        return tokens, [how, *adjustments]
+
+    async def _count_here(self, plan: Plan) -> tuple[int, Adjustment]:
+        """Count with a tokenizer if there is one for the model, else estimate."""
+        profile = plan.deployment.profile
+        prompt = read_prompt(plan.body)
+        texts = await self._tokenizers.count(profile.vocabulary, prompt.texts)
+        tools = await self._tokenizers.count(profile.vocabulary, [prompt.tools_json])
+        if texts is not None and tools is not None:
+            tokens = texts + round(tools * profile.tool_tokens_factor)
+            return max(1, tokens + frame_tokens(prompt, profile)), _COUNTED
+        if plan.is_calibrated:
+            return plan.input_tokens_estimate, _CALIBRATED
+        is_missing = profile.vocabulary != "unknown" and not self._tokenizers.may_have(
+            profile.vocabulary
+        )
+        return plan.input_tokens_estimate, _HINT if is_missing else _ESTIMATED
 
     async def _count(self, counter: str, plan: Plan, *, body: bytes, target: Target) -> int | None:
         """Return the upstream's own count; None: it has none, or has failed to give it."""
@@ -200,7 +231,7 @@ class CountTokens:
         try:
             return (await self._planner.plan(request, target)).input_tokens_estimate
         except GatewayError:  # something that only a native upstream knows: a file, a thread
-            return estimate_tokens(body)
+            return estimate_body(body)
 
     async def _send(self, target: Target, request: UpstreamRequest) -> Answer | None:
         upstream = self._upstreams[target.deployment.upstream]

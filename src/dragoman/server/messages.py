@@ -277,6 +277,7 @@ class _Delivery:
         turn = await self._attempts(
             target, self._chat_request(plan, target), context=context, new_turn=first_turn
         )
+        self._compare_estimate(turn.usage, plan)
         while isinstance(turn, ChatTurn) and turn.server_calls and turn.stop_reason is None:
             plan = plan_after_server_tools(
                 plan, turn.written_text, turn.server_calls, thinking=turn.taken_thinking
@@ -313,6 +314,14 @@ class _Delivery:
             self._relay.relay(turn.end_as_it_is())
             return turn
         return second
+
+    def _compare_estimate(self, usage: Usage, plan: Plan) -> None:
+        counted = usage.prompt_tokens
+        if usage.is_estimate or not counted:
+            return
+        error = plan.input_tokens_estimate / counted - 1
+        self._record.estimate_error_pct = round(100 * error, 1)
+        self._endpoint.planner.observe(plan, counted)
 
     def _keep_reasoning(self, turn: ChatTurn, plan: Plan) -> None:
         """Keep what the client may drop and the upstream will want back."""

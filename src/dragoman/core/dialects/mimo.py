@@ -32,7 +32,12 @@ MIMO: Final = Family(
         Source("docs.ksyun.com/documents/44863", "2026-04-16"),
     ),
     platforms=frozenset({"mimo", "kspmas"}),
-    weights={"tool_text": ("mimo",)},
+    weights={
+        "tool_text": ("mimo",),
+        # Tools are rewritten as XML, as for Qwen3-Coder, whose figures these are.
+        "tool_preamble_tokens": 193,
+        "tool_tokens_factor": 1.58,
+    },
     vendor_switch="thinking_type",
     template_switch="template_enable_thinking",
     vendor={

@@ -29,6 +29,8 @@ ToolGrammar = Literal[
     "kimi_k2",
     "kimi_k3",
 ]
+# Which rates estimate tokens, and which local tokenizer counts them.
+Vocabulary = Literal["unknown", "deepseek", "qwen", "qwen3_5"]
 
 
 class DialectProfile(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,6 +110,10 @@ class DialectProfile(msgspec.Struct, frozen=True, kw_only=True):
     sends_user: bool = True
     # Which exact counting endpoint the upstream has.
     count_tokens: Literal["none", "llamacpp", "vllm", "sglang", "moonshot"] = "none"
+    vocabulary: Vocabulary = "unknown"
+    tokens_per_message: int = 4  # role and turn markers of the chat template
+    tool_preamble_tokens: int = 100  # what the template says about tools when there are any
+    tool_tokens_factor: float = 1.2  # tokens of a tool in the prompt for each of its compact JSON
     # finish_reason -> Anthropic stop_reason, beyond the common ones.
     finish_reasons: dict[str, str] = msgspec.field(default_factory=dict)
 

