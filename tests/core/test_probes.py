@@ -83,6 +83,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         },
     ),
     "efforts": ({"efforts": ("low", "high", "max")}, {"effort_values": ("low", "high", "max")}),
+    "no efforts": ({"refused_fields": ("reasoning_effort",)}, {"effort_values": ()}),
     "always thinking": ({"thinks": True}, {"thinking": "always"}),
     "thinking in tags": ({"thinks": True, "reasoning": "tags"}, {"thinking": "always"}),
     "thinking without an opening tag": (
@@ -235,6 +236,41 @@ def test_what_is_seen_beside_facts() -> None:
     assert seen["tool ids of this gateway"] == "accepted"
     seen = dict(observe(run(Quirks())))
     assert (seen["calls in one reply"], seen["with parallel_tool_calls: false"]) == ("2", "1")
+
+
+def changed(name: str, reply: bytes, profile: DialectProfile = GENERIC) -> dict[str, Any]:
+    """What is measured when one probe of an obliging server is answered like that."""
+    probing = run(Quirks(stop_report="stop_reason"), profile)
+    probing.take(name, Answer(status=200 if reply.startswith(b"{") else 400, body=reply))
+    return {each.fact: each.value for each in measure(probing)}
+
+
+def said(text: str) -> bytes:
+    return json.dumps({"choices": [{"message": {"content": text}}]}).encode()
+
+
+def test_one_odd_answer_measures_what_it_shows() -> None:
+    assert "sees_images" not in changed("image", said(""))
+    assert changed("image", said("Blue, I think."))["sees_images"] is False
+    assert "response_format" not in changed("json_schema", said(""))
+    assert (
+        changed("json_schema", said('```json\n{"bird": "heron"}\n```'))["response_format"]
+        == "json_schema"
+    )
+    strict = DialectProfile(strict_tools=True)
+    assert changed("strict", b"no strict tools here", strict)["strict_tools"] is False
+    assert (
+        changed("max_tokens_huge", b"max_tokens is over max_model_len 32,768")["context_window"]
+        == 32_768
+    )
+    assert changed("stops_17", b"stop: at most 16, please")["max_stop_sequences"] == 16
+    assert changed("stops_5", b"too many of them")["max_stop_sequences"] == 1
+
+
+def test_calls_that_are_left_in_the_text_are_seen() -> None:
+    probing = run(Quirks())
+    probing.take("tool_auto", Answer(status=200, body=said("<tool_call>\n{}</tool_call>")))
+    assert dict(observe(probing))["calls left in the text"] == "<tool_call>"
 
 
 def test_the_picture_is_a_red_square() -> None:

@@ -169,6 +169,42 @@ def test_an_allof_of_a_reference_becomes_the_reference() -> None:
     assert fit(schema, refusing("allOf"))["properties"] == {"p": {"$ref": "#/$defs/a"}}
 
 
+def test_what_an_allof_brings_along_is_refused_too() -> None:
+    schema = of(p={"allOf": [{**TEXT, "pattern": "a"}, {"minLength": 1, "format": "uri"}]})
+    fitted = fit_schema(schema, refusing("allOf", "pattern", "minLength", "format"))
+    said = '(minLength: 1) (format: "uri")'
+    assert fitted.schema == of(p={**TEXT, "description": f'pattern: "a" {said}'})
+    assert [action for action, _ in fitted.notes] == ["emulated"] * 3
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [of(a=TEXT), of(a={"type": "number"})],
+        [TEXT, {"type": "number"}],
+        [TEXT, "odd"],
+    ],
+)
+def test_an_allof_that_contradicts_itself_is_said_in_words(parts: list[Any]) -> None:
+    fitted = fit_schema(of(p={"allOf": parts}), refusing("allOf"))
+    (note,) = fitted.notes
+    assert note[0] == "emulated"
+    assert list(fitted.schema["properties"]["p"]) == ["description"]
+
+
+def test_a_definition_of_the_name_that_is_ours() -> None:
+    schema = {**of(a={"$ref": "#"}, b={"$ref": "#/$defs/whole"}), "$defs": {"whole": TEXT}}
+    fitted = fit(schema)
+    assert fitted["properties"] == {"a": {"$ref": "#/$defs/whole_"}, "b": {"$ref": "#/$defs/whole"}}
+    assert fitted["$defs"]["whole"] == TEXT
+
+
+def test_choices_of_several_types_are_text() -> None:
+    fitted = fit_input_schema(of(p={"enum": [1, "a", None]}), MOONSHOT)
+    assert fitted.schema["properties"]["p"]["type"] == "string"
+    assert fitted.notes == (("clamped", ONLY_TEXT),)
+
+
 def test_what_is_short_is_said_in_words() -> None:
     schema = of(p={**TEXT, "pattern": "^a$", "description": "A name."}, q={"minimum": 3})
     fitted = fit_input_schema(schema, refusing("pattern", "minimum"))

@@ -253,7 +253,7 @@ class _Fitter:
         elif key == "oneOf" and "anyOf" not in kept and "anyOf" not in self._refused:
             kept["anyOf"] = value
         elif key == "allOf" and _merge(value, kept):
-            for part in set(kept) & self._refused:
+            for part in [part for part in kept if part in self._refused]:
                 self._replace(part, kept.pop(part), kept)
         elif (words := f"{key}: {_encode(value).decode()}") and len(words) <= _MAX_WORDS:
             description = kept.get("description")
