@@ -130,7 +130,10 @@ class BlockWriter:
             self._queue.append(_Segment(None, call))
             self._advance()
         elif self._open is not None and self._open.call is call:
-            self._show_arguments(call)
+            if call.is_begun:
+                self._show_pieces(call)
+            else:
+                self._show_arguments(call)
             if self._queue:
                 self._advance()
 
@@ -209,11 +212,10 @@ class BlockWriter:
         """Show new arguments of the open call, once it is clear that the block can be begun."""
         if call.is_held or not call.arguments:
             return
-        if not call.is_begun:
-            if not call.name or call.name in self._plan.server_tools:
-                call.is_held = True
-                return
-            self._begin_call(call)
+        if not call.name or call.name in self._plan.server_tools:
+            call.is_held = True
+            return
+        self._begin_call(call)
         self._show_pieces(call)
 
     def _show_pieces(self, call: ToolCall) -> None:

@@ -110,10 +110,12 @@ class JsonFollower:
             at = take(text, at, out)
             if self.is_keeping:
                 out = self._kept
+        if at == len(text):
+            return "".join(shown)
         if self.is_broken:
             self.is_keeping = True
             self._kept.append(text[at:])
-        elif at < len(text) and not text[at:].isspace():
+        elif not text[at:].isspace():
             self.repairs.add("syntax")  # something behind the object, or the object once more
         return "".join(shown)
 
