@@ -234,7 +234,9 @@ def claude(
     print_env: Annotated[
         bool, typer.Option("--print-env", help="Print the lines that set the variables instead.")
     ] = False,
-    shell: Annotated[ShellName, typer.Option(help="For --print-env.")] = ShellName.bash,
+    shell: Annotated[
+        ShellName, typer.Option(help="For --print-env; zsh reads what bash does.")
+    ] = ShellName.bash,
 ) -> int:
     """
     Run Claude Code on any model.

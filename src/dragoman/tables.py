@@ -37,7 +37,8 @@ class ConfigError(Exception):
     def __init__(self, problems: Iterable[str], *, source: Path | None = None) -> None:
         self.problems = tuple(problems)
         more = len(self.problems) - 1
-        rest = f" (and {more} more: see `dragoman check`)" if more > 0 else ""
+        asking = f"dragoman check --config {source}" if source else "dragoman check"
+        rest = f" (and {more} more: see `{asking}`)" if more > 0 else ""
         where = f"{source}: " if source else ""
         super().__init__(f"{where}{self.problems[0]}{rest}")
 
