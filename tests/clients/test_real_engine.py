@@ -139,6 +139,36 @@ def test_tools(client: anthropic.Anthropic, thinking: dict) -> None:
     assert message.stop_reason == "tool_use"
 
 
+# Each of these parts is a 400 of the engine where it is sent as it is.
+ODD_SCHEMA = {
+    "$schema": "https://json-schema.org/draft/2020-12/schema",
+    "type": "object",
+    "properties": {
+        "city": {"type": "string"},
+        "anything": True,
+        "invented": {"type": "any"},
+        "lost": {"$ref": "#/$defs/nowhere"},
+        "itself": {"$ref": "#"},
+        "elsewhere": {"type": "array", "items": {"$ref": "#/properties/city"}},
+    },
+    "required": ["city"],
+}
+
+
+@pytest.mark.parametrize("choice", [{"type": "auto"}, {"type": "tool", "name": "get_weather"}])
+def test_schemas_that_the_engine_refuses(client: anthropic.Anthropic, choice: dict) -> None:
+    reply = client.messages.with_raw_response.create(
+        model=MODEL,
+        max_tokens=1000,
+        messages=PARIS,
+        tools=[{**WEATHER, "input_schema": ODD_SCHEMA}],
+        tool_choice=choice,
+        thinking=NO_THINKING,
+    )
+    assert reply.parse().content[-1].type == "tool_use"
+    assert "a reference in a schema leads nowhere" in reply.headers["x-dragoman-adjustments"]
+
+
 def test_tool_runner(client: anthropic.Anthropic) -> None:
     asked: list[str] = []
 
