@@ -110,7 +110,7 @@ class JsonFollower:
             at = take(text, at, out)
             if self.is_keeping:
                 out = self._kept
-        if at == len(text):
+        if at >= len(text):
             return "".join(shown)
         if self.is_broken:
             self.is_keeping = True
