@@ -22,7 +22,7 @@ from support.processes import is_alive
 
 pytestmark = pytest.mark.engine
 
-QUICK = EngineLimits(start_timeout_s=15, stop_timeout_s=5, first_pause_s=0.05, max_pause_s=0.2)
+QUICK = EngineLimits(start_timeout_s=15, stop_timeout_s=20, first_pause_s=0.05, max_pause_s=0.2)
 SOURCES = Path(engine_module.__file__).parents[1]
 
 

@@ -200,7 +200,7 @@ def test_a_data_folder_that_cannot_be_used(tmp_path: Path) -> None:
 def test_a_vendor_of_the_environment_is_named(tmp_path: Path) -> None:
     env = {"DEEPSEEK_API_KEY": "sk-very-secret"}
     with Started(tmp_path, "--port", "0", env=env) as gateway:
-        assert "deepseek (DEEPSEEK_API_KEY is set)" in gateway.out
+        until(lambda: "deepseek (DEEPSEEK_API_KEY is set)" in gateway.out)
         assert ask(gateway.port, "GET", "/v1/models")[1]["data"][0]["id"] == "deepseek-v4-pro"
         assert gateway.stop(signal.SIGINT) == 0
         assert "sk-very-secret" not in gateway.out + gateway.err
@@ -441,7 +441,7 @@ def test_a_model_of_the_hub_is_downloaded_once_and_with_consent(tmp_path: Path) 
             assert gateway.stop() == 0
     offline = {**cache, "HF_ENDPOINT": "http://127.0.0.1:9"}
     with Started(tmp_path, *args, env=offline) as gateway:
-        assert "models     tiny-chat-f16" in gateway.out
+        until(lambda: "models     tiny-chat-f16" in gateway.out)
         assert ask(gateway.port, "POST", "/v1/messages", HELLO)[0] == 200
         assert gateway.stop() == 0
 
