@@ -362,7 +362,7 @@ def test_a_crash_anywhere_is_answered(monkeypatch, path: str, method: str, name:
 FIELDS = {
     *("time", "event", "request_id", "method", "path", "status", "key", "model", "upstream"),
     *("upstream_model", "stream", "stop_reason", "error", "detail", "attempts", "duration_ms"),
-    *("first_content_ms", "input_tokens", "output_tokens", "adjustments"),
+    *("first_content_ms", "input_tokens", "output_tokens", "adjustments", "estimate_error_pct"),
 }
 
 
