@@ -11,11 +11,13 @@ import json
 import os
 import signal
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import xllamacpp
 
+_LOG_GRACE_S = 0.5  # the engine's own complaint is written by a thread that an exit would cut off
 _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of linux/prctl.h
 
 
@@ -26,6 +28,7 @@ def main() -> int:
     try:
         server = _serve(settings)
     except Exception as error:  # told to the gateway, which tells the user
+        time.sleep(_LOG_GRACE_S)
         _say({"error": f"{type(error).__name__}: {error}"})
         return 1
     _say({"address": server.listening_address})
