@@ -1,5 +1,6 @@
 """Lines of the log: one per event, for people or as JSON, and never in the way of a request."""
 
+import asyncio
 import io
 import json
 from typing import Any, Literal
@@ -9,6 +10,7 @@ import pytest
 from dragoman.core.adjustments import Adjustment
 from dragoman.core.usage import Usage
 from dragoman.server.telemetry import EventLog, RequestRecord
+from support.loops import on_each_loop
 
 
 def lines(log_format: Literal["human", "json"], record: RequestRecord) -> str:
@@ -87,3 +89,40 @@ def test_a_log_that_cannot_be_written_ends_no_request() -> None:
     closed.close()
     for stream in (closed, Full()):
         EventLog("human", stream).event("listening", url="http://127.0.0.1")
+
+
+@on_each_loop
+async def test_lines_of_requests_are_held_and_none_is_lost() -> None:
+    stream = io.StringIO()
+    log = EventLog("json", stream, hold_s=60.0)
+    log.request(record(status=200))
+    assert stream.getvalue() == ""
+    log.event("stopping")
+    assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == [
+        "request",
+        "stopping",
+    ]
+    for _ in range(300):
+        log.request(record(status=200))
+    assert stream.getvalue().count("\n") == 258  # so many are not held
+    log.flush()
+    assert stream.getvalue().count("\n") == 302
+
+
+@on_each_loop
+async def test_held_lines_are_written_in_time() -> None:
+    stream = io.StringIO()
+    log = EventLog("json", stream, hold_s=0.01)
+    log.request(record(status=200))
+    async with asyncio.timeout(30):
+        while not stream.getvalue():  # noqa: ASYNC110 - there is no event: it is about time
+            await asyncio.sleep(0.01)
+    assert json.loads(stream.getvalue())["status"] == 200
+
+
+@pytest.mark.parametrize("name", ["naïve", "模型", "\U0001f600", "half \ud83d", "\x00\x7f"])
+def test_json_lines_are_ascii_and_say_the_name(name: str) -> None:
+    line = lines("json", record(model=name))
+    assert line.isascii()
+    shown = json.loads(line)["model"]
+    assert shown == name or (shown == "half \\ud83d" and "half" in name)
