@@ -13,7 +13,8 @@ class _Randomness:
     def __init__(self) -> None:
         self._bytes = b""
         self._at = 0
-        os.register_at_fork(after_in_child=self._forget)
+        if hasattr(os, "register_at_fork"):  # Windows has no forks
+            os.register_at_fork(after_in_child=self._forget)
 
     def take(self, n_bytes: int) -> bytes:
         at = self._at
