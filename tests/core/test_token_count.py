@@ -85,7 +85,7 @@ def test_twice_the_text_is_twice_the_tokens(piece: str) -> None:
 def test_it_is_fast() -> None:
     text = (TEXTS["code-python"] * 60).encode()[:100_000]
     best = min(timed(text) for _ in range(20))
-    assert best < 0.02  # a millisecond on a busy machine; a loop in Python would take a tenth of a second
+    assert best < 0.02  # a millisecond on a busy machine; a loop in Python takes 0.1 s
 
 
 def timed(text: bytes) -> float:
