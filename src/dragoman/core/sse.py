@@ -48,9 +48,10 @@ class SseParser:
         if self._at_start:
             self._at_start = False
             head = head.removeprefix(b"\xef\xbb\xbf")
-        payloads: list[bytes] = []
-        for line in head.split(b"\n"):
-            self._take_line(line, payloads)
+        payloads = [] if self._data else self._split_plain(head)
+        if not payloads:
+            for line in head.split(b"\n"):
+                self._take_line(line, payloads)
         if rest:
             self._hold(rest)
         return payloads
@@ -60,6 +61,14 @@ class SseParser:
         payloads = self.feed(b"\n\n") if self._parts or self._data else []
         self._data.clear()
         return payloads
+
+    def _split_plain(self, head: bytes) -> list[bytes]:
+        """Cut whole events of one plain data line each, as nearly all are; else return nothing."""
+        if not head.startswith(b"data: ") or head[-1:] != b"\n" or b"\r" in head:
+            return []
+        payloads = head[6:-1].split(b"\n\ndata: ")
+        is_plain = head.count(b"\n") == 2 * len(payloads) - 1
+        return payloads if is_plain and len(head) <= self._max_event_bytes else []
 
     def _take_line(self, line: bytes, payloads: list[bytes]) -> None:
         if line.endswith(b"\r"):
