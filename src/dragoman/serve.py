@@ -38,7 +38,6 @@ from dragoman.tables import ConfigError
 from dragoman.terminal import LastingConsole, print_line
 
 _ADDRESS: Final = frozenset({"server.host", "server.port"})
-_LOG_HOLD_S: Final = 0.5
 _SLOW_START_S: Final = 2.0  # of an engine; until then nobody wonders
 _LISTEN_PROBLEMS: Final = {
     errno.EADDRINUSE: "something listens there already; choose another with --port",
@@ -130,7 +129,7 @@ def new_log(server: ServerConfig) -> EventLog:
     """Return the log of a process that serves."""
     shown = log_format(server)
     # A person wants to see a request when it is over; a collector reads many lines at once.
-    return EventLog(shown, hold_s=_LOG_HOLD_S if shown == "json" else 0.0)
+    return EventLog(shown, hold_s=server.log_hold_s if shown == "json" else 0.0)
 
 
 @asynccontextmanager

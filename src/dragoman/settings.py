@@ -98,6 +98,7 @@ class ServerConfig(Struct, frozen=True, kw_only=True):
     max_event_bytes: ByteCount = 16 * 2**20
 
     log_format: Literal["auto", "human", "json"] = "auto"  # auto: human on a terminal
+    log_hold_s: Annotated[float, Meta(ge=0, le=10)] = 0.5  # of JSON lines; 0: each at once
 
 
 class KeyConfig(Struct, frozen=True, kw_only=True):

@@ -32,6 +32,7 @@ def program_environment(home: Path, **extra: str) -> dict[str, str]:
     ours = {
         "PYTHONPATH": str(_SOURCES),
         "PYTHONUNBUFFERED": "1",
+        "DRAGOMAN_SERVER_LOG_HOLD_S": "0",  # a line is there as soon as its request is over
         "DRAGOMAN_SERVER_LOCAL_ENGINES": "false",  # whatever runs on this machine is no part of it
     }
     return clean_environment(home, **{**ours, **extra})
