@@ -90,7 +90,7 @@ def test_a_port_with_a_listener_is_not_shared() -> None:
             reserve_port("127.0.0.1", other.getsockname()[1])
 
 
-def test_a_worker_that_cannot_start_ends_the_command(tmp_path: Path) -> None:
+def test_a_taken_port_ends_the_command(tmp_path: Path) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
