@@ -173,7 +173,7 @@ def test_a_bug_in_a_whole_reply_is_a_500(monkeypatch) -> None:
     "name",
     [
         "dragoman.server.relay.error_of_reply",
-        "dragoman.server.messages.render",
+        "dragoman.server.upstream_requests.render",
         "dragoman.server.messages.render_adjustments",
         "dragoman.server.planner.make_plan",
         "dragoman.server.messages.retry_delay_s",

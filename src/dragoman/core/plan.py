@@ -151,8 +151,7 @@ def make_plan(
         request, reader, notes=notes, reminder=reminder, recall=recall, adjustments=adjustments
     )
     body |= _tool_fields(tools, choice, profile)
-    response_format = choice.response_format or form.response_format
-    if response_format is not None:
+    if response_format := choice.response_format or form.response_format:
         body["response_format"] = response_format
     prompt = read_prompt(body)
     uncalibrated = estimate_prompt(prompt, profile)
@@ -161,9 +160,7 @@ def make_plan(
     limit = plan_max_tokens(request, profile, prompt_tokens=prompt_tokens, adjustments=adjustments)
     body[profile.max_tokens_field] = limit.value
     body |= plan_sampling(request, profile, adjustments)
-    if stops.upstream:
-        body["stop"] = stops.upstream
-    body |= thinking.fields | prefill
+    body |= ({"stop": stops.upstream} if stops.upstream else {}) | thinking.fields | prefill
     if fitted := _fit_budget(body, profile):
         adjustments.add(fitted.field, fitted.action, reason=fitted.reason)
     body |= _delivery_fields(request, profile, is_stream=stream is not False)

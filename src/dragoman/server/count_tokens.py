@@ -17,7 +17,6 @@ from dragoman.core.plan import Plan
 from dragoman.core.token_count import estimate_body, frame_tokens, read_prompt
 from dragoman.core.validate import parse_request
 from dragoman.policy.routes import Routes, Target
-from dragoman.server.messages import native_headers
 from dragoman.server.planner import Planner
 from dragoman.server.relay import Relay
 from dragoman.server.telemetry import RequestRecord
@@ -30,6 +29,7 @@ from dragoman.server.transport.seams import (
     Upstream,
     UpstreamRequest,
 )
+from dragoman.server.upstream_requests import native_headers
 from dragoman.wire.anthropic import MessagesRequest
 
 _encode: Final = msgspec.json.Encoder().encode

@@ -19,7 +19,6 @@ from dragoman.core.healing import Refusal, learn_from_refusal
 from dragoman.core.holding_sink import HoldingSink
 from dragoman.core.passthrough import PassthroughTurn, adjust_for_native, rewrite_request
 from dragoman.core.plan import Plan, plan_after_server_tools, plan_once_more, with_max_tokens
-from dragoman.core.render import render
 from dragoman.core.signatures import Signer
 from dragoman.core.sinks import MessageHead, MessageSink, Sink, SseSink
 from dragoman.core.turn import ChatTurn, Turn, TurnContext
@@ -38,18 +37,14 @@ from dragoman.server.transport.seams import (
     ClientGone,
     Exchange,
     HeaderList,
-    Timeouts,
     Upstream,
     UpstreamRequest,
 )
+from dragoman.server.upstream_requests import chat_request, native_headers, native_request
 from dragoman.server.vault import Vault, VaultReader
 from dragoman.wire.anthropic import MessagesRequest
 
-_DEFAULT_VERSION: Final = b"2023-06-01"  # what a client that says nothing was written for
-_FORWARDED: Final = (b"anthropic-beta",)
 _MAX_HEALED: Final = 3  # refusals of one request that are learnt from; each names one field
-CHAT_PATH: Final = "/chat/completions"
-NATIVE_PATH: Final = "/v1/messages"
 
 
 class MessageLimits(Struct, frozen=True, kw_only=True):
@@ -275,7 +270,7 @@ class _Delivery:
             return self._chat_turn(plan, sink, reply=context)
 
         turn = await self._attempts(
-            target, self._chat_request(plan, target), context=context, new_turn=first_turn
+            target, chat_request(plan, target), context=context, new_turn=first_turn
         )
         self._compare_estimate(turn.usage, plan)
         while isinstance(turn, ChatTurn) and turn.server_calls and turn.stop_reason is None:
@@ -283,9 +278,7 @@ class _Delivery:
                 plan, turn.written_text, turn.server_calls, thinking=turn.taken_thinking
             )
             turn = self._chat_turn(plan, sinks[0], reply=context, before=turn.usage)
-            await self._attempt(
-                target, self._chat_request(plan, target), turn=turn, context=context
-            )
+            await self._attempt(target, chat_request(plan, target), turn=turn, context=context)
         if isinstance(turn, ChatTurn) and turn.lacks:
             turn = await self._ask_once_more(plan, target, turn, sink=sinks[0])
         if isinstance(turn, ChatTurn):
@@ -303,7 +296,7 @@ class _Delivery:
         context = self._reply_context(target, again)
         second = self._chat_turn(again, sink, reply=context, before=turn.usage, is_last=True)
         try:
-            request = self._chat_request(again, target)
+            request = chat_request(again, target)
             await self._attempt(target, request, turn=second, context=context)
         except GatewayError as error:
             if second.has_written:
@@ -357,9 +350,6 @@ class _Delivery:
         )
         return ChatTurn(plan, sink, context=context)
 
-    def _chat_request(self, plan: Plan, target: Target) -> UpstreamRequest:
-        return UpstreamRequest(path=CHAT_PATH, body=render(plan), timeouts=timeouts_of(target))
-
     # -- passed through
 
     async def _ask_native(self, target: Target) -> None:
@@ -370,12 +360,7 @@ class _Delivery:
             self._asked.body, request, model=deployment.model, is_trusted=target.trusted
         )
         context = self._reply_context(target, None)
-        native = UpstreamRequest(
-            path=NATIVE_PATH,
-            body=body,
-            headers=self._asked.native_headers,
-            timeouts=timeouts_of(target),
-        )
+        native = native_request(body, self._asked.native_headers, target)
         await self._attempts(
             target, native, context=context, new_turn=lambda: self._native_turn(target, context)
         )
@@ -489,19 +474,3 @@ class _Delivery:
             record.cost_micros = self._endpoint.prices.cost_micros(
                 turn.usage, model=record.upstream_model, upstream=record.upstream
             )
-
-
-def native_headers(exchange: Exchange) -> HeaderList:
-    """Return what a native upstream gets of the client's headers: no credential, no identity."""
-    sent = exchange.headers
-    version = (b"anthropic-version", sent.get(b"anthropic-version") or _DEFAULT_VERSION)
-    return [version, *((name, sent[name]) for name in _FORWARDED if name in sent)]
-
-
-def timeouts_of(target: Target) -> Timeouts:
-    """Return how long to wait for *target*."""
-    return Timeouts(
-        connect_s=target.connect_timeout_s,
-        first_byte_s=target.first_byte_timeout_s,
-        idle_s=target.idle_timeout_s,
-    )
