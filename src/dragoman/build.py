@@ -20,9 +20,10 @@ from dragoman.server.app import App
 from dragoman.server.count_tokens import CountTokens
 from dragoman.server.documents import Documents
 from dragoman.server.fetch import GuardedFetcher
-from dragoman.server.messages import MessageLimits, Messages
+from dragoman.server.messages import Messages
 from dragoman.server.planner import Planner
 from dragoman.server.readiness import Readiness
+from dragoman.server.services import MessageLimits, Services
 from dragoman.server.telemetry import EventLog
 from dragoman.server.tokenizers import LocalTokenizers
 from dragoman.server.transport.http_server import HttpLimits, HttpServer
@@ -114,8 +115,7 @@ def build_gateway(
     learned = LearnedFacts()
     planner = Planner(documents, fetcher, signer, learned=learned, calibration=Calibration())
     server = config.server
-    messages = Messages(
-        routes=routes,
+    services = Services(
         upstreams=upstreams,
         secrets={name: secrets_of(upstream) for name, upstream in config.upstreams.items()},
         planner=planner,
@@ -140,7 +140,7 @@ def build_gateway(
     app = App(
         keys=KeyRing((key.name, key.key.reveal()) for key in config.keys),
         allowed_hosts=(server.host, *server.allowed_hosts),  # all of 127.0.0.0/8 is this machine
-        messages=messages,
+        messages=Messages(routes, services),
         count_tokens=count_tokens,
         routes=routes,
         readiness=readiness,

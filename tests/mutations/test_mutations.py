@@ -22,7 +22,7 @@ from dragoman.core.dialects import registry
 from dragoman.core.history import HistoryReader, HistoryWriter
 from dragoman.core.tool_calls import ToolCallAssembler
 from dragoman.core.turn import ChatTurn
-from dragoman.server.messages import _Delivery
+from dragoman.server.ask_chat import ChatAsk
 from laws import test_thirteen_rules as rules
 
 
@@ -126,7 +126,7 @@ MUTATIONS = [
     Mutation(
         13, plan, "plan_max_tokens", "allowed = min(allowed, max(room, floor))", "allowed = allowed"
     ),
-    Mutation(13, _Delivery, "_heal", "if isinstance(error, OutputTooLong)", "if False"),
+    Mutation(13, ChatAsk, "_heal", "if isinstance(error, OutputTooLong)", "if False"),
 ]
 
 

@@ -174,9 +174,9 @@ def test_a_bug_in_a_whole_reply_is_a_500(monkeypatch) -> None:
     [
         "dragoman.server.relay.error_of_reply",
         "dragoman.server.upstream_requests.render",
-        "dragoman.server.messages.render_adjustments",
+        "dragoman.server.attempts.render_adjustments",
         "dragoman.server.planner.make_plan",
-        "dragoman.server.messages.retry_delay_s",
+        "dragoman.server.attempts.retry_delay_s",
     ],
 )
 def test_a_bug_anywhere_on_the_way_is_a_500(monkeypatch, name: str, is_stream: bool) -> None:

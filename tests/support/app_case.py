@@ -20,9 +20,10 @@ from dragoman.server.app import App
 from dragoman.server.count_tokens import CountTokens
 from dragoman.server.documents import Documents
 from dragoman.server.fetch import GuardedFetcher
-from dragoman.server.messages import MessageLimits, Messages
+from dragoman.server.messages import Messages
 from dragoman.server.planner import Planner
 from dragoman.server.readiness import Readiness
+from dragoman.server.services import MessageLimits, Services
 from dragoman.server.telemetry import EventLog
 from dragoman.server.tokenizers import Count, LocalTokenizers
 from dragoman.server.vault import Vault
@@ -85,21 +86,21 @@ class AppCase:
         )
         log = EventLog("json", self.log_text)
         bounds = _limits(limits)
+        services = Services(
+            upstreams=self.upstreams,
+            secrets=dict.fromkeys(scripts, (KEY,)),
+            planner=planner,
+            learned=learned,
+            vault=Vault(),
+            signer=signer,
+            limits=bounds,
+            log=log,
+            prices=Prices(prices, dict.fromkeys(scripts, "deepseek")),
+        )
         self.app = App(
             keys=KeyRing(keys),
             allowed_hosts=("gateway.lab",),
-            messages=Messages(
-                routes=routes,
-                upstreams=self.upstreams,
-                secrets=dict.fromkeys(scripts, (KEY,)),
-                planner=planner,
-                learned=learned,
-                vault=Vault(),
-                signer=signer,
-                limits=bounds,
-                log=log,
-                prices=Prices(prices, dict.fromkeys(scripts, "deepseek")),
-            ),
+            messages=Messages(routes, services),
             count_tokens=CountTokens(
                 routes=routes,
                 upstreams=self.upstreams,

@@ -1,0 +1,188 @@
+"""One target that speaks chat completions: plan, send, and go on where one reply is not enough."""
+
+import time
+from typing import Final
+
+from dragoman.core.adjustments import Adjustment
+from dragoman.core.errors import GatewayError, UpstreamRejected
+from dragoman.core.guards import CALL_NOW, NO_ANSWER
+from dragoman.core.healing import Refusal, learn_from_refusal
+from dragoman.core.holding_sink import HoldingSink
+from dragoman.core.plan import Plan, plan_after_server_tools, plan_once_more, with_max_tokens
+from dragoman.core.sinks import MessageSink, Sink
+from dragoman.core.turn import ChatTurn, TurnContext
+from dragoman.core.upstream_errors import OutputTooLong, ReplyContext
+from dragoman.core.usage import Usage
+from dragoman.policy.routes import Target
+from dragoman.server.attempts import Attempts
+from dragoman.server.ids import new_nonce
+from dragoman.server.upstream_requests import chat_request
+from dragoman.server.vault import VaultReader
+
+_MAX_HEALED: Final = 3  # refusals of one request that are learnt from; each names one field
+
+
+class ChatAsk:
+    """
+    Ask one target.
+
+    Args:
+        attempts: Makes the calls.
+        target: Whom to ask.
+    """
+
+    def __init__(self, attempts: Attempts, target: Target) -> None:
+        self._attempts = attempts
+        self._services = attempts.services
+        self._asked = attempts.asked
+        self._record = attempts.record
+        self._relay = attempts.relay
+        self._target = target
+
+    async def run(self) -> None:
+        """
+        Send the request, and relay what comes until the message is complete.
+
+        Raises:
+            GatewayError: The upstream failed, or the request cannot be translated.
+            ClientGone: The client left.
+        """
+        plan = await self._plan()
+        for _ in range(_MAX_HEALED):
+            try:
+                await self._ask_with(plan)
+            except UpstreamRejected as error:
+                healed = None if self._relay.has_content else await self._heal(plan, error)
+                if healed is None:
+                    raise
+                plan = healed
+            else:
+                return
+        await self._ask_with(plan)
+
+    async def _plan(self) -> Plan:
+        reader = VaultReader(
+            self._services.vault,
+            owner=self._record.key_name,
+            model=self._asked.alias,
+            now_s=time.monotonic(),
+        )
+        planner, request = self._services.planner, self._asked.request
+        plan = planner.plan_at_once(request, self._target, recall=reader)
+        if plan is None:
+            plan = await self._relay.wait(planner.plan(request, self._target, recall=reader))
+        self._attempts.adjustments = plan.adjustments
+        return plan
+
+    async def _heal(self, plan: Plan, error: UpstreamRejected) -> Plan | None:
+        """Return a plan that the upstream may take after this refusal; None: there is none."""
+        if isinstance(error, OutputTooLong):
+            fitting = error.fitting_max_tokens
+            if fitting >= plan.body[plan.deployment.profile.max_tokens_field]:
+                return None
+            self._attempts.log_failure(error, "fewer tokens")
+            plan = with_max_tokens(plan, fitting)
+            self._attempts.adjustments = plan.adjustments
+            return plan
+        if error.refusal is None:
+            return None
+        text, param = error.refusal
+        refusal = Refusal(text=text, param=param)
+        facts = learn_from_refusal(plan.deployment.profile, plan.body, refusal)
+        if not facts:
+            return None
+        self._services.learned.add(self._target.deployment, facts)
+        shown = ", ".join(f"{name} = {value!r}" for name, value in facts.items())
+        self._attempts.log_failure(error, f"learnt {shown}")
+        return await self._plan()
+
+    async def _ask_with(self, plan: Plan) -> None:
+        """Send the plan; where the model calls server tools, go on after telling it of them."""
+        attempts, target = self._attempts, self._target
+        context = attempts.reply_context(target, plan)
+        holds = plan.forced_by_hint and plan.deployment.guards.ask_again_for_call
+        sinks: list[Sink] = []
+
+        def first_turn() -> ChatTurn:
+            sinks[:] = [attempts.stream_sink or MessageSink(attempts.head())]
+            sink = HoldingSink(sinks[0]) if holds else sinks[0]
+            return self._turn(plan, sink, reply=context)
+
+        turn = await attempts.until_answered(
+            target, chat_request(plan, target), context=context, new_turn=first_turn
+        )
+        self._compare_estimate(turn.usage, plan)
+        while isinstance(turn, ChatTurn) and turn.server_calls and turn.stop_reason is None:
+            plan = plan_after_server_tools(
+                plan, turn.written_text, turn.server_calls, thinking=turn.taken_thinking
+            )
+            turn = self._turn(plan, sinks[0], reply=context, before=turn.usage)
+            await attempts.once(target, chat_request(plan, target), turn=turn, context=context)
+        if isinstance(turn, ChatTurn) and turn.lacks:
+            turn = await self._ask_once_more(plan, turn, sink=sinks[0])
+        if isinstance(turn, ChatTurn):
+            self._keep_reasoning(turn, plan)
+
+    async def _ask_once_more(self, plan: Plan, turn: ChatTurn, *, sink: Sink) -> ChatTurn:
+        """Go on after a reply that lacks its answer or its call; return the turn that ends it."""
+        attempts, target = self._attempts, self._target
+        what = turn.lacks
+        note = NO_ANSWER if what == "answer" else CALL_NOW
+        reason = f"the reply held no {what}: the model was asked once more"
+        attempts.adjustments = (*attempts.adjustments, Adjustment("reply", "repaired", reason))
+        again = plan_once_more(plan, turn.written_text, note, thinking=turn.taken_thinking)
+        context = attempts.reply_context(target, again)
+        second = self._turn(again, sink, reply=context, before=turn.usage, is_last=True)
+        try:
+            request = chat_request(again, target)
+            await attempts.once(target, request, turn=second, context=context)
+        except GatewayError as error:
+            if second.has_written:
+                raise
+            # The first reply is no answer, but it is one that the client can be told of.
+            attempts.log_failure(error, "the reply as it was")
+            attempts.end_with(turn)
+            return turn
+        return second
+
+    def _compare_estimate(self, usage: Usage, plan: Plan) -> None:
+        counted = usage.prompt_tokens
+        if usage.is_estimate or not counted:
+            return
+        error = plan.input_tokens_estimate / counted - 1
+        self._record.estimate_error_pct = round(100 * error, 1)
+        self._services.planner.observe(plan, counted)
+
+    def _keep_reasoning(self, turn: ChatTurn, plan: Plan) -> None:
+        """Keep what the client may drop and the upstream will want back."""
+        calls, thinking = turn.written_calls, turn.taken_thinking
+        if calls and thinking and plan.deployment.profile.echo_reasoning != "never":
+            self._services.vault.keep(
+                thinking,
+                owner=self._record.key_name,
+                model=self._asked.alias,
+                calls=[(call.id, call.name, call.arguments) for call in calls],
+                now_s=time.monotonic(),
+            )
+
+    def _turn(
+        self,
+        plan: Plan,
+        sink: Sink,
+        *,
+        reply: ReplyContext,
+        before: Usage | None = None,
+        is_last: bool = False,
+    ) -> ChatTurn:
+        when = plan.deployment.guards.continue_empty
+        if when == "unsent" and self._attempts.stream_sink is None:
+            when = "always"  # of a whole reply nothing is sent before its end
+        context = TurnContext(
+            signer=self._services.signer,
+            nonce=new_nonce,
+            reply=reply,
+            max_event_bytes=self._services.limits.max_event_bytes,
+            usage_before=before,
+            continues_empty="never" if is_last else when,
+        )
+        return ChatTurn(plan, sink, context=context)

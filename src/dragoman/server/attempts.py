@@ -1,0 +1,168 @@
+"""
+The upstream calls that one request leads to: made, made again, written down.
+
+What is asked, and what a reply means for the next step, is in ``ask_chat`` and ``ask_native``;
+which upstream comes after which, in ``delivery``.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+
+from dragoman.core.adjustments import Adjustment, render_adjustments
+from dragoman.core.errors import GatewayError
+from dragoman.core.plan import Plan
+from dragoman.core.sinks import MessageHead, SseSink
+from dragoman.core.turn import ChatTurn, Turn
+from dragoman.core.upstream_errors import ReplyContext
+from dragoman.policy.retries import MAX_WAIT_S, retry_delay_s
+from dragoman.policy.routes import Target
+from dragoman.server.ids import new_message_id
+from dragoman.server.relay import Relay
+from dragoman.server.services import Asked, Services
+from dragoman.server.telemetry import RequestRecord
+from dragoman.server.transport.seams import Exchange, HeaderList, UpstreamRequest
+
+
+class Attempts:
+    """
+    One request's calls, its relay, and what its record will say.
+
+    Args:
+        services: To serve it with.
+        exchange: The client's request.
+        asked: What it says.
+        record: Filled in on the way.
+        headers: Stand in every reply to it.
+
+    Attributes:
+        adjustments: Of the plan in use.
+        stream_sink: Whatever is tried, a stream is one message with one start; None: not a stream.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        exchange: Exchange,
+        *,
+        asked: Asked,
+        record: RequestRecord,
+        headers: HeaderList,
+    ) -> None:
+        self.services = services
+        self.asked = asked
+        self.record = record
+        self.adjustments: tuple[Adjustment, ...] = ()
+        self._base_headers = headers
+        self._turn: Turn | None = None
+        self._wait_left_s = MAX_WAIT_S
+        self._message_id = new_message_id()
+        is_stream = asked.request.stream
+        self.stream_sink: SseSink | None = SseSink(self.head()) if is_stream else None
+        self.relay = Relay(
+            exchange,
+            is_stream=is_stream,
+            request_id=record.request_id,
+            headers=self._headers,
+            early_start_s=services.limits.early_start_s,
+            ping_interval_s=services.limits.ping_interval_s,
+        )
+
+    async def until_answered(
+        self,
+        target: Target,
+        request: UpstreamRequest,
+        *,
+        context: ReplyContext,
+        new_turn: Callable[[], Turn],
+    ) -> Turn:
+        """Make one call, and again while that may help; return the turn that succeeded."""
+        failed = 0
+        while True:
+            turn = new_turn()
+            try:
+                await self.once(target, request, turn=turn, context=context)
+            except GatewayError as error:
+                failed += 1
+                delay_s = self._delay_s(error, target, failed)
+                if delay_s is None:
+                    raise
+                self.log_failure(error, f"again in {delay_s:.2f} s")
+            else:
+                return turn
+            self._wait_left_s -= delay_s
+            await self.relay.sleep(delay_s)
+
+    async def once(
+        self, target: Target, request: UpstreamRequest, *, turn: Turn, context: ReplyContext
+    ) -> None:
+        """Make one call; its reply goes through *turn* to the client."""
+        self._turn = turn
+        self.record.attempts += 1
+        upstream = self.services.upstreams[target.deployment.upstream]
+        await self.relay.attempt(upstream, request, turn=turn, context=context)
+
+    def end_with(self, turn: ChatTurn) -> None:
+        """End the reply with what an earlier turn holds."""
+        self._turn = turn
+        self.relay.relay(turn.end_as_it_is())
+
+    def head(self) -> MessageHead:
+        """Return how the client's message begins."""
+        return MessageHead(
+            message_id=self._message_id,
+            model=self.asked.request.model,
+            request_id=self.record.request_id,
+        )
+
+    def reply_context(self, target: Target, plan: Plan | None) -> ReplyContext:
+        """Return what a turn must know of the reply; no *plan*: the upstream is a native one."""
+        deployment = target.deployment
+        return ReplyContext(
+            prompt_tokens_estimate=plan.input_tokens_estimate if plan else 0,
+            context_window=deployment.profile.context_window,
+            max_reply_bytes=self.services.limits.max_reply_bytes,
+            is_native=plan is None,
+            secrets=self.services.secrets.get(deployment.upstream, ()),
+        )
+
+    def log_failure(self, error: GatewayError, then: str) -> None:
+        """Log an attempt that is not the last word; *then* says what comes next."""
+        self.services.log.event(
+            "attempt_failed",
+            request_id=self.record.request_id,
+            upstream=self.record.upstream,
+            error=error.kind,
+            detail=error.log_detail or error.message,
+            then=then,
+        )
+
+    def fill_record(self) -> None:
+        """Write down how it ended."""
+        record, turn = self.record, self._turn
+        record.status = self.relay.status
+        record.first_content_s = self.relay.first_content_s
+        record.adjustments = (*self.adjustments, *self._repairs())
+        if turn is not None:
+            record.usage, record.stop_reason = turn.usage, turn.stop_reason or ""
+        if turn is not None and (turn.has_content or not turn.usage.is_estimate):
+            record.cost_micros = self.services.prices.cost_micros(
+                turn.usage, model=record.upstream_model, upstream=record.upstream
+            )
+
+    def _delay_s(self, error: GatewayError, target: Target, failed: int) -> float | None:
+        if self.relay.has_content or failed > target.retries:
+            return None
+        jitter = random.random()  # noqa: S311 - spreads load, hides nothing
+        delay_s = retry_delay_s(error, failed, jitter=jitter)
+        return delay_s if delay_s is not None and delay_s <= self._wait_left_s else None
+
+    def _headers(self) -> HeaderList:
+        adjustments = (*self.adjustments, *self._repairs())
+        if not adjustments:
+            return self._base_headers
+        value = render_adjustments(adjustments)
+        return [*self._base_headers, (b"x-dragoman-adjustments", value)]
+
+    def _repairs(self) -> Sequence[Adjustment]:
+        """Return what was put right in the reply so far; of a stream the head knows little."""
+        return self._turn.repairs if isinstance(self._turn, ChatTurn) else ()
