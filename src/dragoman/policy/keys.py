@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from typing import Final
 
 from dragoman.core.errors import AuthenticationFailed
+from dragoman.policy.access import Caller
 
-KeyName = str
-
-OPEN: Final[KeyName] = "local"  # the caller's name where no key is asked for
+OPEN: Final = "local"  # the caller's name where no key is asked for
+_ANYBODY: Final = Caller(key_id=OPEN, key_name=OPEN)
 _SCHEME: Final = b"bearer "
 _HOW: Final = "send a client key of this gateway as x-api-key or as Authorization: Bearer"
 
@@ -23,20 +23,23 @@ class KeyRing:
         keys: Name and key of each; none at all: everyone is let in.
     """
 
-    def __init__(self, keys: Iterable[tuple[KeyName, str]]) -> None:
+    def __init__(self, keys: Iterable[tuple[str, str]]) -> None:
         # What is compared are digests under a secret of this process: they have one length, and
         # how far two of them agree says nothing about the keys.
         self._salt = secrets.token_bytes(32)
-        self._digests = [(name, self._digest(key.encode())) for name, key in keys]
+        self._digests = [
+            (Caller(key_id=f"config:{name}", key_name=name), self._digest(key.encode()))
+            for name, key in keys
+        ]
 
     @property
     def is_open(self) -> bool:
         """Whether no key is asked for."""
         return not self._digests
 
-    def verify(self, x_api_key: bytes | None, authorization: bytes | None) -> KeyName:
+    def verify(self, x_api_key: bytes | None, authorization: bytes | None) -> Caller:
         """
-        Return the name of the key that the caller has sent.
+        Return who has sent these headers.
 
         Args:
             x_api_key: The header; whichever of the two holds a known key counts.
@@ -46,23 +49,23 @@ class KeyRing:
             AuthenticationFailed: Neither holds a known key.
         """
         if self.is_open:
-            return OPEN
+            return _ANYBODY
         sent = [key for key in (_plain(x_api_key), _bearer(authorization)) if key]
         for key in sent:
-            if (name := self._find(key)) is not None:
-                return name
+            if (caller := self._find(key)) is not None:
+                return caller
         if sent:
             raise AuthenticationFailed(f"unknown API key: {_HOW}")
         if authorization and authorization.strip():
             raise AuthenticationFailed(f"the Authorization header is not Bearer: {_HOW}")
         raise AuthenticationFailed(f"no API key: {_HOW}")
 
-    def _find(self, key: bytes) -> KeyName | None:
+    def _find(self, key: bytes) -> Caller | None:
         digest = self._digest(key)
-        found: KeyName | None = None
-        for name, known in self._digests:  # all of them, so that time does not tell which
+        found: Caller | None = None
+        for caller, known in self._digests:  # all of them, so that time does not tell which
             if hmac.compare_digest(digest, known):
-                found = name
+                found = caller
         return found
 
     def _digest(self, key: bytes) -> bytes:

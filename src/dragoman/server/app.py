@@ -138,7 +138,7 @@ class App:
         """Find out who calls, or say why he may not."""
         self._check_place(exchange)
         sent = exchange.headers
-        record.key_name = self._keys.verify(sent.get(b"x-api-key"), sent.get(b"authorization"))
+        record.caller = self._keys.verify(sent.get(b"x-api-key"), sent.get(b"authorization"))
 
     def _check_place(self, exchange: Exchange) -> None:
         """Without keys, answer nobody but the programs of this machine."""

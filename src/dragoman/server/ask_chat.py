@@ -63,7 +63,7 @@ class ChatAsk:
     async def _plan(self) -> Plan:
         reader = VaultReader(
             self._services.vault,
-            owner=self._record.key_name,
+            owner=self._record.caller.owner,
             model=self._asked.alias,
             now_s=time.monotonic(),
         )
@@ -159,7 +159,7 @@ class ChatAsk:
         if calls and thinking and plan.deployment.profile.echo_reasoning != "never":
             self._services.vault.keep(
                 thinking,
-                owner=self._record.key_name,
+                owner=self._record.caller.owner,
                 model=self._asked.alias,
                 calls=[(call.id, call.name, call.arguments) for call in calls],
                 now_s=time.monotonic(),

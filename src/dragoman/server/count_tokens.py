@@ -117,7 +117,9 @@ class CountTokens:
             body, max_messages=self._max_messages, max_nesting=self._max_nesting, for_count=True
         )
         record.model = request.model
-        target = self._routes.resolve(request.model).targets[0]
+        route = self._routes.resolve(request.model)
+        record.caller.check_model(route.alias)
+        target = route.targets[0]
         record.upstream = target.deployment.upstream
         record.upstream_model = target.deployment.model
         relay = Relay(

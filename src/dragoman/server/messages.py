@@ -44,6 +44,7 @@ class Messages:
         )
         record.model, record.is_stream = request.model, request.stream
         route = self._routes.resolve(request.model)
+        record.caller.check_model(route.alias)
         asked = Asked(
             body=body,
             request=request,

@@ -12,6 +12,7 @@ from msgspec import Struct, structs
 
 from dragoman.core.plan import Adjustment
 from dragoman.core.usage import Usage
+from dragoman.policy.access import NOBODY, Caller
 
 _MAX_CHARS: Final = 300  # of a name that a client has made up
 _MAX_HELD_LINES: Final = 256
@@ -25,7 +26,7 @@ class RequestRecord(Struct):
     method: str
     path: str
     peer: str = ""
-    key_name: str = ""
+    caller: Caller = NOBODY
     model: str = ""
     upstream: str = ""
     upstream_model: str = ""
@@ -145,7 +146,7 @@ def _fields_of(record: RequestRecord) -> dict[str, Any]:
         "method": record.method,
         "path": record.path[:_MAX_CHARS],
         "status": record.status,
-        "key": record.key_name,
+        "key": record.caller.key_name,
         "model": record.model[:_MAX_CHARS],
         "upstream": record.upstream,
         "upstream_model": record.upstream_model,

@@ -1,0 +1,103 @@
+"""What is written down for ever: one record per request, and one entry per admin action."""
+
+import datetime as dt
+from typing import Any, Literal
+
+from msgspec import Struct
+
+
+class UsageRecord(Struct, frozen=True, kw_only=True):
+    """
+    What one request of a known caller was, cost and led to. Never content.
+
+    Attributes:
+        id: The request id; a record that comes twice counts once.
+        session_id: As the client sent it; so are *agent_id*, *client* and *client_version*.
+        model: The alias that was asked for.
+        upstream_model: What served it; empty: nothing did.
+        input_tokens: Fresh ones, without those of the cache.
+        reasoning_tokens: Part of *output_tokens*.
+        cost_micros: Millionths of a US dollar; None: no price is known.
+        first_content_ms: From the request's arrival to the first content; None: there was none.
+        adjustments: Field and action of each, as ``top_k dropped``.
+        repairs: How many of each kind.
+    """
+
+    id: str
+    started_at: dt.datetime
+    key_id: str
+    key_name: str = ""
+    workspace_id: str | None = None
+    session_id: str = ""
+    agent_id: str = ""
+    client: str = ""
+    client_version: str = ""
+    model: str = ""
+    upstream: str = ""
+    upstream_model: str = ""
+    is_stream: bool = False
+    input_tokens: int = 0
+    cache_read_input_tokens: int = 0
+    cache_creation_input_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    cost_micros: int | None = None
+    first_content_ms: int | None = None
+    duration_ms: int = 0
+    attempts: int = 0
+    stop_reason: str = ""
+    status: int = 0
+    error_type: str = ""
+    adjustments: tuple[str, ...] = ()
+    repairs: dict[str, int] = {}
+
+
+class AuditEntry(Struct, frozen=True, kw_only=True):
+    """One action of an administrator, by whatever way; never a key."""
+
+    id: str
+    at: dt.datetime
+    actor: str  # the admin key's id and name, or cli:USER
+    action: str  # key.create, key.revoke, workspace.change, ...
+    subject: str  # id of what it was done to
+    details: dict[str, Any] = {}  # the fields that were given or changed
+
+
+Dimension = Literal[
+    "key", "workspace", "model", "upstream", "session", "client", "day", "hour", "minute"
+]
+
+
+class UsageQuery(Struct, frozen=True, kw_only=True):
+    """
+    Which records to add up, and by what.
+
+    Attributes:
+        since: Of *started_at*, inclusive.
+        until: Of *started_at*, exclusive.
+        group_by: One row for each combination of these; none: one row in all.
+        limit: Rows at most, in the order of their groups.
+    """
+
+    since: dt.datetime
+    until: dt.datetime
+    group_by: tuple[Dimension, ...] = ()
+    key_ids: tuple[str, ...] = ()  # none of these: whatever it is
+    workspace_ids: tuple[str | None, ...] = ()
+    models: tuple[str, ...] = ()
+    limit: int = 10_000
+
+
+class UsageRow(Struct, frozen=True, kw_only=True):
+    """The sum of a group of records; *group* has a value for each dimension that was asked for."""
+
+    group: dict[str, str]
+    requests: int = 0
+    errors: int = 0
+    input_tokens: int = 0
+    cache_read_input_tokens: int = 0
+    cache_creation_input_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    cost_micros: int = 0
+    unpriced: int = 0  # requests whose model has no price: the cost is more than it says
