@@ -147,6 +147,7 @@ def test_every_field_of_the_log_is_documented() -> None:
         usage=Usage(1, 1, 1, 1, 1, is_estimate=True),
         adjustments=(Adjustment("a", "dropped", "b"),),
         estimate_error_pct=1.5,
+        repairs={"type": 1},
     )
     stream = io.StringIO()
     EventLog("json", stream).request(record)
@@ -209,6 +210,8 @@ def test_every_reason_of_an_adjustment_is_documented() -> None:
     missing = {r: parts for r, parts in reasons.items() if not all(p in page for p in parts)}
     assert missing == {}
     assert [text for text in repair_log._REASONS.values() if text not in page] == []
+    kinds = [*repair_log._REASONS, "parallel", "again.answer", "again.call", "loop"]
+    assert [kind for kind in kinds if f"`{kind}`" not in page] == []
 
 
 def test_every_file_is_on_the_map() -> None:

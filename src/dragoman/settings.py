@@ -149,7 +149,7 @@ class ModelConfig(Struct, frozen=True, kw_only=True):
     first_byte_timeout_s: Seconds | None = None
     idle_timeout_s: Seconds | None = None
     retries: Annotated[int, Meta(ge=0, le=10)] | None = None
-    continue_empty: Literal["never", "unsent", "always"] = "unsent"
+    continue_empty: Literal["never", "unsent", "always"] = "always"
     ask_again_for_call: bool = True
     max_repeats: Annotated[int, Meta(ge=0, le=100)] = 5  # 0: nothing is a loop
     nudge_repeats: bool = False

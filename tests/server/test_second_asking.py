@@ -35,7 +35,7 @@ def thinking(thought: str = "Hm.", text: str = "") -> list[Any]:
 
 EMPTY = [head(), data(chunk("stop") + usage(3, 2) + DONE), end()]
 NEVER = {"model": {"continue_empty": "never"}}
-ALWAYS = {"model": {"continue_empty": "always"}}
+UNSENT = {"model": {"continue_empty": "unsent"}}
 SHOWN = ASK | {"thinking": {"type": "enabled", "budget_tokens": 1024}, "max_tokens": 4096}
 THINKS = {"thinking": "always"}
 
@@ -78,24 +78,54 @@ def test_hidden_thinking_is_no_answer(is_stream: bool) -> None:
     assert len(case.sent()) == 2
 
 
-def test_behind_thinking_that_was_shown_a_stream_ends() -> None:
-    exchange, case = deliver([thinking()], body=SHOWN, profile=THINKS)
+@both_ways
+def test_a_reply_that_ends_after_its_thinking_is_gone_on_with(is_stream: bool) -> None:
+    script = [thinking("One."), thinking("Two.", "Hello")]
+    exchange, case = deliver(script, body=SHOWN, profile=THINKS, is_stream=is_stream)
+    assert kinds(exchange) == ["thinking", "thinking", "text"]
+    assert message_of(exchange).text == "Hello"
+    assert case.record["repairs"] == {"again.answer": 1}
+
+
+@both_ways
+def test_one_that_never_answers_ends_with_what_it_thought(is_stream: bool) -> None:
+    script = [thinking("One."), thinking("Two.")]
+    exchange, case = deliver(script, body=SHOWN, profile=THINKS, is_stream=is_stream)
+    assert kinds(exchange) == ["thinking", "thinking"]
+    assert message_of(exchange).stop_reason == "end_turn"
+    assert len(case.sent()) == 2
+
+
+def test_a_second_asking_that_fails_behind_thinking_leaves_the_thinking() -> None:
+    exchange, case = deliver([thinking(), failing(RESET)], body=SHOWN, profile=THINKS)
+    assert kinds(exchange) == ["thinking"]
+    assert message_of(exchange).stop_reason == "end_turn"
+    assert case.record["repairs"] == {"again.answer": 1}
+
+
+def test_a_stream_may_be_left_alone_once_it_has_shown_something() -> None:
+    exchange, case = deliver([thinking()], body=SHOWN, profile=THINKS, options=UNSENT)
     assert kinds(exchange) == ["thinking"]
     assert message_of(exchange).stop_reason == "end_turn"
     assert len(case.sent()) == 1
+    whole, _ = deliver(
+        [thinking("One."), thinking("Two.", "Hello")],
+        body=SHOWN,
+        profile=THINKS,
+        options=UNSENT,
+        is_stream=False,
+    )
+    assert kinds(whole) == ["thinking", "thinking", "text"]
 
 
-def test_unless_it_is_to_go_on() -> None:
-    script = [thinking("One."), thinking("Two.", "Hello")]
-    exchange, _ = deliver(script, body=SHOWN, profile=THINKS, options=ALWAYS)
-    assert kinds(exchange) == ["thinking", "thinking", "text"]
-    assert message_of(exchange).text == "Hello"
-
-
-def test_a_whole_reply_goes_on_behind_thinking() -> None:
-    script = [thinking("One."), thinking("Two.", "Hello")]
-    exchange, _ = deliver(script, body=SHOWN, profile=THINKS, is_stream=False)
-    assert kinds(exchange) == ["thinking", "thinking", "text"]
+@both_ways
+def test_a_server_tool_may_be_called_in_the_second_reply(is_stream: bool) -> None:
+    search = {"type": "web_search_20250305", "name": "web_search"}
+    script = [EMPTY, calling("web_search", '{"query": "x"}'), saying("Without it, then.")]
+    exchange, case = deliver(script, body=ASK | {"tools": [search]}, is_stream=is_stream)
+    assert kinds(exchange) == ["server_tool_use", "web_search_tool_result", "text"]
+    assert message_of(exchange).stop_reason == "end_turn"
+    assert len(case.sent()) == 3
 
 
 @both_ways

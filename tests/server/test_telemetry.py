@@ -41,6 +41,12 @@ def test_lists_and_blanks_are_quoted_for_people() -> None:
     assert 'detail="two words"' in line
 
 
+def test_counts_have_names() -> None:
+    repairs = {"type": 2, "text.hermes": 1}
+    assert " repairs=type:2,text.hermes:1\n" in lines("human", record(repairs=repairs))
+    assert json.loads(lines("json", record(repairs=repairs)))["repairs"] == repairs
+
+
 @pytest.mark.parametrize("text", ["a\nb", "a\x1b[31mb", "a\0b", "a\u2028b", "a\udc80b"])
 @pytest.mark.parametrize("log_format", ["human", "json"])
 def test_nothing_in_a_line_can_end_it_or_colour_it(

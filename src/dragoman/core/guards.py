@@ -25,32 +25,46 @@ class Guards(Struct, frozen=True, kw_only=True):
     What the configuration says.
 
     Attributes:
-        continue_empty: When a reply without text and calls is gone on with: never, while the client
-            has got no block of it, or also behind thinking that it has got.
+        continue_empty: When a reply without text and calls is gone on with: also behind thinking
+            that the client has got, while it has got no block, or never.
         ask_again_for_call: A call that could only be asked for is asked for twice.
         max_repeats: The same call with the same input this often is a loop; 0: nothing is.
         nudge_repeats: The model is told of it.
     """
 
-    continue_empty: Literal["never", "unsent", "always"] = "unsent"
+    continue_empty: Literal["never", "unsent", "always"] = "always"
     ask_again_for_call: bool = True
     max_repeats: int = 5
     nudge_repeats: bool = False
 
 
-def watch_repeats(request: MessagesRequest, guards: Guards, adjustments: Adjustments) -> str:
-    """Report a loop in the history; return what the model is to be told, mostly nothing."""
+class Repeats(Struct, frozen=True):
+    """Whether the history ends in a loop, and what the model is to be told of it."""
+
+    is_loop: bool = False
+    reminder: str = ""
+
+
+_NO_LOOP: Final = Repeats()
+
+
+def watch_repeats(request: MessagesRequest, guards: Guards, adjustments: Adjustments) -> Repeats:
+    """Report a loop in the history."""
     if not guards.max_repeats:
-        return ""
+        return _NO_LOOP
     name, count = count_repeats(request.messages)
     if count < guards.max_repeats:
-        return ""
+        return _NO_LOOP
     if not guards.nudge_repeats:
         reason = f"the model has called {name[:64]} {count} times with the same input"
         adjustments.add("messages", "noticed", reason=reason)
-        return ""
+        return Repeats(is_loop=True)
     reason = f"the model is told that it has called {name[:64]} {count} times with the same input"
     adjustments.add("messages", "emulated", reason=reason)
+    return Repeats(is_loop=True, reminder=_reminder(name, count))
+
+
+def _reminder(name: str, count: int) -> str:
     return (
         f"You have called {name} {count} times with exactly the same input. Calling it once more "
         "will not help. Use what you have, try another way, or say what is missing."

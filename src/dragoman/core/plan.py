@@ -103,6 +103,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     single_tool_call: bool = False
     # The window left no more tokens than were asked for: to use them up is to fill the window.
     fills_window: bool = False
+    is_looping: bool = False  # the last call has been made too often with the same input
 
 
 def make_plan(
@@ -145,10 +146,15 @@ def make_plan(
         profile, tools=tools, blocks=blocks, signer=signer, adjustments=adjustments
     )
     notes = [*tools.notes, choice.note, form.note]
-    reminder = watch_repeats(request, deployment.guards, adjustments)
+    repeats = watch_repeats(request, deployment.guards, adjustments)
     body: dict[str, Any] = {"model": deployment.model}
     body["messages"], prefill = _messages(
-        request, reader, notes=notes, reminder=reminder, recall=recall, adjustments=adjustments
+        request,
+        reader,
+        notes=notes,
+        reminder=repeats.reminder,
+        recall=recall,
+        adjustments=adjustments,
     )
     body |= _tool_fields(tools, choice, profile)
     if response_format := choice.response_format or form.response_format:
@@ -183,6 +189,7 @@ def make_plan(
         show_thinking=thinking.show,
         single_tool_call=choice.is_single,
         fills_window=limit.is_window,
+        is_looping=repeats.is_loop,
     )
 
 

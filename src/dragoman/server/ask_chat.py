@@ -3,7 +3,6 @@
 import time
 from typing import Final
 
-from dragoman.core.adjustments import Adjustment
 from dragoman.core.errors import GatewayError, UpstreamRejected
 from dragoman.core.guards import CALL_NOW, NO_ANSWER
 from dragoman.core.healing import Refusal, learn_from_refusal
@@ -38,6 +37,7 @@ class ChatAsk:
         self._record = attempts.record
         self._relay = attempts.relay
         self._target = target
+        self._has_asked_again = False
 
     async def run(self) -> None:
         """
@@ -72,6 +72,8 @@ class ChatAsk:
         if plan is None:
             plan = await self._relay.wait(planner.plan(request, self._target, recall=reader))
         self._attempts.adjustments = plan.adjustments
+        if plan.is_looping:
+            self._attempts.repairs.notice("loop")
         return plan
 
     async def _heal(self, plan: Plan, error: UpstreamRejected) -> Plan | None:
@@ -97,9 +99,11 @@ class ChatAsk:
         return await self._plan()
 
     async def _ask_with(self, plan: Plan) -> None:
-        """Send the plan; where the model calls server tools, go on after telling it of them."""
-        attempts, target = self._attempts, self._target
-        context = attempts.reply_context(target, plan)
+        """Send the plan, and go on while the message is not complete with the reply to it."""
+        attempts = self._attempts
+        attempts.repairs.begin()
+        self._has_asked_again = False
+        context = attempts.reply_context(self._target, plan)
         holds = plan.forced_by_hint and plan.deployment.guards.ask_again_for_call
         sinks: list[Sink] = []
 
@@ -109,30 +113,42 @@ class ChatAsk:
             return self._turn(plan, sink, reply=context)
 
         turn = await attempts.until_answered(
-            target, chat_request(plan, target), context=context, new_turn=first_turn
+            self._target, chat_request(plan, self._target), context=context, new_turn=first_turn
         )
         self._compare_estimate(turn.usage, plan)
-        while isinstance(turn, ChatTurn) and turn.server_calls and turn.stop_reason is None:
-            plan = plan_after_server_tools(
-                plan, turn.written_text, turn.server_calls, thinking=turn.taken_thinking
-            )
-            turn = self._turn(plan, sinks[0], reply=context, before=turn.usage)
-            await attempts.once(target, chat_request(plan, target), turn=turn, context=context)
-        if isinstance(turn, ChatTurn) and turn.lacks:
-            turn = await self._ask_once_more(plan, turn, sink=sinks[0])
-        if isinstance(turn, ChatTurn):
-            self._keep_reasoning(turn, plan)
+        while turn.stop_reason is None:  # at most twice: once for each of the two
+            if turn.lacks:
+                plan, turn = await self._ask_once_more(plan, turn, sink=sinks[0])
+            else:
+                plan, turn = await self._tell_of_server_tools(plan, turn, sink=sinks[0])
+        self._keep_reasoning(turn, plan)
 
-    async def _ask_once_more(self, plan: Plan, turn: ChatTurn, *, sink: Sink) -> ChatTurn:
-        """Go on after a reply that lacks its answer or its call; return the turn that ends it."""
+    async def _tell_of_server_tools(
+        self, plan: Plan, turn: ChatTurn, *, sink: Sink
+    ) -> tuple[Plan, ChatTurn]:
+        """Go on after a reply that has called server tools; they are not called again."""
+        attempts, target = self._attempts, self._target
+        attempts.repairs.go_on(turn)
+        plan = plan_after_server_tools(
+            plan, turn.written_text, turn.server_calls, thinking=turn.taken_thinking
+        )
+        context = attempts.reply_context(target, plan)
+        following = self._turn(plan, sink, reply=context, before=turn.usage)
+        await attempts.once(target, chat_request(plan, target), turn=following, context=context)
+        return plan, following
+
+    async def _ask_once_more(
+        self, plan: Plan, turn: ChatTurn, *, sink: Sink
+    ) -> tuple[Plan, ChatTurn]:
+        """Go on after a reply that lacks its answer or its call; return what comes of it."""
         attempts, target = self._attempts, self._target
         what = turn.lacks
+        self._has_asked_again = True
+        attempts.repairs.ask_again(turn, what)
         note = NO_ANSWER if what == "answer" else CALL_NOW
-        reason = f"the reply held no {what}: the model was asked once more"
-        attempts.adjustments = (*attempts.adjustments, Adjustment("reply", "repaired", reason))
         again = plan_once_more(plan, turn.written_text, note, thinking=turn.taken_thinking)
         context = attempts.reply_context(target, again)
-        second = self._turn(again, sink, reply=context, before=turn.usage, is_last=True)
+        second = self._turn(again, sink, reply=context, before=turn.usage)
         try:
             request = chat_request(again, target)
             await attempts.once(target, request, turn=second, context=context)
@@ -142,8 +158,8 @@ class ChatAsk:
             # The first reply is no answer, but it is one that the client can be told of.
             attempts.log_failure(error, "the reply as it was")
             attempts.end_with(turn)
-            return turn
-        return second
+            return plan, turn
+        return again, second
 
     def _compare_estimate(self, usage: Usage, plan: Plan) -> None:
         counted = usage.prompt_tokens
@@ -172,7 +188,6 @@ class ChatAsk:
         *,
         reply: ReplyContext,
         before: Usage | None = None,
-        is_last: bool = False,
     ) -> ChatTurn:
         when = plan.deployment.guards.continue_empty
         if when == "unsent" and self._attempts.stream_sink is None:
@@ -183,6 +198,6 @@ class ChatAsk:
             reply=reply,
             max_event_bytes=self._services.limits.max_event_bytes,
             usage_before=before,
-            continues_empty="never" if is_last else when,
+            continues_empty="never" if self._has_asked_again else when,
         )
         return ChatTurn(plan, sink, context=context)

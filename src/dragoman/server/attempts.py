@@ -6,7 +6,8 @@ which upstream comes after which, in ``delivery``.
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import TypeVar
 
 from dragoman.core.adjustments import Adjustment, render_adjustments
 from dragoman.core.errors import GatewayError
@@ -18,9 +19,12 @@ from dragoman.policy.retries import MAX_WAIT_S, retry_delay_s
 from dragoman.policy.routes import Target
 from dragoman.server.ids import new_message_id
 from dragoman.server.relay import Relay
+from dragoman.server.reply_repairs import ReplyRepairs
 from dragoman.server.services import Asked, Services
 from dragoman.server.telemetry import RequestRecord
 from dragoman.server.transport.seams import Exchange, HeaderList, UpstreamRequest
+
+_Turn = TypeVar("_Turn", bound=Turn)
 
 
 class Attempts:
@@ -36,6 +40,7 @@ class Attempts:
 
     Attributes:
         adjustments: Of the plan in use.
+        repairs: Of what has come back.
         stream_sink: Whatever is tried, a stream is one message with one start; None: not a stream.
     """
 
@@ -52,6 +57,7 @@ class Attempts:
         self.asked = asked
         self.record = record
         self.adjustments: tuple[Adjustment, ...] = ()
+        self.repairs = ReplyRepairs()
         self._base_headers = headers
         self._turn: Turn | None = None
         self._wait_left_s = MAX_WAIT_S
@@ -73,8 +79,8 @@ class Attempts:
         request: UpstreamRequest,
         *,
         context: ReplyContext,
-        new_turn: Callable[[], Turn],
-    ) -> Turn:
+        new_turn: Callable[[], _Turn],
+    ) -> _Turn:
         """Make one call, and again while that may help; return the turn that succeeded."""
         failed = 0
         while True:
@@ -96,14 +102,14 @@ class Attempts:
         self, target: Target, request: UpstreamRequest, *, turn: Turn, context: ReplyContext
     ) -> None:
         """Make one call; its reply goes through *turn* to the client."""
-        self._turn = turn
+        self._follow(turn)
         self.record.attempts += 1
         upstream = self.services.upstreams[target.deployment.upstream]
         await self.relay.attempt(upstream, request, turn=turn, context=context)
 
     def end_with(self, turn: ChatTurn) -> None:
         """End the reply with what an earlier turn holds."""
-        self._turn = turn
+        self._follow(turn)
         self.relay.relay(turn.end_as_it_is())
 
     def head(self) -> MessageHead:
@@ -141,13 +147,18 @@ class Attempts:
         record, turn = self.record, self._turn
         record.status = self.relay.status
         record.first_content_s = self.relay.first_content_s
-        record.adjustments = (*self.adjustments, *self._repairs())
+        record.adjustments = (*self.adjustments, *self.repairs.adjustments)
+        record.repairs = self.repairs.counts
         if turn is not None:
             record.usage, record.stop_reason = turn.usage, turn.stop_reason or ""
         if turn is not None and (turn.has_content or not turn.usage.is_estimate):
             record.cost_micros = self.services.prices.cost_micros(
                 turn.usage, model=record.upstream_model, upstream=record.upstream
             )
+
+    def _follow(self, turn: Turn) -> None:
+        self._turn = turn
+        self.repairs.current = turn if isinstance(turn, ChatTurn) else None
 
     def _delay_s(self, error: GatewayError, target: Target, failed: int) -> float | None:
         if self.relay.has_content or failed > target.retries:
@@ -157,12 +168,8 @@ class Attempts:
         return delay_s if delay_s is not None and delay_s <= self._wait_left_s else None
 
     def _headers(self) -> HeaderList:
-        adjustments = (*self.adjustments, *self._repairs())
+        adjustments = (*self.adjustments, *self.repairs.adjustments)
         if not adjustments:
             return self._base_headers
         value = render_adjustments(adjustments)
         return [*self._base_headers, (b"x-dragoman-adjustments", value)]
-
-    def _repairs(self) -> Sequence[Adjustment]:
-        """Return what was put right in the reply so far; of a stream the head knows little."""
-        return self._turn.repairs if isinstance(self._turn, ChatTurn) else ()

@@ -40,6 +40,7 @@ class RequestRecord(Struct):
     started_s: float = 0.0  # monotonic
     first_content_s: float | None = None
     adjustments: tuple[Adjustment, ...] = ()
+    repairs: dict[str, int] = {}  # kind -> how often, in what came back; mostly none
     # Of our estimate of the prompt, against the upstream's count; None: it counted nothing.
     estimate_error_pct: float | None = None
     cost_micros: int | None = None  # None: no price is known
@@ -167,6 +168,8 @@ def _fields_of(record: RequestRecord) -> dict[str, Any]:
         fields["estimate_error_pct"] = record.estimate_error_pct
     if record.adjustments:
         fields["adjustments"] = [f"{a.field} {a.action}: {a.reason}" for a in record.adjustments]
+    if record.repairs:
+        fields["repairs"] = record.repairs
     return fields
 
 
@@ -174,6 +177,8 @@ def _plain(value: object) -> str:
     """Return *value* for a person, on one line, with control characters made harmless."""
     if isinstance(value, list):
         value = "; ".join(map(str, value))
+    elif isinstance(value, dict):
+        value = ",".join(f"{name}:{inner}" for name, inner in value.items())
     text = str(value)
     if not text.isprintable():
         text = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
