@@ -5,7 +5,7 @@ Bytes are sorted into eleven classes, each class has a rate, and the rates of a 
 fitted to its real tokenizer. docs/explanation/counting-tokens.md has the errors.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -18,6 +18,10 @@ _TOKENS_PER_PROMPT: Final = 6  # its beginning, and the beginning of the answer
 _TOKENS_PER_IMAGE: Final = 1500
 _TOKENS_PER_CALL: Final = 12  # markers around one tool call of the history
 _TOKENS_PER_TOOL: Final = 4  # markers around one tool's JSON
+# Of long texts so many pieces of so many characters are looked at, evenly spread: the rest would
+# change the estimate by 0.8 % in the middle and 2 % in one case of twenty.
+_PIECES: Final = 192
+_PIECE_CHARS: Final = 48
 
 
 class TokenRates(Struct, frozen=True, kw_only=True):
@@ -169,7 +173,7 @@ def estimate_text(text: bytes, rates: TokenRates) -> float:
     """
     Return about how many tokens *text*, in UTF-8, has.
 
-    100 kB of code take 0.5 to 1 ms: one pass that sorts the bytes, and eight that count them.
+    One pass sorts the bytes, and seven or more count them: 7 us for each kilobyte.
     """
     count = text.translate(_TABLE).count
     upper, digits, spaces, lines = count(b"A"), count(b"0"), count(b" "), count(b"n")
@@ -197,13 +201,32 @@ def estimate_text(text: bytes, rates: TokenRates) -> float:
     return max(0.0, tokens)
 
 
+def estimate_texts(texts: Sequence[str], rates: TokenRates) -> float:
+    """Return about how many tokens *texts* have, at a cost that does not grow with their length."""
+    n_chars = sum(map(len, texts))
+    n_kept = _PIECES * _PIECE_CHARS
+    if n_chars <= n_kept:
+        return estimate_text("\n".join(texts).encode("utf-8", "surrogatepass"), rates)
+    sample = "".join(_spread(texts, n_chars // _PIECES))
+    tokens = estimate_text(sample.encode("utf-8", "surrogatepass"), rates)
+    return tokens * n_chars / len(sample)
+
+
+def _spread(texts: Sequence[str], step: int) -> Iterator[str]:
+    """Cut a piece out of *texts* at each *step* characters, as if they were one text."""
+    at = 0
+    for text in texts:
+        for start in range(at, len(text), step):
+            yield text[start : start + _PIECE_CHARS]
+        at = (at - len(text)) % step
+
+
 def estimate_prompt(prompt: PromptText, profile: DialectProfile) -> int:
     """Return about how many tokens *prompt* will have for a model of *profile*."""
     rates = RATES[profile.vocabulary]
-    texts = "\n".join(prompt.texts).encode("utf-8", "surrogatepass")
-    tokens = estimate_text(texts, rates)
+    tokens = estimate_texts(prompt.texts, rates)
     if prompt.tools_json:
-        tools = estimate_text(prompt.tools_json.encode(), rates)
+        tools = estimate_texts([prompt.tools_json], rates)
         tokens += tools * profile.tool_tokens_factor
     return max(1, round(tokens) + frame_tokens(prompt, profile))
 
