@@ -19,6 +19,7 @@ from dragoman.core.errors import (
 from dragoman.policy.keys import KeyRing
 from dragoman.policy.open_access import check_open_access
 from dragoman.policy.routes import Routes
+from dragoman.policy.senders import read_sender
 from dragoman.server.count_tokens import CountTokens
 from dragoman.server.ids import new_request_id
 from dragoman.server.messages import Messages
@@ -138,6 +139,7 @@ class App:
         """Find out who calls, or say why he may not."""
         self._check_place(exchange)
         sent = exchange.headers
+        record.sender = read_sender(sent)
         record.caller = self._keys.verify(sent.get(b"x-api-key"), sent.get(b"authorization"))
 
     def _check_place(self, exchange: Exchange) -> None:

@@ -6,6 +6,7 @@ POST /v1/messages: the request path, top to bottom.
 
 from dragoman.core.validate import parse_request
 from dragoman.policy.routes import Routes
+from dragoman.policy.senders import with_user_id
 from dragoman.server.attempts import Attempts
 from dragoman.server.delivery import deliver
 from dragoman.server.services import Asked, Services
@@ -43,6 +44,8 @@ class Messages:
             body, max_messages=limits.max_messages, max_nesting=limits.max_nesting
         )
         record.model, record.is_stream = request.model, request.stream
+        if request.metadata is not None:
+            record.sender = with_user_id(record.sender, request.metadata.user_id)
         route = self._routes.resolve(request.model)
         record.caller.check_model(route.alias)
         asked = Asked(

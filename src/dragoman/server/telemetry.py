@@ -13,6 +13,7 @@ from msgspec import Struct, structs
 from dragoman.core.plan import Adjustment
 from dragoman.core.usage import Usage
 from dragoman.policy.access import NOBODY, Caller
+from dragoman.policy.senders import UNKNOWN, Sender
 
 _MAX_CHARS: Final = 300  # of a name that a client has made up
 _MAX_HELD_LINES: Final = 256
@@ -27,6 +28,7 @@ class RequestRecord(Struct):
     path: str
     peer: str = ""
     caller: Caller = NOBODY
+    sender: Sender = UNKNOWN
     model: str = ""
     upstream: str = ""
     upstream_model: str = ""
