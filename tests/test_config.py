@@ -22,6 +22,7 @@ from dragoman.config import (
     with_engine,
     with_local_engine,
 )
+from dragoman.limit_settings import Budget, Limits, LimitsConfig
 from dragoman.presets import LocalEngine
 from dragoman.settings import RolesConfig
 
@@ -476,3 +477,60 @@ def test_any_document_gives_only_config_errors(table: str, value: object) -> Non
     assert tomllib.loads(text)  # it is a document, whatever it says
     with contextlib.suppress(ConfigError):
         load(text)
+
+
+# -- limits
+
+LIMITED = """
+[limits]
+contact = "ops"
+[limits.key]
+requests_per_minute = 60
+[[keys]]
+name = "ci"
+key = "a-key-that-is-long-enough"
+limits = { concurrent = 2 }
+budgets = [{ period = "day", cost_usd = 1.5, warn_at_pct = 50 }]
+"""
+
+
+def test_limits_and_budgets(tmp_path: Path) -> None:
+    path = tmp_path / "limits.toml"
+    path.write_text(LIMITED + MODEL + "limits.output_tokens_per_minute = 9\n", encoding="utf-8")
+    config = load_config(path, environ={})
+    assert config.limits == LimitsConfig(contact="ops", key=Limits(requests_per_minute=60))
+    assert config.keys[0].limits == Limits(concurrent=2)
+    budget = Budget(period="day", cost_micros=1_500_000, warn_at_pct=50)
+    assert [written.budget() for written in config.keys[0].budgets] == [budget]
+    assert config.models["m"].limits == Limits(output_tokens_per_minute=9)
+
+
+BAD_LIMITS = {
+    "[limits.key]\nrequests_per_minut = 1": (
+        'limits.key.requests_per_minut: unknown key; did you mean "requests_per_minute"?'
+    ),
+    "[limits.key]\nconcurrent = -1": "limits.key.concurrent: expected integer >= 0",
+    "[limits]\nkey = 3": "limits.key: expected table, got integer",
+    '[limits]\nwhen_unreachable = "opn"': (
+        'limits.when_unreachable: expected one of open, closed, got "opn"; did you mean "open"?'
+    ),
+    "[limits]\nlocal_share_pct = 0": "limits.local_share_pct: expected integer >= 1",
+    "KEY budgets = 5": "keys[0].budgets: expected array of tables, got integer",
+    'KEY budgets = [{ period = "day" }]': "keys[0].budgets[0]: needs cost_usd or tokens",
+    'KEY budgets = [{ period = "week", tokens = 1 }]': (
+        'keys[0].budgets[0].period: expected one of day, month, got "week"'
+    ),
+    "KEY budgets = [{ tokens = 1 }]": "keys[0].budgets[0].period: required",
+    'KEY budgets = [{ period = "day", tokens = 1 }, { period = "day", tokens = 2 }]': (
+        "keys[0].budgets[1].tokens: given twice for a day"
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "line"), BAD_LIMITS.items())
+def test_limits_that_cannot_be(tmp_path: Path, text: str, line: str) -> None:
+    path = tmp_path / "limits.toml"
+    key = f'[[keys]]\nname = "ci"\nkey = "{LONG_KEY}"\n'
+    path.write_text(text.replace("KEY ", key), encoding="utf-8")
+    examined = examine_config(path, environ={})
+    assert examined.problems[0] == line

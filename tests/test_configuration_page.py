@@ -10,6 +10,7 @@ import pytest
 
 from dragoman.config import load_config
 from dragoman.core.dialects.profile import DialectProfile
+from dragoman.limit_settings import BudgetConfig, Limits, LimitsConfig
 from dragoman.presets import load_catalog
 from dragoman.settings import (
     KeyConfig,
@@ -29,10 +30,13 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "## `[models.NAME]`": ModelConfig,
     "### `[models.NAME.profile]`": DialectProfile,
     "## `[roles]`": RolesConfig,
+    "## `[limits]`": LimitsConfig,
+    "### Limits": Limits,
+    "### Budgets": BudgetConfig,
     "## Prices": PriceConfig,
 }
 # Their true default depends on something, which the page says in words.
-IN_WORDS = {"data_dir", "platform", "upstream", "profile", "name"}
+IN_WORDS = {"data_dir", "platform", "upstream", "profile", "name", "limits"}
 
 
 def rows(heading: str) -> list[list[str]]:
@@ -51,7 +55,7 @@ def test_settings(heading: str, type_: type[msgspec.Struct]) -> None:
         field = fields[name]
         assert meaning
         if name in IN_WORDS or not default.startswith("`"):
-            is_open = field.required or field.default in (None, msgspec.NODEFAULT)
+            is_open = field.required or field.default in (None, msgspec.NODEFAULT, (), Limits())
             assert is_open or name in IN_WORDS
         elif type_ is not RolesConfig:
             written = tomllib.loads(f"x = {default.strip('`')}")["x"]

@@ -28,6 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 # The modules beside the folders. All others are of the layer "command", which nobody may import.
 TOP_LEVEL: dict[str, str] = {
     "settings": "settings",
+    "limit_settings": "settings",
     "tables": "settings",
     "presets": "settings",
     "price_files": "settings",

@@ -15,6 +15,7 @@ import platformdirs
 from msgspec import Struct
 
 from dragoman.config_rules import profile_problems, rule_problems, rule_warnings
+from dragoman.limit_settings import LimitsConfig
 from dragoman.presets import LocalEngine, Preset, guess_platform, load_catalog
 from dragoman.price_files import read_prices
 from dragoman.settings import (
@@ -57,7 +58,7 @@ _CONFIG_VARIABLE: Final = "DRAGOMAN_CONFIG"
 # Stands in for the address of a preset that does not exist, so that the rest can be checked.
 NO_ADDRESS: Final = "http://unknown.invalid"
 _KEY_VARIABLE: Final = "DRAGOMAN_KEY"  # a client key without any file, as containers want it
-_TABLES: Final = ("server", "keys", "upstreams", "models", "roles")
+_TABLES: Final = ("server", "keys", "upstreams", "models", "roles", "limits")
 
 
 class Examined(Struct, frozen=True, kw_only=True):
@@ -211,6 +212,7 @@ class _Builder:
         upstreams |= automatic
         preset_roles = self._add_preset_models(upstreams, models)
         roles = self._reader.read(self._document.get("roles", {}), RolesConfig, "roles")
+        limits = self._reader.read(self._document.get("limits", {}), LimitsConfig, "limits")
         implied = _add_role_models(roles or RolesConfig(), upstreams, models)
         prices, problems = read_prices(server.prices_file)
         self._reader.problems += problems
@@ -221,6 +223,7 @@ class _Builder:
             models=models,
             roles=roles or RolesConfig(),
             preset_roles=preset_roles,
+            limits=limits or LimitsConfig(),
             automatic=tuple(automatic),
             implied=implied,
             prices=prices,

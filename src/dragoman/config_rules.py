@@ -1,13 +1,14 @@
 """What must hold between settings; each breach is one line that says where and what to do."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, get_args
 from urllib.parse import urlsplit
 
 import msgspec
 
 from dragoman.core.dialects.profile import DialectProfile
+from dragoman.limit_settings import BudgetConfig
 from dragoman.presets import is_loopback
 from dragoman.settings import Config, KeyConfig, UpstreamConfig
 from dragoman.tables import TableReader, join, unknown_name
@@ -103,6 +104,20 @@ def _key_problems(config: Config) -> Iterator[str]:
         elif key.key.reveal() in values:
             yield f'{path}.key: the same as that of "{values[key.key.reveal()]}"'
         values.setdefault(key.key.reveal(), key.name)
+        yield from _budget_problems(key.budgets, f"{path}.budgets")
+
+
+def _budget_problems(budgets: Sequence[BudgetConfig], path: str) -> Iterator[str]:
+    seen: set[tuple[str, str]] = set()
+    for index, budget in enumerate(budgets):
+        amounts = {"cost_usd": budget.cost_usd, "tokens": budget.tokens}
+        given = [name for name, amount in amounts.items() if amount is not None]
+        if not given:
+            yield f"{path}[{index}]: needs cost_usd or tokens"
+        for name in given:
+            if (budget.period, name) in seen:
+                yield f"{path}[{index}].{name}: given twice for a {budget.period}"
+            seen.add((budget.period, name))
 
 
 def _key_problem(key: KeyConfig, *, is_open: bool) -> str | None:

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
 
+from dragoman.limit_settings import BudgetConfig, Limits, LimitsConfig
+
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 SecondsOrNever = Annotated[float, Meta(ge=0, le=86_400)]
 ByteCount = Annotated[int, Meta(ge=1024, le=2**40)]
@@ -92,6 +94,9 @@ class ServerConfig(Struct, frozen=True, kw_only=True):
     keep_alive_timeout_s: Seconds = 75.0
     max_connections: Count = 10_000
     max_concurrent_requests: Count = 1_000
+    max_waiting_requests: Annotated[int, Meta(ge=0, le=100_000)] = 200  # 0: nobody waits
+    max_waiting_per_key: Count = 50
+    max_wait_s: Seconds = 30.0
     shutdown_timeout_s: SecondsOrNever = 30.0
 
     max_reply_bytes: ByteCount = 64 * 2**20
@@ -106,6 +111,8 @@ class KeyConfig(Struct, frozen=True, kw_only=True):
 
     name: str
     key: Secret
+    limits: Limits = Limits()
+    budgets: tuple[BudgetConfig, ...] = ()
 
 
 class UpstreamConfig(Struct, frozen=True, kw_only=True):
@@ -126,6 +133,7 @@ class UpstreamConfig(Struct, frozen=True, kw_only=True):
     max_connections: Count = 1_000
     allow_private_urls: bool = False
     trusted: bool = False
+    limits: Limits = Limits()
 
     def credential(self) -> tuple[str, str] | None:
         """Return the header that carries the key, in lower case, and its value."""
@@ -153,6 +161,7 @@ class ModelConfig(Struct, frozen=True, kw_only=True):
     ask_again_for_call: bool = True
     max_repeats: Annotated[int, Meta(ge=0, le=100)] = 5  # 0: nothing is a loop
     nudge_repeats: bool = False
+    limits: Limits = Limits()
 
 
 class PriceConfig(Struct, frozen=True, kw_only=True):
@@ -205,6 +214,7 @@ class Config(Struct, frozen=True, kw_only=True):
     models: dict[str, ModelConfig] = field(default_factory=dict)
     roles: RolesConfig = RolesConfig()
     preset_roles: RolesConfig = RolesConfig()
+    limits: LimitsConfig = LimitsConfig()
     automatic: tuple[str, ...] = ()
     implied: tuple[str, ...] = ()
     prices: tuple[PriceConfig, ...] = ()

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Final, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, TypeGuard, TypeVar, Union, get_args, get_origin
 
 import msgspec
 
@@ -96,7 +96,7 @@ class TableReader:
                 line = unknown_name(here, "unknown key", name=name, known=fields)
                 self.problems.append(line)
                 continue
-            read = self.read_value(value, fields[name].type, path=here)
+            read = self._read_field(value, fields[name].type, here)
             if read is not msgspec.UNSET:
                 values[name] = read
         missing = [f.name for f in fields.values() if f.required and f.name not in values]
@@ -107,6 +107,22 @@ class TableReader:
             assert len(self.problems) > n_problems
             return None
         return type_(**values)
+
+    def _read_field(self, value: object, type_: object, path: str) -> object:
+        """Return *value* as *type_*, a table or several of them included; UNSET: it cannot be."""
+        if _is_table(type_):
+            table = self.read(value, type_, path)
+            return msgspec.UNSET if table is None else table
+        if get_origin(type_) is tuple and _is_table(inner := get_args(type_)[0]):
+            return self._read_tables(value, inner, path)
+        return self.read_value(value, type_, path=path)
+
+    def _read_tables(self, value: object, type_: type[S], path: str) -> object:
+        if not isinstance(value, list):
+            self.problems.append(f"{path}: expected array of tables, got {_name_of(value)}")
+            return msgspec.UNSET
+        read = [self.read(table, type_, f"{path}[{i}]") for i, table in enumerate(value)]
+        return tuple(table for table in read if table is not None)
 
     def read_value(self, value: object, type_: object, *, path: str, strict: bool = True) -> object:
         """
@@ -168,6 +184,10 @@ _PYTHON_NAMES: Final[dict[type, str]] = {
     list: "array",
     dict: "object",
 }
+
+
+def _is_table(type_: object) -> TypeGuard[type[msgspec.Struct]]:
+    return isinstance(type_, type) and issubclass(type_, msgspec.Struct)
 
 
 def _name_of(value: object) -> str:

@@ -2,31 +2,14 @@
 
 import datetime as dt
 from fnmatch import fnmatchcase
-from typing import Annotated, Final, Literal
+from typing import Final
 
-from msgspec import Meta, Struct
+from msgspec import Struct
 
 from dragoman.core.errors import PermissionDenied
+from dragoman.limit_settings import Budget, Limits
 
-Amount = Annotated[int, Meta(ge=0, le=2**53)]
-
-
-class Limits(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How much at a time. None: no limit here; those of the workspace still hold."""
-
-    requests_per_minute: Amount | None = None
-    input_tokens_per_minute: Amount | None = None
-    output_tokens_per_minute: Amount | None = None
-    concurrent: Amount | None = None  # requests at work, streams among them
-
-
-class Budget(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How much in a calendar day or month (UTC). At least one of the amounts is given."""
-
-    period: Literal["day", "month"]
-    cost_micros: Amount | None = None  # millionths of a US dollar
-    tokens: Amount | None = None  # of prompts and replies together, cached ones too
-    warn_at_pct: Annotated[int, Meta(ge=1, le=100)] = 80
+__all__ = ["NOBODY", "Budget", "Caller", "Limits", "VirtualKey", "Workspace"]
 
 
 class Workspace(Struct, frozen=True, kw_only=True):

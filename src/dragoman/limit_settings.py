@@ -1,0 +1,62 @@
+"""Limits and budgets as they are written down: in the configuration, on keys and workspaces."""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+Amount = Annotated[int, Meta(ge=0, le=2**53)]
+Percent = Annotated[int, Meta(ge=1, le=100)]
+
+
+class Limits(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How much at a time. None: no limit here; those of others still hold."""
+
+    requests_per_minute: Amount | None = None
+    input_tokens_per_minute: Amount | None = None
+    output_tokens_per_minute: Amount | None = None
+    concurrent: Amount | None = None  # requests at work, streams among them
+
+
+class Budget(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How much in a calendar day or month (UTC). At least one of the amounts is given."""
+
+    period: Literal["day", "month"]
+    cost_micros: Amount | None = None  # millionths of a US dollar
+    tokens: Amount | None = None  # of prompts and replies together, cached ones too
+    warn_at_pct: Percent = 80
+
+
+class BudgetConfig(Struct, frozen=True, kw_only=True):
+    """A budget as people write it: in dollars."""
+
+    period: Literal["day", "month"]
+    cost_usd: Annotated[float, Meta(ge=0, le=1e9)] | None = None
+    tokens: Amount | None = None
+    warn_at_pct: Percent = 80
+
+    def budget(self) -> Budget:
+        """Return it in millionths of a dollar."""
+        cost = None if self.cost_usd is None else round(self.cost_usd * 1_000_000)
+        return Budget(
+            period=self.period, cost_micros=cost, tokens=self.tokens, warn_at_pct=self.warn_at_pct
+        )
+
+
+class LimitsConfig(Struct, frozen=True, kw_only=True):
+    """
+    What holds for everybody who has no limits of his own, and what happens without counters.
+
+    Attributes:
+        key: For each key, field by field where the key itself says nothing.
+        workspace: The same for each workspace.
+        contact: Whom people are told to ask when their budget is used up.
+        when_unreachable: Where the shared counters cannot be reached: go on with those of this
+            process, or refuse.
+        local_share_pct: How much of each limit and budget this process then gives out alone.
+    """
+
+    key: Limits = Limits()
+    workspace: Limits = Limits()
+    contact: str = "whoever runs this gateway"
+    when_unreachable: Literal["open", "closed"] = "open"
+    local_share_pct: Percent = 25
