@@ -119,6 +119,22 @@ PROBLEMS = {
         MODEL + '[models.m.profile]\nthinking = "off"',
         'models.m.profile.thinking: expected one of never, toggle, always, unknown, got "off"',
     ),
+    "profile value out of bounds": (
+        MODEL + "[models.m.profile]\nmax_output_tokens = -5",
+        "models.m.profile.max_output_tokens: expected integer >= 1",
+    ),
+    "a stop reason that no message has": (
+        MODEL + '[models.m.profile.finish_reasons]\nodd = "done"',
+        "models.m.profile.finish_reasons: invalid enum value 'done'",
+    ),
+    "a family that nobody knows": (
+        MODEL + 'family = "llama"',
+        'models.m.family: nothing is known of "llama"; known: deepseek, glm, kimi, mimo, qwen',
+    ),
+    "a family misspelt": (
+        MODEL + 'family = "qwenn"',
+        'models.m.family: nothing is known of "qwenn"; did you mean "qwen"?',
+    ),
     "no value where there must be one": (
         MODEL + '[models.m.profile]\ndefault_max_tokens = "none"',
         "models.m.profile.default_max_tokens: expected integer, got string",

@@ -54,8 +54,9 @@ fact](configuration.md#profile).
 
 Whatever the model: counts of tokens are read wherever they come (in the last chunk, behind it, in
 every chunk, inside the choice), reasoning in whichever field, finish reasons by one table; and
-calls that come as text are found in the forms named here. Prices are in US dollars for a million
-tokens of input, cached input and output, [with dates](configuration.md#prices).
+calls that come as text are found in the forms named here. An estimate of tokens is measured where
+[a tokenizer](../explanation/counting-tokens.md) could be had to fit it to. Prices are in US dollars
+for a million tokens of input, cached input and output, [with dates](configuration.md#prices).
 """
 
 
@@ -82,6 +83,17 @@ def _budget(profile: DialectProfile) -> str:
     return EMULATED if profile.effort_values else NEVER
 
 
+def _takes_temperature(profile: DialectProfile) -> bool:
+    always_thinks = profile.thinking == "always"
+    return profile.temperature_max is not None and (
+        profile.temperature_in_thinking or not always_thinks
+    )
+
+
+def _measured(profile: DialectProfile) -> str:
+    return "measured" if profile.vocabulary != "unknown" else "unmeasured"
+
+
 def _if(condition: bool, otherwise: str) -> str:
     return NATIVE if condition else otherwise
 
@@ -98,7 +110,7 @@ FEATURES: Final[dict[str, Callable[[DialectProfile], str]]] = {
         NEVER if not p.has_tools else _if(p.parallel_tool_calls_field, EMULATED)
     ),
     "stop sequences": lambda p: _if(p.reports_stop, EMULATED),
-    "temperature": lambda p: _if(p.temperature_max is not None, NEVER),
+    "temperature": lambda p: _if(_takes_temperature(p), NEVER),
     "top_p": lambda p: _if(p.top_p, NEVER),
     "top_k": lambda p: _if(p.top_k, NEVER),
     "structured output": lambda p: _if(p.response_format == "json_schema", EMULATED),
@@ -132,7 +144,7 @@ def _family(family: Family, book: Prices, hosts: list[str]) -> str:
         (*_figures(name, facts, profiles[name]), _price(name, book, hosts))
         for name, facts in models
     ]
-    head = ("model", "window", "output", "takes", "thinking", "calls as text", "price")
+    head = ("model", "window", "output", "takes", "thinking", "calls as text", "estimate", "price")
     tokenizer = family.tokenizer or "none that a package carries: counts are estimates, unmeasured"
     lines = [f"## {TITLES[family.name]}", "", f"Platform `{platform}`. Tokenizer: {tokenizer}.", ""]
     lines += [*_table(head, rows), ""]
@@ -149,6 +161,7 @@ def _figures(name: str, facts: ModelFacts, profile: DialectProfile) -> tuple[str
         ", ".join(facts.inputs),
         _thinking_words(facts, profile),
         ", ".join(f"`{grammar}`" for grammar in profile.tool_text) if profile.has_tools else "-",
+        _measured(profile),
     )
 
 

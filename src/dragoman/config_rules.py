@@ -8,10 +8,11 @@ from urllib.parse import urlsplit
 import msgspec
 
 from dragoman.core.dialects.profile import DialectProfile
+from dragoman.core.dialects.registry import family_names, is_known, model_names
 from dragoman.limit_settings import BudgetConfig
 from dragoman.presets import is_loopback
 from dragoman.settings import Config, KeyConfig, UpstreamConfig
-from dragoman.tables import TableReader, join, unknown_name
+from dragoman.tables import TableReader, join, nearest, unknown_name
 
 _MIN_OPEN_KEY: Final = 16  # characters; a key that a network can try must not be guessed
 _MIN_SIGNING_SECRET: Final = 16
@@ -183,6 +184,8 @@ def _model_problems(config: Config) -> Iterator[str]:
         if not model.upstream:
             known = config.upstreams
             yield unknown_name(f"{path}.upstream", "required", name="", known=known)
+        if model.family is not None and not is_known(model.family):
+            yield _unknown_family(model.family, f"{path}.family")
         if len(set(model.upstream)) < len(model.upstream):
             yield f"{path}.upstream: names an upstream twice"
         names = model.upstream_model if isinstance(model.upstream_model, dict) else {}
@@ -194,6 +197,13 @@ def _model_problems(config: Config) -> Iterator[str]:
         for name in names:
             if name not in model.upstream:
                 yield f'{path}.upstream_model: "{name}" is not among its upstreams'
+
+
+def _unknown_family(name: str, path: str) -> str:
+    what = f'nothing is known of "{name}"'
+    names = (*family_names(), *model_names())
+    known = names if nearest(name, names) else family_names()
+    return unknown_name(path, what, name=name, known=known)
 
 
 def _role_problems(config: Config) -> Iterator[str]:

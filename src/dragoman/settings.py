@@ -152,6 +152,7 @@ class ModelConfig(Struct, frozen=True, kw_only=True):
     upstream_model: str | dict[str, str] | None = None  # by upstream, where the names differ
     display_name: str | None = None
     description: str | None = None
+    family: str | None = None  # a name that is known, where the model's own says nothing
     profile: dict[str, Any] = field(default_factory=dict)  # checked against DialectProfile
     connect_timeout_s: Seconds | None = None
     first_byte_timeout_s: Seconds | None = None

@@ -125,6 +125,35 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 
 
+def test_a_name_of_max_tokens_that_is_not_known_teaches_the_other() -> None:
+    profile = DialectProfile(max_tokens_field="max_completion_tokens")
+    body = {"messages": [], "max_completion_tokens": 100}
+    text = "Unrecognized request argument supplied: max_completion_tokens"
+    assert learn_from_refusal(profile, body, Refusal(text=text)) == {
+        "max_tokens_field": "max_tokens"
+    }
+    too_many = Refusal(text="max_completion_tokens must be at most 64")
+    assert learn_from_refusal(profile, body, too_many) == {}
+
+
+def test_a_budget_that_the_server_is_not_set_up_for() -> None:
+    profile = DialectProfile(thinking_budget_field="thinking_token_budget")
+    body = {"messages": [], "max_tokens": 100, "thinking_token_budget": 50}
+    text = (
+        "thinking_token_budget is set but reasoning_config is not configured. Please set "
+        "--reasoning-parser and/or --reasoning-config to use thinking_token_budget."
+    )
+    learnt = learn_from_refusal(profile, body, Refusal(text=text))
+    assert learnt == {"thinking_budget_field": None}
+
+
+def test_an_effort_that_only_switches_thinking_off() -> None:
+    profile = DialectProfile(thinking_switch="effort_none", effort_values=("low", "high"))
+    body = {"messages": [], "reasoning_effort": "none"}
+    refusal = Refusal(text="invalid reasoning value: 'none', reasoning_effort must be low or high")
+    assert learn_from_refusal(profile, body, refusal) == {"thinking_switch": "none"}
+
+
 @pytest.mark.parametrize(("text", "param", "facts"), CASES.values(), ids=CASES)
 def test_learns(text: str, param: str, facts: dict[str, Any]) -> None:
     learnt = learn_from_refusal(PROFILE, BODY, Refusal(text=text, param=param))

@@ -22,6 +22,7 @@ SWITCHES = {
         {"chat_template_kwargs": {"enable_thinking": False}},
     ),
     "openrouter": ({"reasoning": {"enabled": True}}, {"reasoning": {"enabled": False}}),
+    "effort_none": ({}, {"reasoning_effort": "none"}),
 }
 PLAIN_KEYS = {"model", "messages", "max_tokens", "stream", "stream_options"}
 
@@ -59,7 +60,6 @@ def test_switches(switch: str, asked: dict | None, *, is_on: bool) -> None:
         ("never", None, []),
         ("always", ADAPTIVE, []),
         ("always", DISABLED, ["thinking"]),
-        ("always", None, []),
         ("unknown", ADAPTIVE, []),
         ("unknown", DISABLED, ["thinking"]),
         ("unknown", {"type": "enabled"}, ["thinking"]),
@@ -71,6 +71,21 @@ def test_what_cannot_be_switched(thinking: str, asked: dict | None, adjustments:
     made = plan(DialectProfile(thinking=thinking), thinking=asked)
     assert extra(made) == {}
     assert said(made) == [(field, "dropped") for field in adjustments]
+
+
+def test_a_model_that_always_thinks_says_so_to_those_who_did_not_ask() -> None:
+    made = plan(DialectProfile(thinking="always"))
+    assert extra(made) == {}
+    assert said(made) == [("thinking", "noticed")]
+
+
+def test_an_effort_where_thinking_is_switched_by_it() -> None:
+    profile = toggle(thinking_switch="effort_none", effort_values=("low", "medium", "high"))
+    asked = {"thinking": ADAPTIVE, "output_config": {"effort": "max"}}
+    assert extra(plan(profile, **asked)) == {"reasoning_effort": "high"}
+    off = plan(profile, **(asked | {"thinking": DISABLED}))
+    assert extra(off) == {"reasoning_effort": "none"}
+    assert said(off) == [("output_config.effort", "dropped")]
 
 
 @pytest.mark.parametrize("thinking", ["never", "always"])
@@ -99,6 +114,13 @@ def test_block_binding_is_reported() -> None:
 
 
 # -- budget
+
+
+def test_a_budget_is_clamped_to_what_is_taken() -> None:
+    profile = toggle(thinking_budget_field="budget", thinking_budget_max=4000)
+    made = plan(profile, thinking=ENABLED, max_tokens=5001)
+    assert made.body["budget"] == 4000
+    assert said(made) == [("thinking.budget_tokens", "clamped")]
 
 
 def test_a_budget_where_it_is_taken() -> None:

@@ -223,7 +223,7 @@ def test_no_conflict_without_thinking() -> None:
 def test_models_that_cannot_stop_thinking_are_asked(facts: dict) -> None:
     made = choose(PUT, forced_tools_need_no_thinking=True, **facts)
     assert "tool_choice" not in made.body
-    assert said(made) == [("tool_choice", "emulated")]
+    assert ("tool_choice", "emulated") in said(made)
 
 
 def test_models_that_never_think_are_forced() -> None:

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dragoman.config import with_engine
+from dragoman.core.dialects.registry import find_profile
 from dragoman.core.errors import UnknownModel
 from dragoman.policy.routes import ROLES, Routes
 from dragoman.settings import Config, ModelConfig, RolesConfig, UpstreamConfig
@@ -186,6 +187,17 @@ def test_the_alias_tells_the_model_where_the_upstream_name_does_not() -> None:
     model = ModelConfig(upstream=("lab",), upstream_model="ep-20260101-abc")
     routes = Routes(Config(upstreams=config().upstreams, models={"glm-4.7": model}))
     assert routes.resolve("glm-4.7").profile.name == "glm-4.7 on vllm"
+
+
+@pytest.mark.parametrize(
+    ("family", "name"), [("kimi-k2.5", "kimi-k2.5 on vllm"), ("qwen", "qwen on vllm")]
+)
+def test_the_configuration_tells_the_model_where_no_name_does(family: str, name: str) -> None:
+    model = ModelConfig(upstream=("lab",), upstream_model="default", family=family)
+    routes = Routes(Config(upstreams=config().upstreams, models={"glm-4.7": model}))
+    profile = routes.resolve("glm-4.7").profile
+    assert profile.name == name
+    assert profile.tool_text == find_profile(family, platform="vllm").tool_text
 
 
 def test_the_demo_serves_every_claude_name_when_alone_and_none_beside_others() -> None:

@@ -285,6 +285,13 @@ def test_the_missing_extra_is_named_where_it_would_count() -> None:
         assert (b"dragoman[tokenizers]" in said) is is_named
 
 
+def test_an_estimate_says_whether_its_rates_were_measured() -> None:
+    for vocabulary, is_said in (("unknown", True), ("qwen", False)):
+        exchange, _ = count("none", None, profile={"vocabulary": vocabulary})
+        said = exchange.reply_headers[b"x-dragoman-adjustments"]
+        assert (b"unmeasured" in said) is is_said
+
+
 def test_counts_of_the_upstream_calibrate_estimates() -> None:
     async def main() -> None:
         asked = ASKED | {"system": "word " * 1000}

@@ -22,14 +22,15 @@ Facts = dict[str, Any]
 _REFUSAL: Final = re.compile(
     r"unrecogni[sz]ed|unsupported|not support|unknown|unexpected|extra|invalid|not permitted"
     r"|not allowed|only|must|should|incorrect|incompatible|forbidden|fixed|cannot|can't|range"
-    r"|exceed"
+    r"|exceed|not configured|requires"
 )
 _LIMIT: Final = re.compile(
     r"(?:<=|(less than)(?! or equal)|less than or equal to|at most|maximum(?: of| is)?"
     r"|between -?[\d.]+ and|[\[(] *-?[\d.]+ *,|to be in) *(\d+(?:\.\d+)?)([)])?"
 )
 _IMAGES: Final = re.compile(r"image|vision|multi-?modal")
-_NO_ECHO: Final = re.compile(r"unrecogni[sz]ed|unsupported|unknown|unexpected|extra|not permitted")
+# The upstream does not know the field itself, whatever its value.
+_NO_FIELD: Final = re.compile(r"unrecogni[sz]ed|unsupported|unknown|unexpected|extra|not permitted")
 _OF_SCHEMAS: Final = re.compile(r"schema|parameters|tools?\b|function|keyword|propert")
 _TYPE_MISSING: Final = re.compile(
     r"type is not defined|type (?:is|was) (?:missing|required|not specified)"
@@ -124,7 +125,7 @@ def _reasoning_facts(profile: DialectProfile, refusal: Refusal) -> Facts:
     """Learn that reasoning must go back, or that it must not."""
     if "reasoning_content" not in refusal.text and "reasoning_content" not in refusal.param:
         return {}
-    if _NO_ECHO.search(refusal.text):
+    if _NO_FIELD.search(refusal.text):
         return {} if profile.echo_reasoning == "never" else {"echo_reasoning": "never"}
     facts: Facts = {"echo_reasoning": "always", "reasoning_placeholder": " "}
     return {name: value for name, value in facts.items() if getattr(profile, name) != value}
@@ -197,11 +198,18 @@ def _temperature(case: _Case) -> Facts:
 
 
 def _max_tokens(case: _Case) -> Facts:
-    """Learn the field's other name, but only from an upstream that speaks of both."""
-    names = set(re.findall(r"max_completion_tokens|max_tokens", case.text))
-    if len(names) < 2:
-        return {}
-    return {"max_tokens_field": (names - case.body.keys()).pop()}
+    """Learn the field's other name, from an upstream that speaks of it, or does not know ours."""
+    ours = case.profile.max_tokens_field
+    other = "max_tokens" if ours == "max_completion_tokens" else "max_completion_tokens"
+    is_known = re.search(rf"(?<!\w){other}", case.text) or _NO_FIELD.search(case.text)
+    return {"max_tokens_field": other} if is_known else {}
+
+
+def _effort(case: _Case) -> Facts:
+    """Learn that there is no such field; where it only switches thinking off, no such switch."""
+    if case.body["reasoning_effort"] == "none":
+        return {"thinking_switch": "none"}
+    return {"effort_values": ()}
 
 
 def _tool_choice(case: _Case) -> Facts:
@@ -239,7 +247,7 @@ _RULES: Final = (
     _Rule(field="user", learn=_fixed("sends_user", False), is_word=True),
     _Rule(field="stream_options", learn=_fixed("stream_options", False)),
     _Rule(field="parallel_tool_calls", learn=_fixed("parallel_tool_calls_field", False)),
-    _Rule(field="reasoning_effort", learn=_fixed("effort_values", ())),
+    _Rule(field="reasoning_effort", learn=_effort),
     _Rule(field="thinking_budget", learn=_NO_BUDGET),
     _Rule(field="thinking_token_budget", learn=_NO_BUDGET),
     _Rule(field="tool_choice", learn=_tool_choice),

@@ -165,7 +165,7 @@ def make_plan(
     stops = plan_stops(request, profile, adjustments)
     limit = plan_max_tokens(request, profile, prompt_tokens=prompt_tokens, adjustments=adjustments)
     body[profile.max_tokens_field] = limit.value
-    body |= plan_sampling(request, profile, adjustments)
+    body |= plan_sampling(request, profile, is_thinking=thinking.is_on, adjustments=adjustments)
     body |= ({"stop": stops.upstream} if stops.upstream else {}) | thinking.fields | prefill
     if fitted := _fit_budget(body, profile):
         adjustments.add(fitted.field, fitted.action, reason=fitted.reason)

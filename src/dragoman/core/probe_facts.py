@@ -149,7 +149,7 @@ def _thinking(probing: Probing) -> Facts:
     if switch:
         yield "thinking", "toggle"
         yield "thinking_switch", switch
-    elif all(probing.accepted(f"thinking_{name}") is not None for name in SWITCHES):
+    elif _has_tried_all(probing):
         yield "thinking", "never" if seen is None else "always"
     reply = seen or probing.replies.get(f"thinking_{switch}")
     if reply is None or not reply.thinks:
@@ -162,6 +162,12 @@ def _thinking(probing: Probing) -> Facts:
         yield "think_tags", True
         yield "think_tag_open_at_start", "<think>" not in reply.text
     yield from _echo(probing)
+
+
+def _has_tried_all(probing: Probing) -> bool:
+    """Tell whether every way of switching thinking that was tried had a clear answer."""
+    tried = [name for name in (f"thinking_{switch}" for switch in SWITCHES) if name in probing.sent]
+    return bool(tried) and all(probing.accepted(name) is not None for name in tried)
 
 
 def _echo(probing: Probing) -> Facts:

@@ -42,6 +42,7 @@ SWITCHES: Final[Mapping[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         {"chat_template_kwargs": {"enable_thinking": False}},
     ),
     "openrouter": ({"reasoning": {"enabled": True}}, {"reasoning": {"enabled": False}}),
+    "effort_none": ({}, {"reasoning_effort": "none"}),
 }
 PREFILLS: Final[Mapping[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     "native": ({}, {}),
@@ -181,9 +182,11 @@ class Probing:
         """Ask what depends on the answers: how thinking is switched, which keyword it was."""
         is_on = self.thinking_seen() is not None
         text = _HELLO if is_on and self.thinking_seen() is not self.replies.get("math") else _MATH
+        fields = {name: pair[1 if is_on else 0] for name, pair in SWITCHES.items()}
         probes = [
-            self._chat(f"thinking_{name}", text, tokens=_LONG, **pair[1 if is_on else 0])
-            for name, pair in SWITCHES.items()
+            self._chat(f"thinking_{name}", text, tokens=_LONG, **asked)
+            for name, asked in fields.items()
+            if asked  # nothing but silence would be an ordinary request again
         ]
         if self.accepted("schema_keywords") is False:
             probes += [

@@ -46,11 +46,26 @@ class StopPlan(Struct, frozen=True):
 
 
 def plan_sampling(
-    request: MessagesRequest, profile: DialectProfile, adjustments: Adjustments
+    request: MessagesRequest,
+    profile: DialectProfile,
+    *,
+    is_thinking: bool,
+    adjustments: Adjustments,
 ) -> dict[str, Any]:
-    """Return temperature, top_p and top_k as far as the upstream takes them."""
+    """
+    Return temperature, top_p and top_k as far as the upstream takes them.
+
+    Args:
+        request: The request.
+        profile: Of the upstream's model.
+        is_thinking: The model will think in this turn.
+        adjustments: Where what cannot be had is reported.
+    """
     fields: dict[str, Any] = {}
-    if request.temperature is not None:
+    if request.temperature is not None and is_thinking and not profile.temperature_in_thinking:
+        reason = "it has no effect while the model thinks"
+        adjustments.add("temperature", "dropped", reason=reason)
+    elif request.temperature is not None:
         fields |= _temperature(request.temperature, profile, adjustments)
     if request.top_p is not None and profile.top_p:
         fields["top_p"] = max(request.top_p, profile.top_p_min)

@@ -15,10 +15,11 @@ _MEDIUM_BUDGET: Final = 16384
 
 
 class ThinkingPlan(Struct, frozen=True):
-    """Fields for the upstream, and what the client wants to see."""
+    """Fields for the upstream, what the client wants to see, and whether the model will think."""
 
     fields: dict[str, Any] = field(default_factory=dict)
     show: Literal["full", "omitted", "none"] = "none"
+    is_on: bool = False
 
 
 def plan_thinking(
@@ -61,12 +62,13 @@ def plan_thinking(
     budget = asked.budget_tokens if asked is not None and is_on else None
     effort = _effort(request, profile, budget=budget, is_on=is_on, adjustments=adjustments)
     if budget is not None and profile.thinking_budget_field is not None:
-        fields[profile.thinking_budget_field] = budget
+        fields[profile.thinking_budget_field] = _clamp_budget(budget, profile, adjustments)
     if effort is not None and profile.thinking_switch == "openrouter":
         fields.setdefault("reasoning", {})["effort"] = effort
     elif effort is not None:
         fields["reasoning_effort"] = effort
-    return ThinkingPlan(fields, show)
+    is_thinking = profile.thinking == "always" or (is_on and profile.thinking != "never")
+    return ThinkingPlan(fields, show, is_thinking)
 
 
 def can_stop_thinking(profile: DialectProfile) -> bool:
@@ -80,7 +82,10 @@ def _note_thinking(
     request: MessagesRequest, profile: DialectProfile, *, is_on: bool, adjustments: Adjustments
 ) -> None:
     asked = request.thinking
-    if asked is None:
+    if asked is None:  # in the API this is off, too
+        if profile.thinking == "always":
+            reason = "the model always thinks, asked or not; its thinking is not shown"
+            adjustments.add("thinking", "noticed", reason=reason)
         return
     is_fixed = profile.thinking_switch == "none" or profile.thinking in ("always", "never")
     if is_on and profile.thinking == "never":
@@ -91,6 +96,15 @@ def _note_thinking(
     elif is_fixed and profile.thinking in ("toggle", "unknown") and asked.type != "adaptive":
         reason = "thinking cannot be switched on this upstream"
         adjustments.add("thinking", "dropped", reason=reason)
+
+
+def _clamp_budget(budget: int, profile: DialectProfile, adjustments: Adjustments) -> int:
+    limit = profile.thinking_budget_max
+    if limit is None or budget <= limit:
+        return budget
+    reason = f"the upstream takes at most {limit}"
+    adjustments.add("thinking.budget_tokens", "clamped", reason=reason)
+    return limit
 
 
 def _switch(profile: DialectProfile, *, is_on: bool) -> dict[str, Any]:
@@ -107,6 +121,8 @@ def _switch(profile: DialectProfile, *, is_on: bool) -> dict[str, Any]:
             return {"chat_template_kwargs": {"enable_thinking": is_on}}
         case "openrouter":
             return {"reasoning": {"enabled": is_on}}
+        case "effort_none":
+            return {} if is_on else {"reasoning_effort": "none"}
         case _:
             return {}
 

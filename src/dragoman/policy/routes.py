@@ -182,7 +182,7 @@ def _target(config: Config, alias: str, name: str) -> Target:
     model, upstream = config.models[alias], config.upstreams[name]
     upstream_model = config.upstream_model(alias, name)
     # An endpoint's id ("ep-2026...") says nothing about the model behind it; the alias may.
-    known_as = upstream_model if is_known(upstream_model) else alias
+    known_as = model.family or (upstream_model if is_known(upstream_model) else alias)
     profile = find_profile(known_as, platform=upstream.platform, overrides=model.profile)
     deployment = Deployment(
         upstream=name,

@@ -47,6 +47,11 @@ _ESTIMATED: Final = Adjustment(
 _CALIBRATED: Final = Adjustment(
     "input_tokens", "emulated", "estimated and calibrated: the upstream has not counted them"
 )
+_UNMEASURED: Final = Adjustment(
+    "input_tokens",
+    "emulated",
+    "estimated, unmeasured for this model: the upstream has not counted them",
+)
 _HINT: Final = Adjustment(
     "input_tokens", "emulated", "estimated; dragoman[tokenizers] would count them"
 )
@@ -173,9 +178,9 @@ class CountTokens:
             return max(1, tokens + frame_tokens(prompt, profile)), _COUNTED
         if plan.is_calibrated:
             return plan.input_tokens_estimate, _CALIBRATED
-        is_missing = profile.vocabulary != "unknown" and not self._tokenizers.may_have(
-            profile.vocabulary
-        )
+        if profile.vocabulary == "unknown":
+            return plan.input_tokens_estimate, _UNMEASURED
+        is_missing = not self._tokenizers.may_have(profile.vocabulary)
         return plan.input_tokens_estimate, _HINT if is_missing else _ESTIMATED
 
     async def _count(self, counter: str, plan: Plan, *, body: bytes, target: Target) -> int | None:

@@ -96,7 +96,9 @@ def test_no_refused_way_of_forcing_a_tool(model: str) -> None:
         ("mimo-v2-flash", "sglang", "template_enable_thinking"),
         ("anything", "openrouter", "openrouter"),
         ("anything", "vllm", "none"),
-        ("deepseek-v3.2", "ollama", "none"),
+        ("deepseek-v3.2", "ollama", "effort_none"),
+        ("qwen3:32b", "ollama", "effort_none"),
+        ("kimi-k2-thinking:cloud", "ollama", "none"),
     ],
 )
 def test_thinking_switch_by_platform(model: str, platform: str, switch: str) -> None:
@@ -114,7 +116,12 @@ def test_thinking_switch_by_platform(model: str, platform: str, switch: str) -> 
         ("deepseek-v3-2-251201", "deepseek-v3.2"),
         ("deepseek-reasoner", "deepseek-r1-0528"),
         ("deepseek-r1:70b", "deepseek-r1-0528"),
-        ("DeepSeek-R1-0528-Qwen3-8B", "deepseek-r1-0528"),
+        ("deepseek.v3.1", "deepseek-v3.1"),
+        ("us.deepseek.r1-v1:0", "deepseek-r1-0528"),
+        ("deepseek_v3.2", "deepseek-v3.2"),
+        ("qwen3:235b-a22b-thinking-2507-q4_K_M", "qwen3-235b-a22b-thinking-2507"),
+        ("qwen3-coder:480b-cloud", "qwen3-coder-480b-a35b-instruct"),
+        ("k3.1-pro", "kimi-k3"),
         ("deepseek-chat", "deepseek-v3-0324"),
         ("deepseek-v4-flash-0731", "deepseek-flash"),
         ("deepseek/deepseek-v4.1-flash", "deepseek-flash"),
@@ -142,6 +149,37 @@ def test_spellings(spelling: str, model: str) -> None:
     assert is_known(spelling)
     expected = find_profile(model, platform="kspmas")
     assert find_profile(spelling, platform="kspmas") == expected
+
+
+@pytest.mark.parametrize("name", ["DeepSeek-R1-0528-Qwen3-8B", "deepseek-r1-distill-llama-70b"])
+def test_distilled_models_have_anothers_tokens_and_limits(name: str) -> None:
+    profile = find_profile(name, platform="vllm")
+    assert (profile.thinking, profile.vocabulary) == ("always", "unknown")
+    assert (profile.context_window, profile.max_output_tokens) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "like"),
+    [
+        ("deepseek-v5-pro", "deepseek-v4-pro"),
+        ("moonshotai/kimi-k4", "kimi-k3"),
+        ("glm-6", "glm-5.2"),
+        ("mimo-v3-pro", "mimo-v2.6-pro"),
+        ("Qwen/Qwen4-480B", "qwen3.7-max"),
+    ],
+)
+def test_models_to_come_behave_like_the_latest_without_limits(name: str, like: str) -> None:
+    for platform in ("kspmas", "vllm"):
+        found, latest = (find_profile(n, platform=platform) for n in (name, like))
+        assert (found.context_window, found.max_output_tokens) == (None, None)
+        for fact in ("thinking", "thinking_switch", "echo_reasoning", "tool_text", "vocabulary"):
+            assert getattr(found, fact) == getattr(latest, fact), fact
+        assert found.reasoning_placeholder == latest.reasoning_placeholder
+
+
+@pytest.mark.parametrize("name", ["qwen2.5vl:7b", "qwen3-vl-235b", "qwen3-omni-30b", "kimi-vl-a3b"])
+def test_models_that_see(name: str) -> None:
+    assert find_profile(name, platform="ollama").sees_images
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,11 @@ _LATEST: Final[Facts] = {
     # 400 "must be passed back" without it in a tool loop; ignored elsewhere (third-party notes).
     "echo_reasoning": "always",
 }
-_EFFORT: Final[Facts] = {"effort_values": ("low", "high", "max"), "reasoning_placeholder": " "}
+_V4: Final[Facts] = {
+    "effort_values": ("low", "high", "max"),
+    "reasoning_placeholder": " ",
+    "top_p_min": 0.95,  # while it thinks; it is fixed else, whatever is sent
+}
 
 DEEPSEEK: Final = Family(
     name="deepseek",
@@ -57,9 +61,9 @@ DEEPSEEK: Final = Family(
             name="deepseek-v4-pro",
             ids=("deepseek-v4-pro",),
             thinks_by_default=True,
-            pattern=r"deepseek-v4(?:[.p-]\d)?-pro",
+            pattern=r"deepseek[._-]v4(?:[.p-]\d)?-pro",
             weights=_LATEST,
-            vendor=_EFFORT,
+            vendor=_V4,
             hosts={"siliconflow": {"effort_values": ("high", "max")}},
         ),
         ModelFacts(
@@ -67,16 +71,16 @@ DEEPSEEK: Final = Family(
             ids=("deepseek-v4-flash", "deepseek-flash"),
             inputs=("text", "image"),
             thinks_by_default=True,
-            pattern=r"deepseek-(?:v4|flash)",
+            pattern=r"deepseek[._-](?:v4|flash)",
             weights={**_LATEST, "sees_images": True},
-            vendor=_EFFORT,
+            vendor=_V4,
             hosts={"siliconflow": {"effort_values": ("high", "max")}},
         ),
         ModelFacts(
             # Reasoning only, no tools: press text of 2025-12, unverified elsewhere.
             name="deepseek-v3.2-speciale",
             ids=("deepseek-v3.2-speciale",),
-            pattern=r"deepseek-v3[.p_-]2-speciale",
+            pattern=r"deepseek[._-]v3[.p_-]2-speciale",
             weights={
                 "context_window": 131_072,
                 "max_output_tokens": 131_072,
@@ -88,7 +92,7 @@ DEEPSEEK: Final = Family(
             name="deepseek-v3.2",
             ids=("deepseek-v3.2",),
             thinks_by_default=True,
-            pattern=r"deepseek-(?:chat-)?v3[.p_-]2(?!\d)",
+            pattern=r"deepseek[._-](?:chat-)?v3[.p_-]2(?!\d)",
             weights={
                 "context_window": 131_072,
                 "max_output_tokens": 65_536,
@@ -101,7 +105,7 @@ DEEPSEEK: Final = Family(
             name="deepseek-v3.1",
             ids=("deepseek-v3.1",),
             thinks_by_default=False,
-            pattern=r"deepseek-(?:chat-)?v3[.p_-]1(?!\d)",
+            pattern=r"deepseek[._-](?:chat-)?v3[.p_-]1(?!\d)",
             weights={
                 "context_window": 131_072,
                 "max_output_tokens": 65_536,
@@ -109,9 +113,15 @@ DEEPSEEK: Final = Family(
             },
         ),
         ModelFacts(
+            # Qwen or Llama with R1's manners: vocabulary, window and limits are theirs.
+            name="deepseek-r1-distill",
+            pattern=r"deepseek[._-]r1.*(?:distill|qwen|llama)",
+            weights={"thinking": "always", "vocabulary": "unknown"},
+        ),
+        ModelFacts(
             name="deepseek-r1",
             ids=("deepseek-r1-0528",),
-            pattern=r"deepseek-(?:r1|reasoner)",
+            pattern=r"deepseek[._-](?:r1|reasoner)",
             weights={
                 "context_window": 131_072,
                 "max_output_tokens": 32_768,
@@ -124,12 +134,20 @@ DEEPSEEK: Final = Family(
         ModelFacts(
             name="deepseek-v3",
             ids=("deepseek-v3-0324",),
-            pattern=r"deepseek-(?:v3|chat)",
+            pattern=r"deepseek[._-](?:v3|chat)",
             weights={
                 "context_window": 131_072,
                 "max_output_tokens": 8_192,  # the vendor's figure of its time; hosts give more
                 "thinking": "never",
             },
         ),
+        # Those to come: what the latest ones have in common, and no limits.
+        ModelFacts(
+            name="deepseek-v5",
+            pattern=r"deepseek[._-]v[5-9]",
+            weights={"thinking": "toggle", "echo_reasoning": "always"},
+            vendor={"reasoning_placeholder": " "},
+        ),
+        ModelFacts(name="deepseek", pattern=r"deepseek(?![a-z0-9])", weights={}),
     ),
 )

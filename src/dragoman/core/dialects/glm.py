@@ -108,6 +108,12 @@ GLM: Final = Family(
             pattern=r"glm-4[.p_-]5(?!\d)",
             weights=_weights(131_072, max_output_tokens=98_304),
         ),
+        # Those to come: what the latest ones have in common, and no limits.
+        ModelFacts(
+            name="glm-6",
+            pattern=r"glm-[6-9]",
+            weights={"thinking": "toggle", "echo_reasoning": "tool_turns"},
+        ),
         ModelFacts(name="glm", pattern=r"(?:chat)?glm", weights={}),
     ),
 )

@@ -46,7 +46,7 @@ KIMI: Final = Family(
             name="kimi-k3",
             ids=("kimi-k3",),
             inputs=("text", "image", "video"),
-            pattern=r"kimi-k3",
+            pattern=r"(?:kimi-k3|k3[.p]\d)",
             weights={
                 "context_window": 1_048_576,
                 "max_output_tokens": 1_048_576,
@@ -100,6 +100,13 @@ KIMI: Final = Family(
             ids=("kimi-k2-0905-preview", "kimi-k2-turbo-preview", "kimi-k2-turbo-enterprise"),
             pattern=r"kimi-k2",
             weights={**_K2, "thinking": "never"},
+        ),
+        # Those to come: what the latest ones have in common, and no limits.
+        ModelFacts(
+            name="kimi-k4",
+            pattern=r"kimi-k[4-9]",
+            weights={"thinking": "always", "echo_reasoning": "always", "tool_call_ids": "any"},
+            vendor={**_FIXED_SAMPLING, **_PLACEHOLDER},
         ),
         ModelFacts(name="kimi-vl", pattern=r"kimi-vl", weights={"sees_images": True}),
         ModelFacts(name="kimi", pattern=r"(?:kimi|moonshot-v1)", weights={}),

@@ -18,7 +18,10 @@ PLATFORMS: Final[Mapping[str, PlatformFacts]] = {
         # docs.ksyun.com/documents/44863 (2026-04-16): any and tool are supported for every model.
         facts={"forced_tools": "native"},
     ),
-    "deepseek": PlatformFacts(switch="vendor"),
+    "deepseek": PlatformFacts(
+        switch="vendor",
+        facts={"temperature_in_thinking": False},  # no error, and no effect
+    ),
     "moonshot": PlatformFacts(
         switch="vendor",
         facts={
@@ -52,7 +55,8 @@ PLATFORMS: Final[Mapping[str, PlatformFacts]] = {
         switch="enable_thinking",
         facts={"top_k": True, "response_format": "json_object"},
         thinking_facts={
-            "thinking_budget_field": "thinking_budget",  # 128..32768
+            "thinking_budget_field": "thinking_budget",
+            "thinking_budget_max": 32_768,  # and at least 128; the API's own least is more
             "forced_tools_need_no_thinking": True,
         },
     ),
@@ -78,6 +82,8 @@ PLATFORMS: Final[Mapping[str, PlatformFacts]] = {
             "count_tokens": "vllm",
             "prefill": "continue_final_message",
         },
+        # From 0.33 on, and with a reasoning parser only; a refusal says so, and is learnt from.
+        thinking_facts={"thinking_budget_field": "thinking_token_budget"},
     ),
     "sglang": PlatformFacts(
         switch="template",
@@ -101,10 +107,13 @@ PLATFORMS: Final[Mapping[str, PlatformFacts]] = {
         },
     ),
     "ollama": PlatformFacts(
+        # openai/openai.go: reasoning_effort takes high, medium, low, none, and nothing else.
+        switch="effort_none",
         facts={
             "reasoning_field": "reasoning",
             "forced_tools": "hint",  # tool_choice is not read
             "parallel_tool_calls_field": False,
         },
+        thinking_facts={"effort_values": ("low", "medium", "high")},
     ),
 }

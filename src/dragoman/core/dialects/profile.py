@@ -4,9 +4,10 @@ How one model behind one upstream departs from the common chat-completions API: 
 Every fact may be overridden per model in the configuration, so a user never needs a release.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
 ThinkingSwitch = Literal[
     "none",  # nothing to send: the model never thinks, always thinks, or the upstream decides
@@ -15,7 +16,14 @@ ThinkingSwitch = Literal[
     "template_thinking",  # {"chat_template_kwargs": {"thinking": true | false}}
     "template_enable_thinking",  # {"chat_template_kwargs": {"enable_thinking": true | false}}
     "openrouter",  # {"reasoning": {"enabled": true | false, "effort": ...}}
+    "effort_none",  # {"reasoning_effort": "none"} switches it off; on is the default
 ]
+# What a reply may end with that did not fail.
+StopReason = Literal[
+    "end_turn", "tool_use", "max_tokens", "refusal", "model_context_window_exceeded"
+]
+Tokens = Annotated[int, Meta(ge=1, le=1_000_000_000)]
+Few = Annotated[int, Meta(ge=0, le=100_000)]
 # How families write tool calls as text; core/tool_grammars has the forms.
 ToolGrammar = Literal[
     "deepseek_v3",
@@ -42,9 +50,9 @@ class DialectProfile(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     name: str = "generic"
-    context_window: int | None = None
-    max_output_tokens: int | None = None
-    default_max_tokens: int = 4096  # only where a request may leave it out
+    context_window: Tokens | None = None
+    max_output_tokens: Tokens | None = None
+    default_max_tokens: Tokens = 4096  # only where a request may leave it out
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
 
     sees_images: bool = False
@@ -53,6 +61,7 @@ class DialectProfile(msgspec.Struct, frozen=True, kw_only=True):
     thinking: Literal["never", "toggle", "always", "unknown"] = "unknown"
     thinking_switch: ThinkingSwitch = "none"
     thinking_budget_field: str | None = None  # a top-level request field taking a token budget
+    thinking_budget_max: Tokens | None = None  # clamped to it
     effort_values: tuple[str, ...] = ()  # values that ``reasoning_effort`` takes, weakest first
     reasoning_field: Literal["reasoning_content", "reasoning"] = "reasoning_content"
     # Which assistant turns of the history get their reasoning back.
@@ -63,12 +72,15 @@ class DialectProfile(msgspec.Struct, frozen=True, kw_only=True):
     # Content begins inside the think block: only the closing tag is ever written.
     think_tag_open_at_start: bool = False
 
-    temperature_max: float | None = 2.0  # clamped to it; None: the model takes none, drop it
+    temperature_max: Annotated[float, Meta(gt=0, le=100)] | None = (
+        2.0  # clamped to it; None: the model takes none, drop it
+    )
+    temperature_in_thinking: bool = True  # has it an effect while the model thinks?
     top_p: bool = True
-    top_p_min: float = 0.0  # raised to it
+    top_p_min: Annotated[float, Meta(ge=0, le=1)] = 0.0  # raised to it
     top_k: bool = False
 
-    max_stop_sequences: int | None = 4  # None: no limit known
+    max_stop_sequences: Few | None = 4  # None: no limit known
     # Does the reply say which stop string matched? If not, we match locally and send none.
     reports_stop: bool = False
 
@@ -111,11 +123,13 @@ class DialectProfile(msgspec.Struct, frozen=True, kw_only=True):
     # Which exact counting endpoint the upstream has.
     count_tokens: Literal["none", "llamacpp", "vllm", "sglang", "moonshot"] = "none"
     vocabulary: Vocabulary = "unknown"
-    tokens_per_message: int = 4  # role and turn markers of the chat template
-    tool_preamble_tokens: int = 100  # what the template says about tools when there are any
-    tool_tokens_factor: float = 1.2  # tokens of a tool in the prompt for each of its compact JSON
+    tokens_per_message: Few = 4  # role and turn markers of the chat template
+    tool_preamble_tokens: Few = 100  # what the template says about tools when there are any
+    tool_tokens_factor: Annotated[float, Meta(gt=0, le=100)] = (
+        1.2  # tokens of a tool in the prompt for each of its compact JSON
+    )
     # finish_reason -> Anthropic stop_reason, beyond the common ones.
-    finish_reasons: dict[str, str] = msgspec.field(default_factory=dict)
+    finish_reasons: dict[str, StopReason] = msgspec.field(default_factory=dict)
 
 
 GENERIC = DialectProfile()

@@ -105,7 +105,7 @@ QWEN: Final = Family(
         ),
         ModelFacts(
             name="qwen-vl",
-            pattern=r"(?:qwen[\d.]*-vl|qwen-vl|qvq)",
+            pattern=r"(?:qwen[\d.]*-?(?:vl|omni)|qvq)",
             weights={"sees_images": True},
         ),
         ModelFacts(
@@ -115,6 +115,15 @@ QWEN: Final = Family(
             weights={"thinking": "toggle"},
         ),
         ModelFacts(name="qwq", pattern=r"qwq", weights={"thinking": "always"}),
-        ModelFacts(name="qwen2", pattern=r"qwen[12]", weights={"thinking": "never"}),
+        ModelFacts(
+            name="qwen2", pattern=r"qwen(?:[12]|-(?:max|long))", weights={"thinking": "never"}
+        ),
+        # Those to come: what the latest ones have in common, and no limits.
+        ModelFacts(
+            name="qwen4",
+            pattern=r"qwen[4-9]",
+            weights={"thinking": "toggle", "vocabulary": "unknown"},
+        ),
+        ModelFacts(name="qwen", pattern=r"qwen(?![a-z0-9])", weights={}),
     ),
 )

@@ -54,9 +54,23 @@ def is_known(model: str) -> bool:
     return _find(model) is not None
 
 
+def family_names() -> tuple[str, ...]:
+    """Return the names of the families; each says something of a model by itself."""
+    return tuple(family.name for family in FAMILIES if family is not GENERIC_FAMILY)
+
+
+def model_names() -> tuple[str, ...]:
+    """Return the models of all families, by their usual ids."""
+    return tuple(name for family in FAMILIES for model in family.models for name in model.ids)
+
+
 def _find(model: str) -> tuple[Family, ModelFacts] | None:
-    """Return the facts for a name like ``Pro/deepseek-ai/DeepSeek-V3.1-FP8:free``."""
-    name = model[-_MAX_NAME:].casefold().rstrip("/").rsplit("/", 1)[-1].split(":", 1)[0]
+    """
+    Return the facts for a name like ``Pro/deepseek-ai/DeepSeek-V3.1-FP8:free``.
+
+    A tag may say which model it is: ``qwen3:235b-a22b-thinking-2507``.
+    """
+    name = model[-_MAX_NAME:].casefold().rstrip("/").rsplit("/", 1)[-1].replace(":", "-")
     for family, facts, pattern in _COMPILED:
         if pattern.search(name):
             return family, facts
