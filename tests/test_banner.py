@@ -10,6 +10,7 @@ import pytest
 from dragoman.banner import Serving, banner_lines, base_url, listening_line, own_command
 from dragoman.config import Config, load_config, with_engine
 from dragoman.engine import EngineModel, demo_model
+from dragoman.settings import ServerConfig
 
 URL = "http://127.0.0.1:7777"
 LAB = '[upstreams.lab]\nbase_url = "http://127.0.0.1:8000/v1"\napi_key = "lab-secret"\n'
@@ -168,7 +169,12 @@ URLS = {
 
 @pytest.mark.parametrize(("host", "url"), URLS.items())
 def test_the_url_is_one_that_can_be_called(host: str, url: str) -> None:
-    assert base_url(host, 7777) == url
+    assert base_url(ServerConfig(host=host), 7777) == url
+
+
+def test_the_url_says_that_it_speaks_tls() -> None:
+    server = ServerConfig(tls_certificate=Path("server.pem"))
+    assert base_url(server, 7777) == "https://127.0.0.1:7777"
 
 
 def test_the_first_line_is_enough_for_programs() -> None:

@@ -18,6 +18,7 @@ from dragoman.engine import EngineModel
 from dragoman.policy.keys import OPEN
 from dragoman.policy.routes import ROLES, Routes
 from dragoman.presets import load_catalog
+from dragoman.settings import ServerConfig
 from dragoman.terminal import printable
 
 _MAX_NAMES: Final = 8
@@ -71,13 +72,14 @@ def own_command(program: str, path: str) -> str:
     return shlex.quote(str(own))
 
 
-def base_url(host: str, port: int) -> str:
+def base_url(server: ServerConfig, port: int) -> str:
     """Return the URL for programs of this machine."""
+    host, scheme = server.host, "https" if server.tls_certificate else "http"
     if host in {"0.0.0.0", ""}:  # noqa: S104 - it stands for every address, and none can be called by it
         host = "127.0.0.1"
     if host == "::":
         host = "::1"
-    return f"http://[{host}]:{port}" if _is_ipv6(host) else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if _is_ipv6(host) else f"{scheme}://{host}:{port}"
 
 
 def listening_line(serving: Serving) -> str:

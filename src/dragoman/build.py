@@ -167,9 +167,11 @@ async def start_server(gateway: Gateway, *, log: EventLog, shares_port: bool = F
         shares_port: Other processes of this user may listen there, too.
 
     Raises:
+        ConfigError: The certificate cannot be used.
         OSError: It cannot listen there.
     """
     settings = gateway.config.server
+    tls = server_tls(settings)
     server = HttpServer(
         gateway.handle,
         limits=HttpLimits(
@@ -182,8 +184,46 @@ async def start_server(gateway: Gateway, *, log: EventLog, shares_port: bool = F
         render_refusal=gateway.refuse,
         on_crash=log.crash,
     )
-    await server.start(settings.host, settings.port, shares_port=shares_port)
+    await server.start(settings.host, settings.port, shares_port=shares_port, tls=tls)
     return server
+
+
+def server_tls(settings: ServerConfig) -> ssl.SSLContext | None:
+    """
+    Return the server's side of TLS; None: plain HTTP.
+
+    Raises:
+        ConfigError: Certificate or key cannot be read, or do not belong together.
+    """
+    certificate, key = settings.tls_certificate, settings.tls_key
+    if certificate is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    for name, path in (("tls_certificate", certificate), ("tls_key", key)):
+        if path is not None and (reason := _unreadable(path)):
+            raise ConfigError([f"server.{name}: {path}: {reason}"])
+    try:
+        context.load_cert_chain(certificate, key, password=_no_password)
+    except (ssl.SSLError, ValueError):
+        line = f"server.tls_certificate: {certificate}: no PEM certificate with its key: "
+        hint = "check that they belong together and that the key has no password"
+        raise ConfigError([line + hint]) from None
+    return context
+
+
+def _unreadable(path: Path) -> str:
+    try:
+        with path.open("rb"):
+            return ""
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+def _no_password() -> str:
+    """Stand in the way of OpenSSL, which would ask at the terminal."""
+    raise ValueError
 
 
 def _message_limits(server: ServerConfig) -> MessageLimits:

@@ -244,7 +244,8 @@ def _token(options: ClaudeOptions, config: Config) -> str:
 
 def _private(config: Config, token: str) -> Config:
     """Return *config* for a gateway that only knows its own key, at a free port of loopback."""
-    server = structs.replace(config.server, host="127.0.0.1", port=0)
+    plain = {"tls_certificate": None, "tls_key": None}
+    server = structs.replace(config.server, host="127.0.0.1", port=0, **plain)
     return structs.replace(
         config, server=server, keys=(KeyConfig(name=_KEY_NAME, key=Secret(token)),)
     )

@@ -84,6 +84,8 @@ def _server_problems(config: Config) -> Iterator[str]:
     for host in server.allowed_hosts:
         if not _ALLOWED_HOST.fullmatch(host):
             yield f'server.allowed_hosts: "{host}" is no host name (leave out scheme and port)'
+    if server.tls_key is not None and server.tls_certificate is None:
+        yield "server.tls_key: there is no server.tls_certificate that it belongs to"
     secret = server.signing_secret
     if secret is not None and len(secret.reveal()) < _MIN_SIGNING_SECRET:
         yield f"server.signing_secret: shorter than {_MIN_SIGNING_SECRET} characters"

@@ -39,7 +39,7 @@ class RunningGateway(Struct, frozen=True, kw_only=True):
 def configured_url(config: Config) -> str | None:
     """Return where a gateway with this configuration listens; None: at any free port."""
     server = config.server
-    return base_url(server.host, server.port) if server.port else None
+    return base_url(server, server.port) if server.port else None
 
 
 def configured_token(config: Config) -> str:
@@ -56,7 +56,7 @@ async def find_running(config: Config) -> RunningGateway | None:
     url = configured_url(config)
     if url is None:
         return None
-    upstream = open_upstream(UpstreamConfig(base_url=url), environ={})
+    upstream = open_upstream(UpstreamConfig(base_url=url), environ={}, tls=_client_tls(url))
     token = configured_token(config)
     try:
         hello = await get(upstream, "/api/hello", timeout_s=_FIND_TIMEOUT_S)
@@ -97,8 +97,7 @@ async def visit(url: str, token: str, *, environ: Mapping[str, str]) -> RunningG
         CommandFailed: It does not answer, refuses the key or lists no models.
     """
     url = url.rstrip("/").removesuffix("/v1")
-    tls = ssl.create_default_context() if url.startswith("https:") else None
-    upstream = open_upstream(UpstreamConfig(base_url=url), environ=environ, tls=tls)
+    upstream = open_upstream(UpstreamConfig(base_url=url), environ=environ, tls=_client_tls(url))
     try:
         answer = await get(upstream, _LIST, timeout_s=_VISIT_TIMEOUT_S, headers=_headers(token))
     except UpstreamError as error:
@@ -113,6 +112,10 @@ async def visit(url: str, token: str, *, environ: Mapping[str, str]) -> RunningG
         what = f"it answered {answer.status}" if answer.status != 200 else "it lists no models"
         raise CommandFailed(f"{url}: no gateway that can be used: {what}", code=FAILED)
     return RunningGateway(base_url=url, token=token, models=models)
+
+
+def _client_tls(url: str) -> ssl.SSLContext | None:
+    return ssl.create_default_context() if url.startswith("https:") else None
 
 
 def _headers(token: str) -> list[tuple[bytes, bytes]]:

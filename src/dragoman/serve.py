@@ -185,7 +185,7 @@ def describe(
     """Return what a gateway with the complete *config* serves at *port*."""
     return Serving(
         config=config,
-        base_url=base_url(config.server.host, port),
+        base_url=base_url(config.server, port),
         engine=model,
         found=_new_upstreams(config, found),
         environ=environ,

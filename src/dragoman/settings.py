@@ -82,6 +82,8 @@ class ServerConfig(Struct, frozen=True, kw_only=True):
     local_engines: bool = True
     signing_secret: Secret | None = None
     prices_file: Path | None = None
+    tls_certificate: Path | None = None  # PEM, with the chain; None: plain HTTP
+    tls_key: Path | None = None  # None: it stands in the file of the certificate
 
     early_start_s: SecondsOrNever = 10.0  # 0: never
     ping_interval_s: Seconds = 10.0

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ from typing import Any, Self
 import dragoman
 
 _SOURCES = Path(dragoman.__file__).parents[1]
-_URL = re.compile(r"http://127\.0\.0\.1:([1-9]\d*)")
+_URL = re.compile(r"https?://127\.0\.0\.1:([1-9]\d*)")
 _START_TIMEOUT_S = 60  # it takes one; a busy machine is no failed test
 _STOP_TIMEOUT_S = 30
 
@@ -70,6 +71,7 @@ class GatewayProcess:
         config: Text of the configuration file; None starts without one.
         args: More arguments of ``dragoman serve``.
         env: More variables.
+        tls: How to trust it, where it speaks HTTPS.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class GatewayProcess:
         config: str | None = None,
         args: tuple[str, ...] = (),
         env: dict[str, str] | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
@@ -89,6 +92,7 @@ class GatewayProcess:
         self._env = program_environment(folder / "home", **(env or {}))
         self._log = folder / "gateway.log"
         self._process: subprocess.Popen[bytes] | None = None
+        self._tls = tls
         self.port = 0
 
     def __enter__(self) -> Self:
@@ -115,7 +119,7 @@ class GatewayProcess:
     @property
     def url(self) -> str:
         """Base URL, as a client gets it."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
 
     @property
     def pid(self) -> int:
@@ -156,7 +160,7 @@ class GatewayProcess:
         timeout_s: float = 20,
     ) -> Answer:
         """Make one plain HTTP request."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout_s)
+        connection = self._connection(timeout_s)
         data = None if body is None else json.dumps(body).encode()
         head = {"content-type": "application/json"} if data is not None else {}
         try:
@@ -166,6 +170,13 @@ class GatewayProcess:
             return Answer(response.status, names, response.read())
         finally:
             connection.close()
+
+    def _connection(self, timeout_s: float) -> http.client.HTTPConnection:
+        if self._tls is None:
+            return http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout_s)
+        return http.client.HTTPSConnection(
+            "127.0.0.1", self.port, timeout=timeout_s, context=self._tls
+        )
 
     def _wait_ready(self) -> None:
         deadline = time.monotonic() + _START_TIMEOUT_S

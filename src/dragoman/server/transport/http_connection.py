@@ -317,7 +317,8 @@ class Connection(asyncio.Protocol):
         if self.transport.is_closing():
             return
         try:
-            self.transport.write_eof()
+            if self.transport.can_write_eof():  # TLS has no such half
+                self.transport.write_eof()
         except OSError:  # the client has reset the connection just now
             self.transport.abort()
             return

@@ -2,10 +2,13 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from dragoman.server.transport.http_connection import Connection
 from dragoman.server.transport.http_site import Handler, HttpLimits, RenderRefusal, Site
+
+if TYPE_CHECKING:
+    import ssl
 
 __all__ = ["Handler", "HttpLimits", "HttpServer", "RenderRefusal"]
 
@@ -55,9 +58,22 @@ class HttpServer:
         """How many handlers are running."""
         return len(self._site.exchanges)
 
-    async def start(self, host: str, port: int, *, shares_port: bool = False) -> None:
+    async def start(
+        self,
+        host: str,
+        port: int,
+        *,
+        shares_port: bool = False,
+        tls: "ssl.SSLContext | None" = None,
+    ) -> None:
         """
         Listen; with *shares_port* the kernel deals connections out among all that do (Linux).
+
+        Args:
+            host: Name or address.
+            port: 0: any free one.
+            shares_port: Others may listen there, too.
+            tls: The server's side of it; None: plain HTTP.
 
         Raises:
             OSError: The address is not ours, or in use.
@@ -70,6 +86,8 @@ class HttpServer:
             port,
             backlog=_BACKLOG,
             reuse_port=shares_port or None,
+            ssl=tls,
+            ssl_handshake_timeout=site.limits.header_timeout_s if tls else None,
         )
         self._tick(loop)
 
