@@ -11,12 +11,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 NODE := .cache/node
 SERVERS := .cache/servers
+RAY := .cache/ray
 SECONDS := 300
 DEV := $(VENV)/.dev-installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test setup lint format types docs golden fuzz bench node-clients servers dist clean
+.PHONY: help run test setup lint format types docs golden fuzz bench node-clients servers example-ray dist clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "make %-13s %s\n", $$1, $$2 }'
@@ -57,6 +58,9 @@ fuzz: $(DEV) ## Look for bytes that break something, for SECONDS=300
 bench: $(VENV)/.installed ## Measure the cost beside nginx; ARGS=--quick, --full, --write, names
 	$(BIN)/python -m bench $(ARGS)
 
+example-ray: $(RAY)/.installed ## Run Ray Serve with two engines behind the gateway; ARGS=--stay keeps them
+	$(RAY)/bin/python examples/ray/run.py $(ARGS)
+
 dist: $(DEV) ## Build wheel and source distribution into dist/
 	$(BIN)/hatchling build -d dist
 
@@ -83,6 +87,12 @@ $(DEV): pyproject.toml $(VENV)/.installed
 	@echo "Installing the development tools into $(VENV) (once) ..."
 	@$(PIP) install 'pip==$(PIP_VERSION)'
 	@$(PIP) install --group dev
+	@touch $@
+
+$(RAY)/.installed: examples/ray/requirements.txt pyproject.toml
+	@echo "Installing Ray Serve and the gateway into $(RAY) (once; some 400 MB) ..."
+	@$(PYTHON) -m venv $(RAY)
+	@$(RAY)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[local]' -r $<
 	@touch $@
 
 # Claude Code and the TypeScript SDK. Without Node the tests with them are skipped, loudly.
