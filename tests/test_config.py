@@ -232,6 +232,15 @@ PROBLEMS = {
         "upstreams.a.base_url: siliconflow has no Anthropic endpoint",
     ),
     "signing secret": ('[server]\nsigning_secret = "x"', "server.signing_secret: shorter than 16"),
+    "redis without an address": ("[redis]", "redis.url: required"),
+    "redis elsewhere": (
+        '[redis]\nurl = "http://h"',
+        "redis.url: must begin with redis://HOST, rediss://HOST or unix:///PATH",
+    ),
+    "redis prefix": (
+        '[redis]\nurl = "redis://h"\nprefix = "a b"',
+        "redis.prefix: letters, digits",
+    ),
     "allowed host": (
         '[server]\nallowed_hosts = ["http://h"]',
         'server.allowed_hosts: "http://h" is no host name',
@@ -370,6 +379,7 @@ def test_secrets_are_never_shown() -> None:
         LAB + 'headers = { x = "SECRET\\u0001" }',
         '[upstreams.a]\nbase_url = "http://u:SECRET@h"',
         '[server]\nsigning_secret = "SECRET"',
+        '[redis]\nurl = "redi://:SECRET@h"',
         '[[keys]]\nname = "a"\nkey = "SECRET"\n[[keys]]\nname = "b"\nkey = "SECRET"',
     ],
 )
@@ -377,6 +387,18 @@ def test_problems_show_no_secret(text: str) -> None:
     found = problems(text)
     assert found
     assert "SECRET" not in " ".join(found)
+
+
+@pytest.mark.parametrize("url", ["redis://h", "rediss://u:p@h:1/0", "unix:///s", "unix://:p@/s"])
+def test_redis(url: str) -> None:
+    text = f'{MODEL}[redis]\nurl = "env:R"\n'
+    config = load(text, {"R": url})
+    assert config.redis is not None
+    assert config.redis.url.reveal() == url
+    path = Path("file.toml")
+    path.write_text(text)
+    shared = "server.signing_secret: not set; all gateways at one Redis need the same one"
+    assert examine_config(path, environ={"R": url}).warnings == (shared,)
 
 
 def test_credential_headers() -> None:

@@ -17,6 +17,7 @@ from dragoman.settings import (
     ModelConfig,
     Platform,
     PriceConfig,
+    RedisConfig,
     RolesConfig,
     ServerConfig,
     UpstreamConfig,
@@ -33,6 +34,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "## `[limits]`": LimitsConfig,
     "### Limits": Limits,
     "### Budgets": BudgetConfig,
+    "## `[redis]`": RedisConfig,
     "## Prices": PriceConfig,
 }
 # Their true default depends on something, which the page says in words.

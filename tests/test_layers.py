@@ -48,6 +48,7 @@ IMPURE = {
 # Heavy or optional, and the only file that may load each of them.
 HEAVY = {
     "huggingface_hub": "downloads.py",
+    "redis": "stores/redis_link.py",
     "pypdf": "server/pdf_worker.py",
     "tiktoken": "server/tokenizers.py",
     "xllamacpp": "engine_child.py",

@@ -22,6 +22,7 @@ from dragoman.settings import (
     Config,
     KeyConfig,
     ModelConfig,
+    RedisConfig,
     RolesConfig,
     Secret,
     ServerConfig,
@@ -58,7 +59,7 @@ _CONFIG_VARIABLE: Final = "DRAGOMAN_CONFIG"
 # Stands in for the address of a preset that does not exist, so that the rest can be checked.
 NO_ADDRESS: Final = "http://unknown.invalid"
 _KEY_VARIABLE: Final = "DRAGOMAN_KEY"  # a client key without any file, as containers want it
-_TABLES: Final = ("server", "keys", "upstreams", "models", "roles", "limits")
+_TABLES: Final = ("server", "keys", "upstreams", "models", "roles", "limits", "redis")
 
 
 class Examined(Struct, frozen=True, kw_only=True):
@@ -226,9 +227,15 @@ class _Builder:
             limits=limits or LimitsConfig(),
             automatic=tuple(automatic),
             implied=implied,
+            redis=self._redis(),
             prices=prices,
             source=source,
         )
+
+    def _redis(self) -> RedisConfig | None:
+        if "redis" not in self._document:
+            return None
+        return self._reader.read(self._document["redis"], RedisConfig, "redis")
 
     def _server(self, overrides: Mapping[str, Any]) -> ServerConfig:
         values = self._document.get("server", {})

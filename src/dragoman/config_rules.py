@@ -26,6 +26,7 @@ _ALLOWED_HOST: Final = re.compile(r"[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\
 _OWN_HEADERS: Final = frozenset(
     {"connection", "content-length", "content-type", "expect", "host", "transfer-encoding"}
 )
+_REDIS_URL: Final = re.compile(r"(?:rediss?://[^/?#\s]+|unix://(?:[^/@\s]*@)?/[^\s])")
 _NOTHING: Final = "none"  # no value: the limit is not known, or the parameter is not taken
 _ENDPOINTS: Final = ("/chat/completions", "/messages", "/completions")
 
@@ -38,6 +39,7 @@ def rule_problems(config: Config) -> tuple[str, ...]:
         _upstream_problems,
         _model_problems,
         _role_problems,
+        _redis_problems,
     )
     return tuple(line for check in checks for line in check(config))
 
@@ -215,6 +217,16 @@ def _role_problems(config: Config) -> Iterator[str]:
             yield unknown_name(f"roles.{role}", what, name=alias, known=config.models)
 
 
+def _redis_problems(config: Config) -> Iterator[str]:
+    redis = config.redis
+    if redis is None:
+        return
+    if not _REDIS_URL.match(redis.url.reveal()):
+        yield "redis.url: must begin with redis://HOST, rediss://HOST or unix:///PATH"
+    if not _NAME.fullmatch(redis.prefix):
+        yield "redis.prefix: letters, digits, '.', '_' and '-', at most 64 of them"
+
+
 def _warnings(config: Config) -> Iterator[str]:
     used = {name for model in config.models.values() for name in model.upstream}
     for name, upstream in config.upstreams.items():
@@ -224,6 +236,8 @@ def _warnings(config: Config) -> Iterator[str]:
         parts = urlsplit(upstream.base_url if not url_problem(upstream.base_url) else "")
         if parts.scheme == "http" and upstream.api_key and not is_loopback(parts.hostname or ""):
             yield f"{path}.base_url: the key travels unencrypted over http"
+    if config.redis and config.server.signing_secret is None:
+        yield "server.signing_secret: not set; all gateways at one Redis need the same one"
     for alias in config.implied:
         yield f"roles: {alias} has no [models] table; it is asked of the only upstream as it is"
     for index, key in enumerate(config.keys):

@@ -199,6 +199,17 @@ class RolesConfig(Struct, frozen=True, kw_only=True):
     default: str | None = None
 
 
+class RedisConfig(Struct, frozen=True, kw_only=True):
+    """Where several gateways keep what they share, and how long to wait for it."""
+
+    url: Secret  # redis://, rediss:// or unix://; may hold a password
+    prefix: str = "dragoman"  # of all keys, so that other programs may use the same server
+    timeout_s: Annotated[float, Meta(gt=0, le=30)] = 0.5  # of one round trip
+    connect_timeout_s: Seconds = 2.0
+    retry_interval_s: Seconds = 0.5  # while it is away
+    max_connections: Count = 64
+
+
 class Config(Struct, frozen=True, kw_only=True):
     """
     Everything a gateway is built from.
@@ -207,6 +218,7 @@ class Config(Struct, frozen=True, kw_only=True):
         preset_roles: From the presets in use; *roles* stands above them.
         automatic: Upstreams that were found in the environment, not written down.
         implied: Models that only a role names; they are asked of the one upstream there is.
+        redis: None: nothing is shared with gateways on other machines.
         prices: The user's own first, then those that come with the package.
         source: The file, None without one.
     """
@@ -220,6 +232,7 @@ class Config(Struct, frozen=True, kw_only=True):
     limits: LimitsConfig = LimitsConfig()
     automatic: tuple[str, ...] = ()
     implied: tuple[str, ...] = ()
+    redis: RedisConfig | None = None
     prices: tuple[PriceConfig, ...] = ()
     source: Path | None = None
 

@@ -30,7 +30,8 @@ def find_program(name: str) -> Path:
     found = shutil.which(name, path=path)
     if found is not None:
         return Path(found).resolve()
-    text = f"real servers not run: no {name} on the PATH nor in {own} (make servers fetches it)"
+    text = f"real servers not run: no {name} on the PATH nor in {own} (make servers fetches it, "
+    text += "DRAGOMAN_SERVERS names another folder)"
     if os.environ.get("DRAGOMAN_REQUIRE_CLIENTS") == "1":
         pytest.fail(text)
     pytest.skip(f"!!!! {text}")

@@ -13,6 +13,7 @@ GatewayError                    500 api_error: a bug of ours
 │   └── RequestTimeout          408 timeout_error: the client sent its request too slowly
 ├── LimitError                  the client: wait
 │   └── Overloaded              529 overloaded_error: this gateway is full
+├── SharedStateUnavailable      503 api_error: what gateways share is away; the client: try again
 └── UpstreamError               the gateway: try again or elsewhere, then tell the client
     ├── UpstreamRejected        the upstream's own 4xx, mapped; never retried
     ├── UpstreamRateLimited     429 rate_limit_error
@@ -163,6 +164,25 @@ class Overloaded(LimitError):
 
     status = 529
     kind = "overloaded_error"
+
+
+class SharedStateUnavailable(GatewayError):
+    """
+    What gateways share (Redis, or the process that looks after the workers) is away or late.
+
+    Args:
+        log_detail: Why, for operators; clients learn only that it is so.
+    """
+
+    status = 503
+    default_should_retry = True
+
+    def __init__(self, log_detail: str) -> None:
+        super().__init__(
+            "what this gateway shares with others cannot be reached; try again",
+            retry_after_s=1.0,
+            log_detail=log_detail,
+        )
 
 
 class UpstreamError(GatewayError):

@@ -1,0 +1,1 @@
+"""What outlives a request: adapters behind the interfaces of ``policy``."""

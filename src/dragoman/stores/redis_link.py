@@ -1,0 +1,170 @@
+"""
+One way to Redis for all that gateways share: its connections, and whether it is there.
+
+While Redis is away nothing waits for it: calls fail at once, and one task asks again and again.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from dragoman.core.errors import SharedStateUnavailable
+from dragoman.settings import RedisConfig
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+_T = TypeVar("_T")
+_LATE_IN_A_ROW: Final = 3  # then it is away; a single late answer may be our own fault
+_MAX_REASON_CHARS: Final = 200
+Told = Callable[[bool, str], None]
+
+
+class RedisLink:
+    """
+    Calls of one process to Redis. Belongs to one event loop.
+
+    Args:
+        config: Where it is, and how long to wait.
+
+    Attributes:
+        is_there: Whether calls are tried; False until ``open``.
+        n_calls: Calls that were made.
+        n_failed: Calls that failed, or were not made because it was away.
+        n_lost: How often it went away.
+    """
+
+    def __init__(self, config: RedisConfig) -> None:
+        self._config = config
+        self._client: Redis | None = None
+        self._told: list[Told] = []
+        self._asking: asyncio.Task[None] | None = None
+        self._late = 0
+        self.is_there = False
+        self.n_calls = 0
+        self.n_failed = 0
+        self.n_lost = 0
+
+    @property
+    def client(self) -> "Redis":
+        """The library's own client, made when it is first needed."""
+        if self._client is None:
+            self._client = _new_client(self._config)
+        return self._client
+
+    def key(self, *parts: str) -> str:
+        """Return the name of a key of ours."""
+        return ":".join((self._config.prefix, *parts))
+
+    def on_change(self, told: Told) -> None:
+        """Have *told* called whenever Redis goes away or is back, with the reason it went."""
+        self._told.append(told)
+
+    async def open(self) -> None:
+        """Ask whether it is there; if it is not, go on asking until it is, or ``close``."""
+        if not await self._is_answering():
+            self._lose("no answer at the start")
+
+    async def run(self, work: Callable[["Redis"], Awaitable[_T]]) -> _T:
+        """
+        Return what *work*, one round trip, returns.
+
+        Raises:
+            SharedStateUnavailable: Redis is away, late, or refuses.
+        """
+        if not self.is_there:
+            self.n_failed += 1
+            raise SharedStateUnavailable("Redis is away")
+        self.n_calls += 1
+        try:
+            async with asyncio.timeout(self._config.timeout_s):
+                done = await work(self.client)
+        except TimeoutError:
+            self._late += 1
+            reason = f"no answer within {self._config.timeout_s} s"
+            if self._late >= _LATE_IN_A_ROW:
+                self._lose(reason)
+        except _redis_errors() as error:
+            reason = _reason(error)
+            self._lose(reason)
+        else:
+            self._late = 0
+            return done
+        self.n_failed += 1
+        raise SharedStateUnavailable(f"Redis: {reason}")
+
+    async def close(self) -> None:
+        """Close all connections, and stop asking."""
+        self.is_there = False
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.gather(self._asking, return_exceptions=True)
+        if self._client is not None:
+            await self._client.aclose()
+
+    def _lose(self, reason: str) -> None:
+        if self._asking is not None and not self._asking.done():
+            return
+        was_there, self.is_there = self.is_there, False
+        self.n_lost += was_there
+        self._asking = asyncio.get_running_loop().create_task(self._ask(), name="redis")
+        self._tell(is_there=False, reason=reason)
+
+    async def _ask(self) -> None:
+        """Ask until it answers; connections that it has dropped are opened anew."""
+        await self.client.connection_pool.disconnect(inuse_connections=False)
+        while not await self._is_answering():  # noqa: ASYNC110 - it does not tell us
+            await asyncio.sleep(self._config.retry_interval_s)
+        self._tell(is_there=True, reason="")
+
+    async def _is_answering(self) -> bool:
+        client = self.client  # before the clock runs: the library takes its time to load
+        try:
+            async with asyncio.timeout(self._config.connect_timeout_s):
+                await _ping(client)
+        except TimeoutError:
+            return False
+        except _redis_errors():
+            return False
+        self._late = 0
+        self.is_there = True
+        return True
+
+    def _tell(self, *, is_there: bool, reason: str) -> None:
+        for told in self._told:
+            told(is_there, reason)
+
+
+async def _ping(client: "Redis") -> None:
+    pong: Any = client.ping()  # typed as the synchronous client's, too
+    await pong
+
+
+def _new_client(config: RedisConfig) -> "Redis":
+    """Load the library, which is large, and return a client that never tries anything twice."""
+    import redis.asyncio as library  # noqa: PLC0415 - only gateways that share state need it
+    from redis.asyncio.retry import Retry  # noqa: PLC0415
+    from redis.backoff import NoBackoff  # noqa: PLC0415
+
+    pool = library.BlockingConnectionPool.from_url(
+        config.url.reveal(),
+        max_connections=config.max_connections,
+        timeout=2 * config.timeout_s,  # for a free connection: ``run`` is over before
+        socket_connect_timeout=config.connect_timeout_s,
+        socket_timeout=None,  # ``run`` bounds the whole; a subscription waits for ever
+        protocol=2,
+        retry=Retry(NoBackoff(), 0),
+        health_check_interval=0,
+    )
+    return library.Redis.from_pool(pool)
+
+
+def _redis_errors() -> tuple[type[Exception], ...]:
+    from redis.exceptions import RedisError  # noqa: PLC0415 - as above
+
+    return (RedisError, OSError)
+
+
+def _reason(error: Exception) -> str:
+    text = f"{type(error).__name__}: {error}"
+    return text[:_MAX_REASON_CHARS]
