@@ -150,6 +150,7 @@ def test_every_field_of_the_log_is_documented() -> None:
         adjustments=(Adjustment("a", "dropped", "b"),),
         estimate_error_pct=1.5,
         repairs={"type": 1},
+        side_role="title",
     )
     stream = io.StringIO()
     EventLog("json", stream).request(record)

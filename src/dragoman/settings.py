@@ -190,13 +190,22 @@ class PriceConfig(Struct, frozen=True, kw_only=True):
 
 
 class RolesConfig(Struct, frozen=True, kw_only=True):
-    """What the names of Claude models become; *default* serves those that match no role."""
+    """
+    What the names of Claude models become; *default* serves those that match no role.
+
+    The last four are for Claude Code's calls beside the conversation, whatever model they name;
+    without one they go where they say, and titles to *background*.
+    """
 
     opus: str | None = None
     sonnet: str | None = None
     haiku: str | None = None
     fable: str | None = None
     default: str | None = None
+    background: str | None = None
+    classifier: str | None = None
+    title: str | None = None
+    web_search: str | None = None
 
 
 class RedisConfig(Struct, frozen=True, kw_only=True):

@@ -1,5 +1,6 @@
 """Names that clients send -> routes."""
 
+import datetime as dt
 from typing import Any
 
 import pytest
@@ -8,8 +9,10 @@ from hypothesis import strategies as st
 
 from dragoman.config import with_engine
 from dragoman.core.dialects.registry import find_profile
-from dragoman.core.errors import UnknownModel
+from dragoman.core.errors import PermissionDenied, UnknownModel
+from dragoman.policy.access import Caller, Workspace
 from dragoman.policy.routes import ROLES, Routes
+from dragoman.policy.side_traffic import SideRole
 from dragoman.settings import Config, ModelConfig, RolesConfig, UpstreamConfig
 
 
@@ -130,6 +133,43 @@ ROLE_CASES: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
 @pytest.mark.parametrize(("settings", "roles"), ROLE_CASES.values(), ids=ROLE_CASES)
 def test_roles(settings: dict[str, Any], roles: dict[str, str]) -> None:
     assert Routes(config("a", "b", "c", **settings)).roles == roles
+
+
+SIDE_CASES: dict[str, tuple[dict[str, str], SideRole, str]] = {
+    "none": ({}, "title", "a"),
+    "own": ({"title": "b"}, "title", "b"),
+    "titles are background": ({"background": "b"}, "title", "b"),
+    "own title beside the background": ({"background": "b", "title": "c"}, "title", "c"),
+    "verdicts are not": ({"background": "b"}, "classifier", "a"),
+    "searches are not": ({"background": "b"}, "web_search", "a"),
+    "a conversation": ({"background": "b"}, "", "a"),
+}
+
+
+@pytest.mark.parametrize(("roles", "role", "alias"), SIDE_CASES.values(), ids=SIDE_CASES)
+def test_side_calls(roles: dict[str, str], role: SideRole, alias: str) -> None:
+    routes = Routes(config("a", "b", "c", roles=roles))
+    caller = Caller(key_id="k", key_name="k")
+    assert routes.choose("a", role=role, caller=caller).alias == alias
+
+
+def test_a_side_call_needs_no_known_model() -> None:
+    routes = Routes(config("a", "b", roles={"background": "b"}))
+    caller = Caller(key_id="k", key_name="k")
+    assert routes.choose("some-haiku", role="background", caller=caller).alias == "b"
+    with pytest.raises(UnknownModel):
+        routes.choose("some-haiku", role="", caller=caller)
+
+
+def test_a_role_opens_no_model_to_a_key() -> None:
+    routes = Routes(config("a", "b", roles={"background": "b"}))
+    workspace = Workspace(
+        id="w", name="w", created_at=dt.datetime.now(dt.UTC), allowed_models=("a",)
+    )
+    caller = Caller(key_id="k", key_name="k", workspace=workspace)
+    assert routes.choose("a", role="background", caller=caller).alias == "a"
+    with pytest.raises(PermissionDenied, match="may not use b"):
+        routes.choose("b", role="", caller=caller)
 
 
 def test_listed_models() -> None:

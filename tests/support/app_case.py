@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
+import msgspec
 import pytest
 
 from dragoman.core.dialects.profile import Vocabulary
@@ -27,7 +28,7 @@ from dragoman.server.services import MessageLimits, Services
 from dragoman.server.telemetry import EventLog
 from dragoman.server.tokenizers import Count, LocalTokenizers
 from dragoman.server.vault import Vault
-from dragoman.settings import Config, ModelConfig, PriceConfig, UpstreamConfig
+from dragoman.settings import Config, ModelConfig, PriceConfig, RolesConfig, UpstreamConfig
 from support.fakes import FakeExchange, FakeUpstream, Step, data, end, head
 from support.sse_grammar import AssembledMessage, check_error, check_message, check_stream
 
@@ -51,7 +52,9 @@ class AppCase:
     Args:
         scripts: For each upstream, by name; ``native...`` is an Anthropic upstream.
         profile: Overrides facts about the model.
-        options: Further settings of upstreams, by name.
+        options: Further settings of upstreams, by name; of ``m`` as ``model``.
+        models: Settings of models by name, instead of ``m``.
+        roles: Names of roles and their models.
         keys: Client keys.
         names: What the upstreams' hosts in URLs resolve to.
         prices: Of models; every upstream is DeepSeek's.
@@ -65,6 +68,8 @@ class AppCase:
         *,
         profile: Mapping[str, Any] | None = None,
         options: Mapping[str, Mapping[str, Any]] | None = None,
+        models: Mapping[str, Mapping[str, Any]] | None = None,
+        roles: Mapping[str, str] | None = None,
         keys: Sequence[tuple[str, str]] = (),
         names: Mapping[str, str] | None = None,
         max_concurrent: int = 100,
@@ -75,6 +80,13 @@ class AppCase:
         scripts = {"lab": ()} if scripts is None else scripts
         self.upstreams = {name: FakeUpstream(*calls) for name, calls in scripts.items()}
         self.config = _config(scripts, profile or {}, options=options or {})
+        if models or roles:
+            self.config = msgspec.structs.replace(
+                self.config,
+                models={n: ModelConfig(**m) for n, m in (models or {}).items()}
+                or self.config.models,
+                roles=RolesConfig(**(roles or {})),
+            )
         self.log_text = io.StringIO()
         self._names = {"public.example": "93.184.216.34", **(names or {})}
         self.documents = Documents(fetcher := GuardedFetcher(resolve=self._resolve))

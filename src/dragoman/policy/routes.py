@@ -14,9 +14,11 @@ from msgspec import Struct
 
 from dragoman.core.dialects.profile import DialectProfile
 from dragoman.core.dialects.registry import find_profile, is_known
-from dragoman.core.errors import UnknownModel
+from dragoman.core.errors import PermissionDenied, UnknownModel
 from dragoman.core.guards import Guards
 from dragoman.core.plan import Deployment
+from dragoman.policy.access import Caller
+from dragoman.policy.side_traffic import SIDE_ROLES, SideRole
 from dragoman.settings import Config, RolesConfig
 from dragoman.tables import nearest
 
@@ -67,6 +69,7 @@ class Routes:
         self._routes = {alias: _route(config, alias) for alias in config.models}
         self._folded = {alias.casefold(): alias for alias in reversed(self._routes)}
         self._roles = _roles(config)
+        self._side_routes = self._find_side_routes(config)
 
     def __bool__(self) -> bool:
         return bool(self._routes)
@@ -96,6 +99,25 @@ class Routes:
             raise UnknownModel(self._explain(model, name))
         return self._routes[alias]
 
+    def choose(self, model: str, *, role: SideRole, caller: Caller) -> Route:
+        """
+        Return the route for a request: of its role, if there is one that the caller may use.
+
+        Args:
+            model: The name that was sent.
+            role: What the request is for.
+            caller: Who sends it.
+
+        Raises:
+            UnknownModel: No route has this name.
+            PermissionDenied: The caller may not use the model.
+        """
+        route = self._side_routes.get(role)
+        if route is None or not may_use(caller, route):
+            route = self.resolve(model)
+            caller.check_model(route.alias)
+        return route
+
     def listed_models(self) -> tuple[ListedModel, ...]:
         """
         Return the list of models in the order of the configuration.
@@ -105,6 +127,12 @@ class Routes:
         """
         own = [ListedModel(id=alias, route=route) for alias, route in self._routes.items()]
         return (*own, *self._discoverable())
+
+    def _find_side_routes(self, config: Config) -> dict[SideRole, Route]:
+        written = _known(config.roles, config)
+        aliases = {role: written.get(role) for role in SIDE_ROLES}
+        aliases["title"] = aliases["title"] or aliases["background"]
+        return {role: self._routes[alias] for role, alias in aliases.items() if alias}
 
     def _discoverable(self) -> Iterator[ListedModel]:
         for alias, route in self._routes.items():
@@ -141,6 +169,15 @@ class Routes:
         near = nearest(name[:_MAX_SHOWN], self._routes)
         hint = f"; did you mean {msgspec.json.encode(near).decode()}?" if near else ";"
         return f"{text}{hint} GET /v1/models lists all names"
+
+
+def may_use(caller: Caller, route: Route) -> bool:
+    """Tell whether *caller* may be led to *route* without having asked for it."""
+    try:
+        caller.check_model(route.alias)
+    except PermissionDenied:
+        return False
+    return True
 
 
 def _roles(config: Config) -> dict[str, str]:

@@ -7,6 +7,7 @@ POST /v1/messages: the request path, top to bottom.
 from dragoman.core.validate import parse_request
 from dragoman.policy.routes import Routes
 from dragoman.policy.senders import with_user_id
+from dragoman.policy.side_traffic import read_side_role
 from dragoman.server.attempts import Attempts
 from dragoman.server.delivery import deliver
 from dragoman.server.services import Asked, Services
@@ -46,8 +47,10 @@ class Messages:
         record.model, record.is_stream = request.model, request.stream
         if request.metadata is not None:
             record.sender = with_user_id(record.sender, request.metadata.user_id)
-        route = self._routes.resolve(request.model)
-        record.caller.check_model(route.alias)
+        record.side_role = role = read_side_role(
+            request, exchange.headers, program=record.sender.client
+        )
+        route = self._routes.choose(request.model, role=role, caller=record.caller)
         asked = Asked(
             body=body,
             request=request,

@@ -14,6 +14,7 @@ from dragoman.core.plan import Adjustment
 from dragoman.core.usage import Usage
 from dragoman.policy.access import NOBODY, Caller
 from dragoman.policy.senders import UNKNOWN, Sender
+from dragoman.policy.side_traffic import BACKGROUND_ROLES, SideRole
 
 _MAX_CHARS: Final = 300  # of a name that a client has made up
 _MAX_HELD_LINES: Final = 256
@@ -29,6 +30,7 @@ class RequestRecord(Struct):
     peer: str = ""
     caller: Caller = NOBODY
     sender: Sender = UNKNOWN
+    side_role: SideRole = ""
     model: str = ""
     upstream: str = ""
     upstream_model: str = ""
@@ -46,6 +48,11 @@ class RequestRecord(Struct):
     # Of our estimate of the prompt, against the upstream's count; None: it counted nothing.
     estimate_error_pct: float | None = None
     cost_micros: int | None = None  # None: no price is known
+
+    @property
+    def is_background(self) -> bool:
+        """Whether nobody waits for the answer: others go first."""
+        return self.side_role in BACKGROUND_ROLES
 
 
 class EventLog:
@@ -172,6 +179,8 @@ def _fields_of(record: RequestRecord) -> dict[str, Any]:
         fields["adjustments"] = [f"{a.field} {a.action}: {a.reason}" for a in record.adjustments]
     if record.repairs:
         fields["repairs"] = record.repairs
+    if record.side_role:
+        fields["side_role"] = record.side_role
     return fields
 
 
