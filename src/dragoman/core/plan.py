@@ -28,9 +28,14 @@ from dragoman.core.settings import (
 )
 from dragoman.core.signatures import Signer
 from dragoman.core.thinking import plan_thinking
-from dragoman.core.token_count import calibrated, estimate_prompt, read_prompt
+from dragoman.core.token_count import (
+    calibrated,
+    estimate_json,
+    estimate_prompt,
+    read_prompt,
+)
 from dragoman.core.tool_choice import ToolChoicePlan, plan_tool_choice
-from dragoman.core.tools import ToolTable, plan_tools
+from dragoman.core.tools import TableMemory, ToolTable, plan_tools
 from dragoman.wire.anthropic import Block, MessagesRequest
 
 __all__ = [
@@ -77,7 +82,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     """
     What will be sent and how the reply is to be read.
 
-    ``body`` is the chat-completions request as plain JSON values, ready to be encoded.
+    ``body`` is the chat-completions request as plain JSON values, ready to be encoded. Its tools
+    may be shared by plans.
     """
 
     request: MessagesRequest
@@ -89,6 +95,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     uncalibrated_tokens: int = 0
     is_calibrated: bool = False
     tool_names: frozenset[str] = frozenset()
+    tool_table: ToolTable | None = None
     # Function name upstream -> (name, toolset_name) for members of a client toolset.
     toolset_members: dict[str, tuple[str, str]] = field(default_factory=dict)
     server_tools: dict[str, ServerTool] = field(default_factory=dict)
@@ -115,6 +122,7 @@ def make_plan(
     recall: Recall | None = None,
     stream: bool | None = None,
     estimate_ratio: float = 1.0,
+    memory: TableMemory | None = None,
 ) -> Plan:
     """
     Decide everything about the upstream's request. Pure: the same arguments give the same plan.
@@ -127,13 +135,14 @@ def make_plan(
         recall: Finds reasoning that the client has not sent back.
         stream: Whether the upstream shall stream; it always does unless told otherwise.
         estimate_ratio: What the upstream has counted for each token of our estimates.
+        memory: Tables of tools that come again and again.
 
     Raises:
         InvalidRequest: A message thread, or content that only a file id points at.
     """
     _refuse_thread(request)
     profile, adjustments = deployment.profile, Adjustments()
-    tools = plan_tools(request, profile, adjustments)
+    tools = plan_tools(request, profile, adjustments, memory=memory)
     choice = plan_tool_choice(request, profile, tools=tools, adjustments=adjustments)
     form = plan_format(
         request, profile, is_taken=choice.response_format is not None, adjustments=adjustments
@@ -159,7 +168,7 @@ def make_plan(
     body |= _tool_fields(tools, choice, profile)
     if response_format := choice.response_format or form.response_format:
         body["response_format"] = response_format
-    prompt = read_prompt(body)
+    prompt = read_prompt(body, tools_tokens=_tools_tokens(body, tools, profile))
     uncalibrated = estimate_prompt(prompt, profile)
     prompt_tokens = calibrated(uncalibrated, estimate_ratio)
     stops = plan_stops(request, profile, adjustments)
@@ -180,6 +189,7 @@ def make_plan(
         is_calibrated=estimate_ratio != 1.0,
         uncalibrated_tokens=0 if prompt.images else uncalibrated,
         tool_names=frozenset(tool["function"]["name"] for tool in body.get("tools", ())),
+        tool_table=tools,
         toolset_members=tools.toolset_members,
         server_tools=tools.server_tools,
         own_schemas=tools.own_schemas,
@@ -392,6 +402,17 @@ def _tool_fields(
     if choice.is_single and profile.parallel_tool_calls_field:
         fields["parallel_tool_calls"] = False
     return fields
+
+
+def _tools_tokens(
+    body: Mapping[str, Any], tools: ToolTable, profile: DialectProfile
+) -> float | None:
+    """Return an estimate of the tools that is kept with them; None: others are sent."""
+    if body.get("tools") is not tools.functions:
+        return None
+    if tools.tokens is None:
+        tools.tokens = estimate_json(tools.encode(), profile)
+    return tools.tokens
 
 
 def _block_renderer(

@@ -16,4 +16,7 @@ def render(plan: Plan) -> bytes:
     The model and the messages come first and every key keeps its place, so that a conversation
     that has grown begins with the bytes it had before: upstream prefix caches live on that.
     """
-    return _encode(plan.body)
+    body, table = plan.body, plan.tool_table
+    if table is None or body.get("tools") is not table.functions:
+        return _encode(body)
+    return _encode({**body, "tools": msgspec.Raw(table.encode())})

@@ -129,22 +129,25 @@ class PromptText(Struct):
     tools: int = 0
     images: int = 0
     tools_json: str = ""
+    tools_tokens: float | None = None  # about how many that has; None: nobody has estimated yet
 
 
-def read_prompt(body: Mapping[str, Any]) -> PromptText:
+def read_prompt(body: Mapping[str, Any], *, tools_tokens: float | None = None) -> PromptText:
     """
     Return what of a chat-completions body becomes the prompt.
 
     Args:
         body: With ``messages``, maybe ``tools`` and ``response_format``.
+        tools_tokens: An estimate of its tools, which are not read then.
     """
     prompt = PromptText(texts=[])
     for message in body["messages"]:
         prompt.messages += 1
         prompt.texts.extend(_texts_of(message, prompt))
     if tools := body.get("tools"):
-        prompt.tools = len(tools)
-        prompt.tools_json = _encode(tools).decode()
+        prompt.tools, prompt.tools_tokens = len(tools), tools_tokens
+        if tools_tokens is None:
+            prompt.tools_json = _encode(tools).decode()
     if response_format := body.get("response_format"):
         prompt.texts.append(_encode(response_format).decode())
     return prompt
@@ -225,10 +228,16 @@ def estimate_prompt(prompt: PromptText, profile: DialectProfile) -> int:
     """Return about how many tokens *prompt* will have for a model of *profile*."""
     rates = RATES[profile.vocabulary]
     tokens = estimate_texts(prompt.texts, rates)
-    if prompt.tools_json:
+    tools = prompt.tools_tokens
+    if tools is None:
         tools = estimate_texts([prompt.tools_json], rates)
-        tokens += tools * profile.tool_tokens_factor
+    tokens += tools * profile.tool_tokens_factor
     return max(1, round(tokens) + frame_tokens(prompt, profile))
+
+
+def estimate_json(encoded: bytes, profile: DialectProfile) -> float:
+    """Return about how many tokens JSON has for a model of *profile*, its template's part aside."""
+    return estimate_texts([encoded.decode()], RATES[profile.vocabulary])
 
 
 def frame_tokens(prompt: PromptText, profile: DialectProfile) -> int:

@@ -23,6 +23,13 @@ class ToolUses(Struct):
     removed_servers: set[str] = field(default_factory=set)
     listings: dict[str, list[Any]] = field(default_factory=dict)  # MCP server -> its tools
 
+    @property
+    def changes_tools(self) -> bool:
+        """Tell whether the tools are others than those that the request declares."""
+        return bool(
+            self.added or self.removed or self.removed_mcp or self.removed_servers or self.listings
+        )
+
 
 def scan_tool_uses(request: MessagesRequest, adjustments: Adjustments) -> ToolUses:
     """Return what the messages say about tools, in their order."""

@@ -3,11 +3,13 @@
 import hashlib
 import re
 from collections.abc import Iterable
-from typing import Any, Final
+from collections.abc import Set as AbstractSet
+from typing import Any, Final, Protocol
 
 import msgspec
+from msgspec import Struct
 
-from dragoman.core.adjustments import Adjustments
+from dragoman.core.adjustments import Adjustment, Adjustments
 from dragoman.core.client_tools import client_tool_function, toolset_members
 from dragoman.core.dialects.profile import DialectProfile
 from dragoman.core.server_tools import ServerFunction, ServerTool, mcp_functions, server_functions
@@ -32,6 +34,8 @@ class ToolTable:
         server_tools: Function name -> tool that the API would run.
         own_schemas: Function name -> the client's schema, where the upstream gets another.
         notes: What the model must be told in the system prompt.
+        json: The functions, encoded; empty until ``encode``.
+        tokens: About how many they have; None until it was estimated.
     """
 
     def __init__(self) -> None:
@@ -40,6 +44,8 @@ class ToolTable:
         self.server_tools: dict[str, ServerTool] = {}
         self.own_schemas: dict[str, dict[str, Any]] = {}
         self.notes: list[str] = []
+        self.json = b""
+        self.tokens: float | None = None
         self._names: set[str] = set()
         # (toolset or server, name) -> name upstream; "" for everything else
         self._upstream_names: dict[tuple[str, str], str] = {}
@@ -99,6 +105,12 @@ class ToolTable:
             self.toolset_members[upstream_name] = (name, "")
         return upstream_name
 
+    def encode(self) -> bytes:
+        """Return the functions as JSON; nothing can be added any more."""
+        if not self.json:
+            self.json = _encode(self.functions)
+        return self.json
+
     def _free_name(self, name: str) -> str:
         free, number = name, 1
         while free in self._names:
@@ -108,27 +120,81 @@ class ToolTable:
         return free
 
 
+class TableMemory(Protocol):
+    """Keeps tables of tools that come again and again."""
+
+    def table(
+        self, tools: list[Tool], profile: DialectProfile, hidden: AbstractSet[str]
+    ) -> "KnownTable | None":
+        """Return what came of *tools* before, for this very *profile*."""
+        ...
+
+    def keep_table(self, tools: list[Tool], made: "KnownTable") -> None:
+        """Keep what came of *tools*, if they are known."""
+
+
+class KnownTable(Struct, frozen=True, kw_only=True):
+    """What came of a set of tools, for one profile and with the same ones hidden."""
+
+    profile: DialectProfile
+    hidden: AbstractSet[str]
+    table: ToolTable
+    adjustments: tuple[Adjustment, ...]
+
+
 def plan_tools(
-    request: MessagesRequest, profile: DialectProfile, adjustments: Adjustments
+    request: MessagesRequest,
+    profile: DialectProfile,
+    adjustments: Adjustments,
+    *,
+    memory: TableMemory | None = None,
 ) -> ToolTable:
-    """Return the functions to send for *request*."""
-    table = ToolTable()
+    """Return the functions to send for *request*, of *memory* where it has them."""
     uses = scan_tool_uses(request, adjustments)
-    declared = [(f"tools.{number}", tool) for number, tool in enumerate(request.tools)]
-    declared += uses.added.values()
-    for _, tool in declared:
-        table.remember(tool)
+    tools = [*request.tools, *(tool for _, tool in uses.added.values())]
     if not profile.has_tools:
-        if declared:
+        if tools:
             reason = "the model has no tools"
             adjustments.add("tools", "dropped", reason=reason)
-        return table
-    hidden = _hidden_names([tool for _, tool in declared], request, uses, adjustments)
+        return _table_of(tools)
+    hidden = _hidden_names(tools, request, uses, adjustments)
+    if memory is None or uses.changes_tools or request.mcp_servers:
+        return _build(request, profile, adjustments, hidden=hidden, uses=uses)
+    known = memory.table(request.tools, profile, hidden)
+    if known is None:
+        made = Adjustments()
+        table = _build(request, profile, made, hidden=hidden, uses=uses)
+        known = KnownTable(profile=profile, hidden=hidden, table=table, adjustments=made.take())
+        memory.keep_table(request.tools, known)
+    for adjustment in known.adjustments:
+        adjustments.add(adjustment.field, adjustment.action, reason=adjustment.reason)
+    return known.table
+
+
+def _build(
+    request: MessagesRequest,
+    profile: DialectProfile,
+    adjustments: Adjustments,
+    *,
+    hidden: AbstractSet[str],
+    uses: ToolUses,
+) -> ToolTable:
+    declared = [(f"tools.{number}", tool) for number, tool in enumerate(request.tools)]
+    declared += uses.added.values()
+    table = _table_of(tool for _, tool in declared)
     builder = _Builder(table, profile, adjustments=adjustments, uses=uses)
     for path, tool in declared:
         if tool.name is None or (tool.name not in hidden and tool.name not in uses.removed):
             builder.add(tool, path)
     builder.note_unreachable_servers(request)
+    return table
+
+
+def _table_of(tools: Iterable[Tool]) -> ToolTable:
+    """Return a table without functions that knows what *tools* are."""
+    table = ToolTable()
+    for tool in tools:
+        table.remember(tool)
     return table
 
 
@@ -142,10 +208,12 @@ def _hidden_names(
     tools: list[Tool], request: MessagesRequest, uses: ToolUses, adjustments: Adjustments
 ) -> set[str]:
     """Return the names of deferred tools that are not sent yet."""
+    deferred = [tool.name for tool in tools if tool.name and tool.defer_loading]
+    if not deferred and all(tool.type is None for tool in tools):
+        return set()  # nearly always
     wanted = set(uses.wanted)
     if request.tool_choice is not None and request.tool_choice.name:
         wanted.add(request.tool_choice.name)
-    deferred = [tool.name for tool in tools if tool.name and tool.defer_loading]
     hidden = {name for name in deferred if name not in wanted}
     placeholder = {_PLACEHOLDER_TOOL} & hidden
     searches = any((tool.type or "").startswith("tool_search_tool_") for tool in tools)

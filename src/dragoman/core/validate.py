@@ -8,11 +8,12 @@ is repaired later and reported. Unknown fields and block types are never an erro
 import codecs
 import re
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 
 from dragoman.core.errors import InvalidRequest
+from dragoman.core.tool_memory import ToolMemory
 from dragoman.core.validate_blocks import blank_unknown_blocks, check_message, check_system
 from dragoman.wire.anthropic import (
     MessagesRequest,
@@ -21,6 +22,8 @@ from dragoman.wire.anthropic import (
     decode_known,
     decode_members,
     decode_request,
+    decode_tools,
+    decode_without_tools,
 )
 
 # Objects and arrays: the smallest of them takes twenty times its bytes in memory. 100,000 messages
@@ -37,10 +40,12 @@ _MAX_NAME: Final = 60  # characters of the client's own names that are repeated 
 _MAX_CUTS: Final = 100_000
 _KEPT: Final = b'"[]{}'
 _NOT_KEPT: Final = bytes(set(range(256)) - set(_KEPT))
-_NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
-_TO_BRACES: Final = bytes.maketrans(b"[]", b"{}")
+# Of strings, brackets and numbers enough is kept to tell them apart, and all brackets are braces.
 # With all digits alike, what may be a number out of range is found without reading any.
-_TO_ZEROS: Final = bytes.maketrans(b"123456789E", b"000000000e")
+_TO_OUTLINE: Final = bytes.maketrans(b"[]123456789E", b"{}000000000e")
+_NOT_OUTLINE: Final = bytes(set(range(256)) - set(b'"[]{}0123456789eE+-,'))
+_NOT_BRACES: Final = bytes(set(range(256)) - set(b"{}"))
+_TO_BRACES: Final = bytes.maketrans(b"[]", b"{}")
 _PERHAPS_HUGE: Final = (b"0e000", b"0e+000", b"0" * 4000)  # no int of Python has 4301 digits
 _TOOL_NAME: Final = re.compile(r"[a-zA-Z0-9_-]{1,128}")
 _AT: Final = re.compile(r"(.*?)(?: - at `\$(.*)`)?", re.DOTALL)
@@ -62,7 +67,12 @@ _ENUMS: Final = {
 
 
 def parse_request(
-    body: bytes, *, max_messages: int, max_nesting: int, for_count: bool = False
+    body: bytes,
+    *,
+    max_messages: int,
+    max_nesting: int,
+    for_count: bool = False,
+    memory: ToolMemory | None = None,
 ) -> MessagesRequest:
     """
     Read the body of a request.
@@ -72,6 +82,7 @@ def parse_request(
         max_messages: More are refused.
         max_nesting: Deepest allowed nesting of objects and arrays, the body itself included.
         for_count: ``max_tokens`` may be missing.
+        memory: Tools that came before need not be read again.
 
     Raises:
         InvalidRequest: In every case of bad input; nothing else comes out.
@@ -79,10 +90,12 @@ def parse_request(
     if not body or body.isspace():
         raise InvalidRequest("", "the body is empty; send a JSON object")
     _check_utf8(body)
-    bare = _check_nesting(body, max_nesting)
-    request = _decode(body, bare)
+    outline = _check_nesting(body, max_nesting)
+    request = _decode(body, outline, memory)
     _check_fields(request, max_messages=max_messages, for_count=for_count)
-    _check_tools(request)
+    if memory is None or not memory.knows(request.tools):
+        _check_tools(request.tools)
+    _check_tool_choice(request)
     check_system(request.system)
     for number, message in enumerate(request.messages):
         check_message(message, f"messages.{number}")
@@ -111,22 +124,23 @@ def _check_nesting(body: bytes, max_nesting: int) -> bytes:
     Bound depth and number of containers before anything is built from them.
 
     Returns:
-        What can hold numbers: the body without its strings, or all of it where it has very many.
+        What can hold numbers, with all digits alike: the body without its strings, or all of it
+        where it has very many.
 
     Nothing but brackets is left of the body; innermost pairs are removed until none is left. All
-    in C: 100 us for a request of 120 kB with twenty tools.
+    in C: 70 us for a request of 120 kB with twenty tools.
     """
-    bare, brackets = _without_strings(body)
+    outline, brackets = _without_strings(body)
     if brackets.count(b"{") > _MAX_CONTAINERS:
         raise _too_many()
     for _ in range(max_nesting):
         rest = brackets.replace(b"{}", b"")
         if len(rest) == len(brackets):  # done, or not JSON, which the decoder says better
-            return bare
+            return outline
         brackets = rest
     if brackets:
         raise _too_deep(f"{max_nesting} levels")
-    return bare
+    return outline
 
 
 def _without_strings(body: bytes) -> tuple[bytes, bytes]:
@@ -134,14 +148,15 @@ def _without_strings(body: bytes) -> tuple[bytes, bytes]:
     text = body
     if b"\\" in body:
         text = body.replace(rb"\\", b"").replace(rb"\"", b"")
-    if text.count(b'"') <= _MAX_CUTS:
-        bare = b"".join(text.split(b'"')[::2])
-        return bare, bare.translate(_TO_BRACES, _NOT_BRACKETS)
+    outline = text.translate(_TO_OUTLINE, _NOT_OUTLINE)
+    if outline.count(b'"') <= _MAX_CUTS:
+        outline = b"".join(outline.split(b'"')[::2])
+        return outline, outline.translate(None, _NOT_BRACES)
     # Strings without brackets vanish here; two that come together are as good as one.
     kept = text.translate(None, _NOT_KEPT).replace(b'""', b"")
     if kept.count(b'"') > 4 * _MAX_CONTAINERS:  # a bracket stands between any two strings left
         raise _too_many()
-    return body, b"".join(kept.split(b'"')[::2]).translate(_TO_BRACES)
+    return outline, b"".join(kept.split(b'"')[::2]).translate(_TO_BRACES)
 
 
 def _too_many() -> InvalidRequest:
@@ -153,10 +168,10 @@ def _too_deep(limit: str) -> InvalidRequest:
     return InvalidRequest("", f"the body is nested deeper than {limit}; flatten it")
 
 
-def _decode(body: bytes, bare: bytes) -> MessagesRequest:
+def _decode(body: bytes, outline: bytes, memory: ToolMemory | None) -> MessagesRequest:
     try:
-        request = _decode_forgivingly(body)
-        _check_numbers(body, bare)
+        request = _decode_forgivingly(body, memory)
+        _check_numbers(body, outline)
     except msgspec.ValidationError as error:
         raise _translate(str(error)) from None
     except msgspec.DecodeError as error:
@@ -170,10 +185,10 @@ def _decode(body: bytes, bare: bytes) -> MessagesRequest:
     return request
 
 
-def _decode_forgivingly(body: bytes) -> MessagesRequest:
+def _decode_forgivingly(body: bytes, memory: ToolMemory | None) -> MessagesRequest:
     """Decode *body*; if it breaks our types, try without what may break them."""
     try:
-        return _decode_known_or_not(body)
+        return _decode_known_or_not(body, memory)
     except msgspec.ValidationError:
         try:
             document = decode_any(body)
@@ -195,9 +210,11 @@ def _forgive(request: dict[str, Any]) -> bool:
     return blank_unknown_blocks(request) or bool(nulls)
 
 
-def _decode_known_or_not(body: bytes) -> MessagesRequest:
+def _decode_known_or_not(body: bytes, memory: ToolMemory | None) -> MessagesRequest:
     try:
-        request: MessagesRequest = decode_known(body)
+        request: MessagesRequest = (
+            decode_known(body) if memory is None else _decode_with_memory(body, memory)
+        )
     except msgspec.ValidationError as error:
         if not str(error).startswith("Object contains unknown field"):
             raise
@@ -209,10 +226,25 @@ def _decode_known_or_not(body: bytes) -> MessagesRequest:
     return request
 
 
-def _check_numbers(body: bytes, bare: bytes) -> None:
+def _decode_with_memory(body: bytes, memory: ToolMemory) -> MessagesRequest:
+    undecoded = decode_without_tools(body)
+    raw = bytes(undecoded.tools)
+    tools = memory.recall(raw)
+    if tools is None:
+        try:
+            tools = decode_tools(raw)
+        except msgspec.ValidationError:
+            return decode_known(body)  # it fails, too, and says where in the whole request
+        _check_tools(tools)
+        memory.keep(raw, tools)
+    request = cast("MessagesRequest", undecoded)
+    request.tools = tools
+    return request
+
+
+def _check_numbers(body: bytes, outline: bytes) -> None:
     """Refuse numbers out of range also where the decoder skips them: in fields it does not know."""
-    alike = bare.translate(_TO_ZEROS)
-    if not any(digits in alike for digits in _PERHAPS_HUGE):
+    if not any(digits in outline for digits in _PERHAPS_HUGE):
         return
     try:
         decode_any(body)
@@ -315,9 +347,9 @@ def _check_range(path: str, value: float | None, low: float, high: float) -> Non
 # -- tools
 
 
-def _check_tools(request: MessagesRequest) -> None:
+def _check_tools(tools: list[Tool]) -> None:
     names: set[str] = set()
-    for number, tool in enumerate(request.tools):
+    for number, tool in enumerate(tools):
         path = f"tools.{number}"
         if tool.name is not None:
             _check_tool_name(tool.name, path, names)
@@ -325,7 +357,6 @@ def _check_tools(request: MessagesRequest) -> None:
             for field, value in (("name", tool.name), ("input_schema", tool.input_schema)):
                 if value is None:
                     raise InvalidRequest(f"{path}.custom.{field}", "Field required")
-    _check_tool_choice(request, names)
 
 
 def _check_tool_name(name: str, path: str, names: set[str]) -> None:
@@ -338,15 +369,16 @@ def _check_tool_name(name: str, path: str, names: set[str]) -> None:
     names.add(name)
 
 
-def _check_tool_choice(request: MessagesRequest, names: set[str]) -> None:
+def _check_tool_choice(request: MessagesRequest) -> None:
     choice = request.tool_choice
     if choice is None or choice.type != "tool":
         return
     if choice.name is None:
         raise InvalidRequest("tool_choice.name", "Field required")
-    if choice.name in names or not request.tools:  # without any tool it is ignored, and reported
-        return
-    if any(_names_more(tool) for tool in request.tools) or _adds_tools(request):
+    tools = request.tools
+    if not tools or any(tool.name == choice.name for tool in tools):
+        return  # without any tool it is ignored, and reported
+    if any(_names_more(tool) for tool in tools) or _adds_tools(request):
         return
     reason = f"{choice.name[:_MAX_NAME]!r} is not the name of a tool in this request; declare it"
     raise InvalidRequest("tool_choice.name", reason)

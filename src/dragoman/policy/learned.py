@@ -19,21 +19,31 @@ class LearnedFacts:
 
     def __init__(self) -> None:
         self._facts: dict[tuple[str, str], dict[str, Any]] = {}
+        # What came of it last, so that plans find the same profile again.
+        self._applied: dict[tuple[str, str], tuple[Deployment, Deployment]] = {}
 
     def apply(self, deployment: Deployment) -> Deployment:
         """Return *deployment* with what was learnt of it."""
-        facts = self._facts.get((deployment.upstream, deployment.model))
+        key = (deployment.upstream, deployment.model)
+        facts = self._facts.get(key)
         if not facts:
             return deployment
-        profile = msgspec.structs.replace(deployment.profile, **facts)
-        return msgspec.structs.replace(deployment, profile=profile)
+        before, applied = self._applied.get(key, (None, None))
+        if applied is None or before is not deployment:
+            profile = msgspec.structs.replace(deployment.profile, **facts)
+            applied = msgspec.structs.replace(deployment, profile=profile)
+            self._applied[key] = deployment, applied
+        return applied
 
     def add(self, deployment: Deployment, facts: dict[str, Any]) -> None:
         """Remember *facts*, names and values of ``DialectProfile``."""
         key = (deployment.upstream, deployment.model)
         if key not in self._facts and len(self._facts) >= _MAX_DEPLOYMENTS:
-            self._facts.pop(next(iter(self._facts)))
+            oldest = next(iter(self._facts))
+            del self._facts[oldest]
+            self._applied.pop(oldest, None)
         self._facts[key] = {**self._facts.get(key, {}), **facts}
+        self._applied.pop(key, None)
 
     def of(self, deployment: Deployment) -> dict[str, Any]:
         """Return what was learnt."""

@@ -119,7 +119,11 @@ class CountTokens:
         """
         body = await exchange.read_body(self._max_body_bytes)
         request = parse_request(
-            body, max_messages=self._max_messages, max_nesting=self._max_nesting, for_count=True
+            body,
+            max_messages=self._max_messages,
+            max_nesting=self._max_nesting,
+            for_count=True,
+            memory=self._planner.memory,
         )
         record.model = request.model
         route = self._routes.resolve(request.model)

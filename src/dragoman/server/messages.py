@@ -39,10 +39,13 @@ class Messages:
             GatewayError: Nothing has been sent; the caller answers.
             ClientGone: The client left.
         """
-        limits = self._services.limits
+        limits, memory = self._services.limits, self._services.planner.memory
         body = await exchange.read_body(limits.max_body_bytes)
         request = parse_request(
-            body, max_messages=limits.max_messages, max_nesting=limits.max_nesting
+            body,
+            max_messages=limits.max_messages,
+            max_nesting=limits.max_nesting,
+            memory=memory,
         )
         record.model, record.is_stream = request.model, request.stream
         if request.metadata is not None:

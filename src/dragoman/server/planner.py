@@ -12,6 +12,7 @@ from dragoman.core.errors import InvalidRequest
 from dragoman.core.history import Recall
 from dragoman.core.plan import Plan, make_plan
 from dragoman.core.signatures import Signer
+from dragoman.core.tool_memory import ToolMemory
 from dragoman.policy.calibration import Calibration
 from dragoman.policy.learned import LearnedFacts
 from dragoman.policy.routes import Target
@@ -34,6 +35,9 @@ class Planner:
         signer: Reads thinking that our own signatures carry.
         learned: What refusals have taught about deployments.
         calibration: What upstreams have counted beside our estimates.
+
+    Attributes:
+        memory: Of tools, also for whoever reads requests that are to be planned here.
     """
 
     def __init__(
@@ -50,6 +54,7 @@ class Planner:
         self._signer = signer
         self._learned = learned
         self._calibration = calibration
+        self.memory = ToolMemory()
 
     def plan_at_once(
         self, request: MessagesRequest, target: Target, *, recall: Recall | None = None
@@ -70,6 +75,7 @@ class Planner:
             texts={},
             recall=recall,
             estimate_ratio=self._calibration.ratio(deployment),
+            memory=self.memory,
         )
 
     async def plan(
@@ -100,6 +106,7 @@ class Planner:
             texts=resolved.texts,
             recall=recall,
             estimate_ratio=self._calibration.ratio(deployment),
+            memory=self.memory,
         )
         if resolved.reasons:
             said = (*plan.adjustments, *_document_adjustments(found, resolved))

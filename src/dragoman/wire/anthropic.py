@@ -189,7 +189,15 @@ class _KnownFieldsOnly(MessagesRequest, forbid_unknown_fields=True):
     """The same, refusing unknown fields at the top level."""
 
 
+class _ToolsAsTheyCame(MessagesRequest, forbid_unknown_fields=True):
+    """The same, with tools that may be known already: the parser puts their list there."""
+
+    tools: msgspec.Raw = msgspec.Raw(b"[]")  # type: ignore[assignment]
+
+
 decode_known: Final = msgspec.json.Decoder(_KnownFieldsOnly).decode
 decode_request: Final = msgspec.json.Decoder(MessagesRequest).decode
+decode_without_tools: Final = msgspec.json.Decoder(_ToolsAsTheyCame).decode
+decode_tools: Final = msgspec.json.Decoder(list[Tool]).decode
 decode_any: Final = msgspec.json.Decoder().decode
 decode_members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
