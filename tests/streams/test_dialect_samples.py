@@ -40,8 +40,8 @@ def said_by(name):
 def profile_of(name):
     """What is known of the sample's model, as a gateway in front of a plain server knows it."""
     model = re.search(rb'"model":"([^"]*)"', body_of(name))
-    overrides = {"think_tag_open_at_start": "without-open-tag" in name}
-    return find_profile(model[1].decode() if model else "", platform="generic", overrides=overrides)
+    platform = "vllm" if "without-open-tag" in name else "generic"
+    return find_profile(model[1].decode() if model else "", platform=platform)
 
 
 def plan_of(name, profile=None, **changes):

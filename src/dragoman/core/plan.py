@@ -107,6 +107,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     forced_by_schema: bool = False
     forced_by_hint: bool = False  # a forced tool that could only be asked for
     show_thinking: Literal["full", "omitted", "none"] = "none"
+    begins_thinking: bool = True  # the reply may begin with thinking
     single_tool_call: bool = False
     # The window left no more tokens than were asked for: to use them up is to fill the window.
     fills_window: bool = False
@@ -197,6 +198,7 @@ def make_plan(
         forced_by_schema=choice.response_format is not None,
         forced_by_hint=bool(choice.note) and "tools" in body,
         show_thinking=thinking.show,
+        begins_thinking=thinking.begins_reply and not _is_continued(request, profile),
         single_tool_call=choice.is_single,
         fills_window=limit.is_window,
         is_looping=repeats.is_loop,
@@ -290,6 +292,12 @@ def with_max_tokens(plan: Plan, max_tokens: int) -> Plan:
     fields = {adjustment.field for adjustment in fitted}
     others = [a for a in plan.adjustments if a.field not in fields]
     return msgspec.structs.replace(plan, body=body, adjustments=(*others, *fitted))
+
+
+def _is_continued(request: MessagesRequest, profile: DialectProfile) -> bool:
+    """Tell whether the upstream goes on with an answer that the client has begun."""
+    last = request.messages[-1]
+    return last.role == "assistant" and request.compaction is None and profile.prefill != "hint"
 
 
 def _fit_budget(body: dict[str, Any], profile: DialectProfile) -> Adjustment | None:

@@ -45,6 +45,14 @@ class RepairLog:
         """Note that a call was left out, because at most one was asked for."""
         self._add("parallel", "tool_use", f"{tool[:64]}: left out, for one call was asked for")
 
+    def add_think_tag(self, *, begins_inside: bool) -> None:
+        """Note that a reply did not begin as the profile says; from now on it is expected to."""
+        if begins_inside:
+            reason = "thinking came as text, up to a closing tag: next time it is shown as thinking"
+        else:
+            reason = "an answer was taken for thinking: next time it is shown as an answer"
+        self._add("think_tag", "thinking", reason)
+
     def _add(self, kind: str, field: str, reason: str) -> None:
         self.counts[kind] = self.counts.get(kind, 0) + 1
         self._adjustments.add(field, "repaired", reason=reason)

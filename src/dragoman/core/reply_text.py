@@ -7,15 +7,15 @@ where the plan needs it, and the common piece of text passes all of them by.
 """
 
 from collections.abc import Iterable
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
 from dragoman.core.block_writer import BlockWriter
 from dragoman.core.plan import Plan
 from dragoman.core.stop_sequences import StopMatcher
+from dragoman.core.think_tags import CLOSE_TAG, ThinkTagCutter, ends_thinking
 from dragoman.core.think_tags import Piece as TagPiece
-from dragoman.core.think_tags import ThinkTagCutter
 from dragoman.core.tool_arguments import parse_arguments, parse_partial
 from dragoman.core.tool_grammars.body import TextCall
 from dragoman.core.tool_text import Piece, ToolTextCutter
@@ -48,8 +48,13 @@ class ReplyText:
         # The text is a call that was forced.
         self._forced: list[str] | None = [] if plan.forced_by_schema else None
         self._tags: ThinkTagCutter | None = None
+        self._seeks_end = False
         if profile.think_tags and self._forced is None:
-            self._tags = ThinkTagCutter(open_at_start=profile.think_tag_open_at_start)
+            is_open = profile.think_tag_open_at_start and plan.begins_thinking
+            self._tags = ThinkTagCutter(open_at_start=is_open)
+            # A model that thinks, but has not been seen to: a tag may show where it ended.
+            is_known = profile.thinking in ("always", "toggle")
+            self._seeks_end = is_known and plan.begins_thinking and not is_open
         self._calls: ToolTextCutter | None = None  # in text
         self._drafts: ToolTextCutter | None = None  # in thinking
         if profile.tool_text and plan.tool_names and self._forced is None:
@@ -58,6 +63,7 @@ class ReplyText:
         self._fed_drafts: ToolTextCutter | None = None  # since the last text
         self._n_calls = 0
         self.is_forced_cut = False  # the forced call is not whole
+        self.learnt: dict[str, Any] = {}  # facts of the model's profile that this reply shows
 
     @property
     def matched_stop(self) -> str | None:
@@ -66,6 +72,8 @@ class ReplyText:
 
     def take(self, content: str) -> bool:
         """Take content."""
+        if self._seeks_end and CLOSE_TAG in content and ends_thinking(content):
+            self._learn(begins_inside=True)
         calls = self._calls
         if self._tags is not None:
             self._take_tagged(self._tags, content)
@@ -113,7 +121,7 @@ class ReplyText:
         Args:
             is_cut: The model was stopped before it was done.
         """
-        self._close_tags(is_end=True)
+        self._close_tags(is_end=not is_cut)
         for cutter in (self._drafts, self._calls):
             if cutter is not None:
                 self._take_pieces(cutter.close(is_cut=is_cut), is_thinking=cutter is self._drafts)
@@ -144,6 +152,8 @@ class ReplyText:
         tags, self._tags = self._tags, None
         if tags is not None:
             self._take_tag_pieces(tags.close(is_end=is_end))
+            if tags.was_answer:
+                self._learn(begins_inside=False)
 
     def _take_tag_pieces(self, pieces: Iterable[TagPiece]) -> None:
         for kind, piece in pieces:
@@ -156,9 +166,16 @@ class ReplyText:
             else:
                 self._take_text(piece)
 
+    def _learn(self, *, begins_inside: bool) -> None:
+        """Learn whether the model's text begins inside its thinking."""
+        self._seeks_end = False
+        self.learnt["think_tag_open_at_start"] = begins_inside
+        self._blocks.repairs.add_think_tag(begins_inside=begins_inside)
+
     # -- thinking
 
     def _take_thinking(self, thinking: str) -> None:
+        self._seeks_end = False
         drafts = self._drafts
         if drafts is not None and (
             drafts.is_alert or "<" in thinking or "`" in thinking or "\n" in thinking

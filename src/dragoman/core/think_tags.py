@@ -3,14 +3,17 @@ Cut ``<think>`` text out of content, across chunk borders.
 
 A tag counts only where models write it: at the very start of the content (white space aside).
 Anywhere else it is text about tags, and stays. Some templates write the opening tag themselves,
-so that only the closing one is ever seen; whether a model is such is a fact of its profile.
+so that only the closing one is ever seen; whether a model is such is a fact of its profile, which
+the first such reply teaches.
 """
 
+import re
 from typing import Final, Literal
 
+CLOSE_TAG: Final = "</think>"
 _OPEN: Final = "<think>"
-_CLOSE: Final = "</think>"
 _SPACE: Final = " \t\r\n"
+_ALONE: Final = re.compile(r"(?:\A|\n)[ \t]*</think>[ \t]*(?:\n|\Z)")
 
 Piece = tuple[Literal["thinking", "text"], str]
 
@@ -28,6 +31,7 @@ class ThinkTagCutter:
         self._open_at_start = open_at_start
         self._held = ""  # may turn out to be (part of) a tag, or the white space around one
         self._unproved: list[str] = []  # thinking without an opening tag, until the closing one
+        self.was_answer = False  # it began inside the block by its profile, and did not
 
     @property
     def is_done(self) -> bool:
@@ -57,7 +61,8 @@ class ThinkTagCutter:
 
         Content that was taken for thinking only because it should have begun inside the block, but
         never showed the closing tag, was the answer: it comes back as text. Not so where something
-        else follows (*is_end* is False): models begin a tool call without closing the tag.
+        else follows or should have followed (*is_end* is False): models begin a tool call without
+        closing the tag, and a token limit may cut the thinking.
         """
         pieces: list[Piece] = []
         if self._state == "inside":
@@ -66,6 +71,7 @@ class ThinkTagCutter:
                 self._unproved.append(self._held)
             if self._open_at_start and is_end and self._unproved:
                 pieces.append(("text", "".join(self._unproved)))
+                self.was_answer = True
         elif self._held and self._state != "after":
             pieces.append(("text", self._held))
         self._held = ""
@@ -83,7 +89,7 @@ class ThinkTagCutter:
             self._state = "inside" if self._open_at_start else "text"
 
     def _find_close(self, pieces: list[Piece]) -> None:
-        thinking, tag, rest = self._held.partition(_CLOSE)
+        thinking, tag, rest = self._held.partition(CLOSE_TAG)
         if tag:
             thinking = thinking.rstrip("\n")
             self._held, self._state = rest, "after"
@@ -91,7 +97,7 @@ class ThinkTagCutter:
             self._open_at_start = False
         else:
             # Hold what may become the tag, and the line breaks before it.
-            keep = _overlap(thinking, _CLOSE)
+            keep = _overlap(thinking, CLOSE_TAG)
             while keep < len(thinking) and thinking[-keep - 1] == "\n":
                 keep += 1
             cut = len(thinking) - keep
@@ -100,6 +106,11 @@ class ThinkTagCutter:
             pieces.append(("thinking", thinking))
             if self._open_at_start:
                 self._unproved.append(thinking)
+
+
+def ends_thinking(text: str) -> bool:
+    """Tell whether *text*, a piece of a reply, holds a closing tag as models write it: alone."""
+    return _ALONE.search(text) is not None
 
 
 def _overlap(text: str, tag: str) -> int:

@@ -15,11 +15,20 @@ _MEDIUM_BUDGET: Final = 16384
 
 
 class ThinkingPlan(Struct, frozen=True):
-    """Fields for the upstream, what the client wants to see, and whether the model will think."""
+    """
+    What to send, and what comes of it.
+
+    Attributes:
+        fields: For the upstream.
+        show: What the client wants to see of it.
+        is_on: The model will think.
+        begins_reply: It may: nobody knows of every model.
+    """
 
     fields: dict[str, Any] = field(default_factory=dict)
     show: Literal["full", "omitted", "none"] = "none"
     is_on: bool = False
+    begins_reply: bool = True
 
 
 def plan_thinking(
@@ -68,7 +77,8 @@ def plan_thinking(
     elif effort is not None:
         fields["reasoning_effort"] = effort
     is_thinking = profile.thinking == "always" or (is_on and profile.thinking != "never")
-    return ThinkingPlan(fields, show, is_thinking)
+    may_think = is_thinking or profile.thinking == "unknown"
+    return ThinkingPlan(fields, show, is_thinking, may_think)
 
 
 def can_stop_thinking(profile: DialectProfile) -> bool:

@@ -8,7 +8,7 @@ first branch.
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import msgspec
 
@@ -176,6 +176,11 @@ class ChatTurn:
     def repairs(self) -> tuple[Adjustment, ...]:
         """What had to be put right in the reply so far."""
         return self._blocks.repairs.adjustments
+
+    @property
+    def learnt(self) -> Mapping[str, Any]:
+        """Facts of the model's profile that the reply has shown to be others."""
+        return self._text.learnt
 
     @property
     def repair_counts(self) -> Mapping[str, int]:

@@ -122,6 +122,8 @@ class ChatAsk:
             else:
                 plan, turn = await self._tell_of_server_tools(plan, turn, sink=sinks[0])
         self._keep_reasoning(turn, plan)
+        if turn.learnt:
+            self._services.learned.add(self._target.deployment, dict(turn.learnt))
 
     async def _tell_of_server_tools(
         self, plan: Plan, turn: ChatTurn, *, sink: Sink

@@ -129,7 +129,12 @@ DEEPSEEK: Final = Family(
                 "echo_reasoning": "never",  # sending it was a 400 in this generation
             },
             vendor={"forced_tools": "hint"},  # takes none and auto
-            hosts={"dashscope": {"max_output_tokens": 16_384, "forced_tools": "hint"}},
+            # The template writes the opening tag; without a reasoning parser only the other comes.
+            hosts={
+                "dashscope": {"max_output_tokens": 16_384, "forced_tools": "hint"},
+                "vllm": {"think_tag_open_at_start": True},
+                "sglang": {"think_tag_open_at_start": True},
+            },
         ),
         ModelFacts(
             name="deepseek-v3",

@@ -62,12 +62,15 @@ QWEN: Final = Family(
                 "context_window": 262_144,
                 "max_output_tokens": 32_768,
                 "thinking": "always",
-                # Without a reasoning parser only the closing tag is written; a think block that a
-                # parser has taken out leaves content that this would swallow.
-                "think_tag_open_at_start": False,
             },
             vendor={"forced_tools": "hint"},  # no forcing while it thinks, and it always does
-            hosts={"dashscope": {"forced_tools": "hint"}},
+            # An engine without a reasoning parser sends its thinking as text, up to the closing
+            # tag; one with a parser sends it apart, and first.
+            hosts={
+                "dashscope": {"forced_tools": "hint"},
+                "vllm": {"think_tag_open_at_start": True},
+                "sglang": {"think_tag_open_at_start": True},
+            },
         ),
         ModelFacts(
             # 131072 and 16384 on some hosts. The output limit is a cautious guess.
