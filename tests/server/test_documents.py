@@ -19,9 +19,11 @@ from dragoman.core.errors import InvalidRequest, Overloaded
 from dragoman.server.documents import DocumentLimits, Documents, Resolved
 from dragoman.server.fetch import GuardedFetcher
 from dragoman.server.pdf_pool import PdfLimits
+from dragoman.server.url_guard import PUBLIC, Reach
 from support.files import make_pdf
 
 PATH = "messages.0.content.1.source.data"
+LAB = Reach(allow_private=True)
 
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="needs RLIMIT_AS and /proc")
@@ -120,7 +122,7 @@ def run(
 
 
 async def resolve(documents: Documents, *attachments: Attachment) -> Resolved:
-    return await documents.resolve(attachments, allow_private_urls=True)
+    return await documents.resolve(attachments, LAB)
 
 
 def read_all(*data: bytes | str, pdf: PdfLimits | None = None) -> list[tuple[str | None, str]]:
@@ -474,7 +476,7 @@ def test_a_link_is_followed_once_per_switch() -> None:
             for _ in range(2):
                 assert (await resolve(documents, document, image)).texts == {document.key: "hello"}
             with pytest.raises(InvalidRequest):
-                await documents.resolve([document], allow_private_urls=False)
+                await documents.resolve([document], PUBLIC)
         assert (n_requests, documents.n_cache_hits) == (1, 1)
 
     run(use)
@@ -505,7 +507,7 @@ def test_private_urls_need_the_switch(kind: str) -> None:
     async def use(documents: Documents) -> None:
         row = url_attachment("http://127.0.0.1:9/a", kind)
         with pytest.raises(InvalidRequest, match="allow_private_urls") as caught:
-            await documents.resolve([row], allow_private_urls=False)
+            await documents.resolve([row], PUBLIC)
         assert caught.value.path == PATH
 
     run(use)

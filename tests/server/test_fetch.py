@@ -15,6 +15,7 @@ import pytest
 
 from dragoman.core.errors import InvalidRequest
 from dragoman.server.fetch import Fetched, GuardedFetcher
+from dragoman.server.url_guard import Reach
 
 PUBLIC = "93.184.216.34"
 PATH = "messages.0.content.1.source.url"
@@ -89,6 +90,7 @@ def run_on_site(
     return asyncio.run(main())
 
 
+LAB = Reach(allow_private=True)
 OPEN = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\n\r\n"
 CHUNKED = OPEN[:-2] + b"transfer-encoding: chunked\r\n\r\n"
 GOOD = {
@@ -106,7 +108,7 @@ GOOD = {
 def test_body_and_type(answer: bytes) -> None:
     async def use(site: Site, fetcher: GuardedFetcher) -> None:
         url = f"http://127.0.0.1:{site.port}/a?b=c#d"
-        fetched = await fetch(fetcher, url, allow_private=True)
+        fetched = await fetch(fetcher, url, reach=LAB)
         assert fetched == Fetched(b"hello", "text/plain", url.removesuffix("#d"))
 
     site = run_on_site({"/a?b=c": answer}, use)
@@ -147,7 +149,7 @@ def test_bad_answer_names_the_field_and_no_address(answer: bytes, reason: str) -
         timeout_s = 0.5 if answer.endswith(b"never ends") else 20
         url = f"http://127.0.0.1:{site.port}/a"
         with pytest.raises(InvalidRequest) as caught:
-            await fetch(fetcher, url, timeout_s=timeout_s, allow_private=True)
+            await fetch(fetcher, url, timeout_s=timeout_s, reach=LAB)
         assert caught.value.path == PATH
         assert reason in caught.value.message
         assert "127.0" not in caught.value.message
@@ -164,7 +166,7 @@ def test_a_bomb_is_not_inflated_first() -> None:
         tracemalloc.start()
         try:
             with pytest.raises(InvalidRequest, match="limit"):
-                await fetch(fetcher, url, max_bytes=100_000, allow_private=True)
+                await fetch(fetcher, url, max_bytes=100_000, reach=LAB)
             assert tracemalloc.get_traced_memory()[1] < 5 * 2**20
         finally:
             tracemalloc.stop()
@@ -176,7 +178,7 @@ def test_nobody_listens() -> None:
     async def use(site: Site, fetcher: GuardedFetcher) -> None:
         await site.__aexit__()
         with pytest.raises(InvalidRequest, match="could not be reached"):
-            await fetch(fetcher, f"http://127.0.0.1:{site.port}/a", allow_private=True)
+            await fetch(fetcher, f"http://127.0.0.1:{site.port}/a", reach=LAB)
 
     run_on_site({}, use)
 
@@ -192,7 +194,7 @@ def test_loopback_needs_the_switch() -> None:
 @pytest.mark.parametrize("status", ["301", "302", "303", "307", "308"])
 def test_redirects_are_followed(status: str) -> None:
     async def use(site: Site, fetcher: GuardedFetcher) -> None:
-        fetched = await fetch(fetcher, f"http://127.0.0.1:{site.port}/a", allow_private=True)
+        fetched = await fetch(fetcher, f"http://127.0.0.1:{site.port}/a", reach=LAB)
         assert fetched.body == b"hello"
         assert fetched.final_url == f"http://127.0.0.1:{site.port}/b/%C3%A4"
 
@@ -202,7 +204,7 @@ def test_redirects_are_followed(status: str) -> None:
 def test_ports_can_be_limited() -> None:
     async def use(site: Site, fetcher: GuardedFetcher) -> None:
         with pytest.raises(InvalidRequest, match="port"):
-            await fetch(fetcher, f"http://127.0.0.1:{site.port}/a", allow_private=True)
+            await fetch(fetcher, f"http://127.0.0.1:{site.port}/a", reach=LAB)
 
     run_on_site({"/a": reply(b"hello")}, use, allowed_ports=frozenset({80, 443}))
 
@@ -344,13 +346,13 @@ def test_check_public() -> None:
 
     async def use(fetcher: GuardedFetcher) -> None:
         await fetcher.check_public("https://good.example/a.png", path=PATH)
-        await fetcher.check_public("http://inner.lab/a.png", path=PATH, allow_private=True)
-        await fetcher.check_public("http://127.0.0.1:9/a.png", path=PATH, allow_private=True)
+        await fetcher.check_public("http://inner.lab/a.png", path=PATH, reach=LAB)
+        await fetcher.check_public("http://127.0.0.1:9/a.png", path=PATH, reach=LAB)
         for url in ("http://unknown.example/", "http://127.0.0.1/", "ftp://good.example/"):
             with pytest.raises(InvalidRequest):
                 await fetcher.check_public(url, path=PATH)
         with pytest.raises(InvalidRequest):
-            await fetcher.check_public("http://169.254.169.254/", path=PATH, allow_private=True)
+            await fetcher.check_public("http://169.254.169.254/", path=PATH, reach=LAB)
 
     assert run_with_names(names, {}, use)[0] == []
     assert names.asked == ["good.example", "unknown.example"]

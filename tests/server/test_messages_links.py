@@ -1,12 +1,24 @@
 """Documents and links in requests: read, checked or refused."""
 
 import base64
+import datetime as dt
 import json
 from typing import Any
 
 import pytest
 
-from support.app_case import ASK, both_ways, deliver, error_of, message_of, native_saying, saying
+from dragoman.policy.access import Caller, Workspace
+from support.app_case import (
+    ASK,
+    AppCase,
+    both_ways,
+    deliver,
+    error_of,
+    message_of,
+    native_saying,
+    run,
+    saying,
+)
 from support.files import make_pdf
 
 pytestmark = pytest.mark.usefixtures("quick_retries")
@@ -105,3 +117,39 @@ def test_a_page_of_pdf_goes_up_as_text() -> None:
     exchange, case = deliver([saying("x")], body=ASK | document(raw))
     assert message_of(exchange).text == "x"
     assert "Hello from the page" in json.dumps(case.sent())
+
+
+# -- what a workspace may name
+
+
+class TeamKeys:
+    """Everybody is of one team."""
+
+    is_open = False
+
+    def __init__(self, *hosts: str) -> None:
+        now = dt.datetime(2026, 11, 25, tzinfo=dt.UTC)
+        team = Workspace(id="wrkspc_1", name="team", created_at=now, fetch_hosts=hosts)
+        self._caller = Caller(key_id="apikey_1", key_name="ci", workspace=team)
+
+    def verify(self, *_: object) -> Caller:
+        return self._caller
+
+
+@pytest.mark.parametrize("upstream", ["lab", "native"])
+@pytest.mark.parametrize(("pattern", "status"), [("public.*", 200), ("docs.example", 400)])
+def test_a_workspace_has_its_own_list_of_hosts(upstream: str, pattern: str, status: int) -> None:
+    async def main() -> None:
+        script = native_saying(True) if upstream == "native" else saying("x")
+        case = AppCase({upstream: [script]}, profile={"sees_images": True})
+        case.app._keys = TeamKeys(pattern)
+        source = {"type": "url", "url": "https://public.example/x.png"}
+        content = [{"type": "image", "source": source}]
+        asked = ASK | {"stream": True, "messages": [{"role": "user", "content": content}]}
+        exchange = await case.ask(asked)
+        assert exchange.status == status
+        if status == 400:
+            assert "this workspace may not use" in error_of(exchange)["message"]
+            assert case.sent(upstream) == []
+
+    run(main())

@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dragoman.server.url_guard import UrlRefused, check_address, check_host, parse_url
+from dragoman.server.url_guard import (
+    PUBLIC,
+    Reach,
+    UrlRefused,
+    check_address,
+    check_host,
+    parse_url,
+)
 
 # No look-up is needed to refuse these.
 HOSTILE_URLS = {
@@ -105,7 +112,7 @@ HOSTILE_URLS = {
 @pytest.mark.parametrize("url", HOSTILE_URLS.values(), ids=HOSTILE_URLS)
 def test_hostile_url_is_refused(url: str) -> None:
     with pytest.raises(UrlRefused):
-        check_host(parse_url(url), allow_private=False)
+        check_host(parse_url(url), PUBLIC)
 
 
 GOOD_URLS = {
@@ -124,7 +131,7 @@ GOOD_URLS = {
 @pytest.mark.parametrize(("url", "canonical"), GOOD_URLS.values(), ids=GOOD_URLS)
 def test_good_url(url: str, canonical: str) -> None:
     target = parse_url(url)
-    check_host(target, allow_private=False)
+    check_host(target, PUBLIC)
     assert target.url == canonical
 
 
@@ -185,7 +192,7 @@ def test_only_url_refused_comes_out(tail: str) -> None:
     for url in (tail, "http://" + tail):
         try:
             target = parse_url(url)
-            check_host(target, allow_private=False)
+            check_host(target, PUBLIC)
         except UrlRefused:
             continue
         assert target.url.isascii()
@@ -194,3 +201,33 @@ def test_only_url_refused_comes_out(tail: str) -> None:
 
 def test_public_samples() -> None:
     assert all(map(is_accepted, map(ip_address, ["1.1.1.1", "2a00:1450::1", "::ffff:8.8.8.8"])))
+
+
+PATTERNS = Reach(hosts=("docs.example.com", "*.CDN.example"))
+
+
+@pytest.mark.parametrize(
+    "url", ["https://docs.example.com/a", "http://DOCS.example.com./a", "https://a.b.cdn.example/x"]
+)
+def test_a_host_that_the_workspace_may_use(url: str) -> None:
+    check_host(parse_url(url), PATTERNS)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://example.com/docs.example.com",
+        "https://docs.example.com.evil.example/",
+        "https://xdocs.example.com/",
+        "https://cdn.example/",
+        "https://93.184.216.34/",
+    ],
+)
+def test_a_host_of_no_pattern(url: str) -> None:
+    with pytest.raises(UrlRefused, match="this workspace may not use"):
+        check_host(parse_url(url), PATTERNS)
+
+
+def test_patterns_do_not_open_private_networks() -> None:
+    with pytest.raises(UrlRefused, match="public host"):
+        check_host(parse_url("http://inner.lab.internal/"), Reach(hosts=("*",)))

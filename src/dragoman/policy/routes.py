@@ -39,6 +39,14 @@ class Target(Struct, frozen=True, kw_only=True):
     retries: int
     trusted: bool = False
     allow_private_urls: bool = False
+    url_hosts: tuple[str, ...] = ()  # of the caller's workspace; see ``for_caller``
+
+    def for_caller(self, caller: Caller) -> "Target":
+        """Return the target with what the caller's workspace says of it."""
+        workspace = caller.workspace
+        if workspace is None or not workspace.fetch_hosts:
+            return self
+        return msgspec.structs.replace(self, url_hosts=workspace.fetch_hosts)
 
 
 class Route(Struct, frozen=True, kw_only=True):

@@ -128,7 +128,7 @@ class CountTokens:
         record.model = request.model
         route = self._routes.resolve(request.model)
         record.caller.check_model(route.alias)
-        target = route.targets[0]
+        target = route.targets[0].for_caller(record.caller)
         record.upstream = target.deployment.upstream
         record.upstream_model = target.deployment.model
         relay = Relay(

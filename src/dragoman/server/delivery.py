@@ -54,6 +54,7 @@ async def _try_each(attempts: Attempts, targets: Sequence[Target]) -> None:
 
 async def _ask(attempts: Attempts, target: Target) -> None:
     deployment, record = target.deployment, attempts.record
+    target = target.for_caller(record.caller)
     record.upstream, record.upstream_model = deployment.upstream, deployment.model
     if deployment.kind == "anthropic":
         await ask_native(attempts, target)

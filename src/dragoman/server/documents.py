@@ -15,6 +15,7 @@ from dragoman.core.attachments import Attachment
 from dragoman.core.errors import InvalidRequest, Overloaded
 from dragoman.server.fetch import Fetched, GuardedFetcher, is_media_type
 from dragoman.server.pdf_pool import PdfAnswer, PdfLimits, PdfPool
+from dragoman.server.url_guard import Reach
 
 _ACCEPTED: Final = (
     *("application/pdf", "text/*"),
@@ -90,9 +91,7 @@ class Documents:
         """Process ids of the workers that are running."""
         return self._pool.pids
 
-    async def resolve(
-        self, attachments: Sequence[Attachment], *, allow_private_urls: bool
-    ) -> Resolved:
+    async def resolve(self, attachments: Sequence[Attachment], reach: Reach) -> Resolved:
         """
         Read documents, fetch document URLs, check image URLs.
 
@@ -111,7 +110,7 @@ class Documents:
                 path, f"at most {self._limits.max_attachments} documents and image URLs are read"
             )
         resolved = Resolved()
-        await self._resolve_all(list(distinct.values()), resolved, allow_private=allow_private_urls)
+        await self._resolve_all(list(distinct.values()), resolved, reach=reach)
         return resolved
 
     async def close(self) -> None:
@@ -120,7 +119,7 @@ class Documents:
         await asyncio.gather(*self._under_way.values())
 
     async def _resolve_all(
-        self, attachments: list[Attachment], resolved: Resolved, *, allow_private: bool
+        self, attachments: list[Attachment], resolved: Resolved, *, reach: Reach
     ) -> None:
         slots = asyncio.Semaphore(self._limits.max_parallel)
         deadline_s = asyncio.get_running_loop().time() + self._limits.request_timeout_s
@@ -128,7 +127,7 @@ class Documents:
         async def resolve_one(attachment: Attachment) -> None:
             try:
                 async with asyncio.timeout_at(deadline_s), slots:
-                    await self._resolve_one(attachment, resolved, allow_private=allow_private)
+                    await self._resolve_one(attachment, resolved, reach=reach)
             except TimeoutError:
                 _give_up(attachment, resolved)
 
@@ -141,15 +140,15 @@ class Documents:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _resolve_one(
-        self, attachment: Attachment, resolved: Resolved, *, allow_private: bool
+        self, attachment: Attachment, resolved: Resolved, *, reach: Reach
     ) -> None:
         if attachment.kind == "pdf":
             await self._read_inline(attachment, resolved)
         elif attachment.kind == "image_url":
             url = attachment.url or ""
-            await self._fetcher.check_public(url, path=attachment.path, allow_private=allow_private)
+            await self._fetcher.check_public(url, path=attachment.path, reach=reach)
         else:
-            await self._read_url(attachment, resolved, allow_private=allow_private)
+            await self._read_url(attachment, resolved, reach=reach)
 
     async def _read_inline(self, attachment: Attachment, resolved: Resolved) -> None:
         try:
@@ -165,28 +164,26 @@ class Documents:
             raise _not_base64(attachment)
         _add(attachment, answer, resolved)
 
-    async def _read_url(
-        self, attachment: Attachment, resolved: Resolved, *, allow_private: bool
-    ) -> None:
-        # What one upstream's clients may reach says nothing about another's.
-        key = f"{'lab' if allow_private else 'public'} {attachment.url}"
+    async def _read_url(self, attachment: Attachment, resolved: Resolved, *, reach: Reach) -> None:
+        # What one upstream's or workspace's clients may reach says nothing about another's.
+        key = f"{reach} {attachment.url}"
         answer = self._cache.get(key)
         if answer is None:
-            answer = await self._fetch(attachment, allow_private=allow_private)
+            answer = await self._fetch(attachment, reach=reach)
             if answer.is_lasting:
                 self._cache.add(key, answer, self._limits.url_ttl_s)
         else:
             self.n_cache_hits += 1
         _add(attachment, answer, resolved)
 
-    async def _fetch(self, attachment: Attachment, *, allow_private: bool) -> PdfAnswer:
+    async def _fetch(self, attachment: Attachment, *, reach: Reach) -> PdfAnswer:
         fetched = await self._fetcher.fetch(
             attachment.url or "",
             path=attachment.path,
             max_bytes=self._limits.pdf.max_bytes,
             timeout_s=self._limits.fetch_timeout_s,
             accept_types=_ACCEPTED,
-            allow_private=allow_private,
+            reach=reach,
         )
         if b"%PDF-" in fetched.body[:1024]:
             digest = await asyncio.to_thread(hashlib.sha256, fetched.body)

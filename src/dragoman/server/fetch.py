@@ -17,7 +17,15 @@ from msgspec import Struct
 
 from dragoman.core.errors import InvalidRequest
 from dragoman.server.transport.address_get import AddressGet, Connect, GetFailed
-from dragoman.server.url_guard import Target, UrlRefused, check_address, check_host, parse_url
+from dragoman.server.url_guard import (
+    PUBLIC,
+    Reach,
+    Target,
+    UrlRefused,
+    check_address,
+    check_host,
+    parse_url,
+)
 
 _RESOLVE_TIMEOUT_S: Final = 10.0
 _CONNECT_TIMEOUT_S: Final = 5.0  # per address, so that a dead one leaves time for the next
@@ -71,20 +79,20 @@ class GuardedFetcher:
         self._slots = asyncio.Semaphore(max_concurrent)
         self._resolve, self._connect, self._tls_context = resolve, connect, tls_context
 
-    async def check_public(self, url: str, *, path: str, allow_private: bool = False) -> None:
+    async def check_public(self, url: str, *, path: str, reach: Reach = PUBLIC) -> None:
         """
         Check a URL that is only forwarded, so that whoever fetches it is not misled by us.
 
-        With *allow_private* names are not looked up: only the upstream may know them.
+        Where private networks are allowed names are not looked up: only the upstream may know them.
 
         Raises:
             InvalidRequest: At *path*: not http(s), not public, or unknown.
         """
         with _naming(path):
-            target = self._parse(url, allow_private=allow_private)
-            if not allow_private:
+            target = self._parse(url, reach)
+            if not reach.allow_private:
                 async with _within(_RESOLVE_TIMEOUT_S), self._slots:
-                    await self._addresses(target, allow_private=False)
+                    await self._addresses(target, reach)
 
     async def fetch(
         self,
@@ -94,7 +102,7 @@ class GuardedFetcher:
         max_bytes: int,
         timeout_s: float,
         accept_types: Sequence[str],
-        allow_private: bool = False,
+        reach: Reach = PUBLIC,
     ) -> Fetched:
         """
         Return what *url* leads to.
@@ -106,7 +114,7 @@ class GuardedFetcher:
             timeout_s: For everything: waiting, look-ups, redirects, the body.
             accept_types: Media types such as ``application/pdf`` or ``text/*``. A reply that names
                 none counts as ``application/octet-stream``.
-            allow_private: Also reach loopback and private networks.
+            reach: Which hosts it may lead to, redirects included.
 
         Raises:
             InvalidRequest: At *path*: refused, unreachable, or not what was asked for.
@@ -114,8 +122,8 @@ class GuardedFetcher:
         with _naming(path):
             async with _within(timeout_s), self._slots:
                 for _ in range(self._max_redirects + 1):
-                    target = self._parse(url, allow_private=allow_private)
-                    async with self._get(target, allow_private=allow_private) as reply:
+                    target = self._parse(url, reach)
+                    async with self._get(target, reach) as reply:
                         if reply.status not in _REDIRECTS or "location" not in reply.headers:
                             media_type = _check_head(reply, accept_types)
                             body = await reply.read(max_bytes)
@@ -123,14 +131,14 @@ class GuardedFetcher:
                         url = urljoin(target.url, _location(reply))
                 raise GetFailed(f"redirects more than {self._max_redirects} times")
 
-    def _parse(self, url: str, *, allow_private: bool) -> Target:
+    def _parse(self, url: str, reach: Reach) -> Target:
         target = parse_url(url)
-        check_host(target, allow_private=allow_private)
+        check_host(target, reach)
         if self._allowed_ports is not None and target.port not in self._allowed_ports:
             raise UrlRefused("the URL has a port that the operator does not allow")
         return target
 
-    async def _addresses(self, target: Target, *, allow_private: bool) -> list[str]:
+    async def _addresses(self, target: Target, reach: Reach) -> list[str]:
         """Look the host up, once; one private address among public ones spoils them all."""
         if target.address is not None:
             return [str(target.address)]
@@ -141,14 +149,14 @@ class GuardedFetcher:
         if not found:
             raise GetFailed("has a host that cannot be found")
         for address in found:
-            check_address(address, allow_private=allow_private)
+            check_address(address, allow_private=reach.allow_private)
         return found[:_MAX_ADDRESSES]
 
     @asynccontextmanager
-    async def _get(self, target: Target, *, allow_private: bool) -> AsyncIterator[AddressGet]:
+    async def _get(self, target: Target, reach: Reach) -> AsyncIterator[AddressGet]:
         """Ask the first address that answers."""
         tls = (self._context(), target.host) if target.scheme == "https" else None
-        addresses = await self._addresses(target, allow_private=allow_private)
+        addresses = await self._addresses(target, reach)
         while True:
             reply = self._request(target, addresses.pop(0), tls)
             try:

@@ -18,6 +18,7 @@ from dragoman.policy.learned import LearnedFacts
 from dragoman.policy.routes import Target
 from dragoman.server.documents import Documents, Resolved
 from dragoman.server.fetch import GuardedFetcher
+from dragoman.server.url_guard import Reach
 from dragoman.wire.anthropic import MessagesRequest
 
 _PARALLEL_CHECKS: Final = 8
@@ -97,8 +98,7 @@ class Planner:
         found = find_attachments(request, sees_images=deployment.profile.sees_images)
         resolved = Resolved()
         if found:
-            allow_private = target.allow_private_urls
-            resolved = await self._documents.resolve(found, allow_private_urls=allow_private)
+            resolved = await self._documents.resolve(found, _reach(target))
         plan = make_plan(
             request,
             deployment,
@@ -134,18 +134,18 @@ class Planner:
             return
         try:
             async with asyncio.timeout(_CHECKS_TIMEOUT_S):
-                await self._check_all(urls, allow_private=target.allow_private_urls)
+                await self._check_all(urls, reach=_reach(target))
         except TimeoutError:
             reason = "the URLs take too long to look up; send fewer"
             raise InvalidRequest("messages", reason) from None
 
-    async def _check_all(self, urls: Mapping[str, str], *, allow_private: bool) -> None:
+    async def _check_all(self, urls: Mapping[str, str], *, reach: Reach) -> None:
         """Check URLs, a few at a time; the first that is refused decides."""
         slots = asyncio.Semaphore(_PARALLEL_CHECKS)
 
         async def check(url: str, path: str) -> None:
             async with slots:
-                await self._fetcher.check_public(url, path=path, allow_private=allow_private)
+                await self._fetcher.check_public(url, path=path, reach=reach)
 
         tasks = [asyncio.create_task(check(url, path)) for url, path in urls.items()]
         try:
@@ -154,6 +154,10 @@ class Planner:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _reach(target: Target) -> Reach:
+    return Reach(allow_private=target.allow_private_urls, hosts=target.url_hosts)
 
 
 def _document_adjustments(found: Sequence[Attachment], resolved: Resolved) -> list[Adjustment]:

@@ -5,6 +5,7 @@ Sources: IANA special-purpose address registries (IPv4, IPv6); WHATWG URL, "ends
 """
 
 import re
+from fnmatch import fnmatchcase
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Final
 from urllib.parse import quote, urlsplit
@@ -73,6 +74,22 @@ _ISATAP: Final = (0x00005EFE, 0x02005EFE)  # RFC 5214: these 32 bits, then the I
 
 class UrlRefused(Exception):
     """The URL may not be used. The message says why and holds no address."""
+
+
+class Reach(Struct, frozen=True, kw_only=True):
+    """
+    Which hosts the URLs of one request may lead to.
+
+    Attributes:
+        allow_private: Also loopback and private networks.
+        hosts: Patterns of names (``*.example.com``), of which one must fit; none: any name will do.
+    """
+
+    allow_private: bool = False
+    hosts: tuple[str, ...] = ()
+
+
+PUBLIC: Final = Reach()
 
 
 class Target(Struct, frozen=True, kw_only=True):
@@ -167,17 +184,21 @@ def _parse_ipv4(host: str) -> IPv4Address | None:
         raise UrlRefused("write the address of the URL as four decimal numbers") from None
 
 
-def check_host(target: Target, *, allow_private: bool) -> None:
+def check_host(target: Target, reach: Reach) -> None:
     """
-    Refuse hosts that need no look-up to be known as private.
+    Refuse hosts that need no look-up to be known as out of *reach*.
 
     Raises:
-        UrlRefused: A literal private address, or a name of some inner network.
+        UrlRefused: A literal private address, a name of some inner network, or one of no pattern.
     """
     if target.address is not None:
-        check_address(target.address, allow_private=allow_private)
-    elif not allow_private and _is_private_name(target.host):
+        check_address(target.address, allow_private=reach.allow_private)
+    elif not reach.allow_private and _is_private_name(target.host):
         raise _private_host()
+    if reach.hosts and not any(fnmatchcase(target.host, p.lower()) for p in reach.hosts):
+        raise UrlRefused(
+            "the URL leads to a host that this workspace may not use; send the content as base64"
+        )
 
 
 def check_address(address: Address | str, *, allow_private: bool) -> None:
