@@ -241,6 +241,17 @@ PROBLEMS = {
         '[redis]\nurl = "redis://h"\nprefix = "a b"',
         "redis.prefix: letters, digits",
     ),
+    "metrics token": ('[metrics]\ntoken = "short"', "metrics.token: must be 16 to 512 visible"),
+    "metrics port": ("[metrics]\nport = 0", "metrics.port: expected integer >= 1"),
+    "metrics for others": (
+        '[metrics]\nport = 9\nhost = "0.0.0.0"',
+        "metrics.host: 0.0.0.0 can be reached from other",
+    ),
+    "metrics host": (
+        '[metrics]\nport = 9\nhost = "a b"',
+        'metrics.host: "a b" is no host name',
+    ),
+    "metrics at the same port": ("[metrics]\nport = 7777", "metrics.port: the same as server.port"),
     "allowed host": (
         '[server]\nallowed_hosts = ["http://h"]',
         'server.allowed_hosts: "http://h" is no host name',

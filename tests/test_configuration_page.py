@@ -14,6 +14,7 @@ from dragoman.limit_settings import BudgetConfig, Limits, LimitsConfig
 from dragoman.presets import load_catalog
 from dragoman.settings import (
     KeyConfig,
+    MetricsConfig,
     ModelConfig,
     Platform,
     PriceConfig,
@@ -34,6 +35,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "## `[limits]`": LimitsConfig,
     "### Limits": Limits,
     "### Budgets": BudgetConfig,
+    "## `[metrics]`": MetricsConfig,
     "## `[redis]`": RedisConfig,
     "## Prices": PriceConfig,
 }

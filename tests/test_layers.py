@@ -49,6 +49,7 @@ IMPURE = {
 HEAVY = {
     "huggingface_hub": "downloads.py",
     "redis": "stores/redis_link.py",
+    "prometheus_client": "server/metrics_page.py",
     "pypdf": "server/pdf_worker.py",
     "tiktoken": "server/tokenizers.py",
     "xllamacpp": "engine_child.py",

@@ -4,13 +4,14 @@ import os
 import secrets
 import ssl
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from dragoman.config import Config, ConfigError
-from dragoman.core.errors import GatewayError
 from dragoman.core.signatures import Signer
 from dragoman.engine import Engine, EngineLink
+from dragoman.gateway import Gateway, Lasting, Switch
 from dragoman.policy.calibration import Calibration
 from dragoman.policy.keys import KeyRing
 from dragoman.policy.learned import LearnedFacts
@@ -21,6 +22,10 @@ from dragoman.server.count_tokens import CountTokens
 from dragoman.server.documents import Documents
 from dragoman.server.fetch import GuardedFetcher
 from dragoman.server.messages import Messages
+from dragoman.server.metrics import Metrics
+from dragoman.server.metrics_page import MetricsPage
+from dragoman.server.metrics_site import MetricsSite
+from dragoman.server.metrics_sources import process_samples, upstream_samples, vault_samples
 from dragoman.server.planner import Planner
 from dragoman.server.readiness import Readiness
 from dragoman.server.services import MessageLimits, Services
@@ -29,7 +34,6 @@ from dragoman.server.tokenizers import LocalTokenizers
 from dragoman.server.transport.http_server import HttpLimits, HttpServer
 from dragoman.server.transport.http_upstream import HttpUpstream
 from dragoman.server.transport.proxy import proxy_for
-from dragoman.server.transport.seams import Exchange, HeaderList, Upstream
 from dragoman.server.vault import Vault
 from dragoman.settings import ServerConfig, UpstreamConfig
 
@@ -39,61 +43,13 @@ _SECRET_BYTES: Final = 32
 _MIN_CREDENTIAL: Final = 8  # characters
 
 
-class Gateway:
-    """
-    Everything that serves one configuration. Immutable; another one makes another gateway.
-
-    Args:
-        config: What it was built from.
-        routes: What model names mean.
-        app: Answers requests.
-        readiness: Whether it would.
-        upstreams: Closed with it.
-        documents: Closed with it.
-    """
-
-    def __init__(
-        self,
-        config: Config,
-        *,
-        routes: Routes,
-        app: App,
-        readiness: Readiness,
-        upstreams: Mapping[str, Upstream],
-        documents: Documents,
-    ) -> None:
-        self.config = config
-        self.routes = routes
-        self._app = app
-        self._readiness = readiness
-        self._upstreams = upstreams
-        self._documents = documents
-
-    async def handle(self, exchange: Exchange) -> None:
-        """Answer one request."""
-        await self._app.handle(exchange)
-
-    def refuse(self, error: GatewayError) -> tuple[HeaderList, bytes]:
-        """Return headers and body for a request that the transport itself refuses."""
-        return self._app.refuse(error)
-
-    async def not_ready_reason(self) -> str:
-        """Return why no request would be answered; empty: one would."""
-        return await self._readiness.reason()
-
-    async def close(self) -> None:
-        """Abort what is under way and close all connections."""
-        for upstream in self._upstreams.values():
-            await upstream.close()
-        await self._documents.close()
-
-
 def build_gateway(
     config: Config,
     *,
     log: EventLog,
     environ: Mapping[str, str],
     engine: Engine | EngineLink | None = None,
+    former: Gateway | None = None,
 ) -> Gateway:
     """
     Return a gateway that is ready to take requests.
@@ -103,34 +59,43 @@ def build_gateway(
         log: For requests and events.
         environ: Says which proxy leads to the upstreams.
         engine: The embedded engine, if one of the upstreams is it.
+        former: The one that it takes over from, with all that lasts, and with the connections to
+            upstreams about which nothing has changed.
 
     Raises:
         ConfigError: The signing secret can be neither read nor made.
     """
+    lasting = former.lasting if former else _lasting(config)
     routes = Routes(config)
-    upstreams = _upstreams(config, environ=environ, engine=engine)
-    signer = Signer(_signing_secret(config.server))
-    fetcher = GuardedFetcher()
-    documents = Documents(fetcher)
+    upstreams = _upstreams(config, environ=environ, engine=engine, former=former)
+    lasting.metrics.sources["upstreams"] = partial(upstream_samples, upstreams)
+    # Not lasting: what the file says now stands above what a refusal has taught before.
     learned = LearnedFacts()
-    planner = Planner(documents, fetcher, signer, learned=learned, calibration=Calibration())
+    planner = Planner(
+        lasting.documents,
+        lasting.fetcher,
+        lasting.signer,
+        learned=learned,
+        calibration=lasting.calibration,
+    )
     server = config.server
     services = Services(
         upstreams=upstreams,
         secrets={name: secrets_of(upstream) for name, upstream in config.upstreams.items()},
         planner=planner,
         learned=learned,
-        vault=Vault(),
-        signer=signer,
+        vault=lasting.vault,
+        signer=lasting.signer,
         limits=_message_limits(server),
         log=log,
         prices=Prices(config.prices, {n: u.platform for n, u in config.upstreams.items()}),
+        metrics=lasting.metrics,
     )
     count_tokens = CountTokens(
         routes=routes,
         upstreams=upstreams,
         planner=planner,
-        tokenizers=LocalTokenizers(),
+        tokenizers=lasting.tokenizers,
         max_body_bytes=server.max_body_bytes,
         max_messages=server.max_messages,
         max_nesting=server.max_nesting,
@@ -146,6 +111,8 @@ def build_gateway(
         readiness=readiness,
         max_concurrent=server.max_concurrent_requests,
         log=log,
+        metrics=lasting.metrics,
+        metrics_page=None if config.metrics.port else lasting.metrics_page,
     )
     return Gateway(
         config,
@@ -153,11 +120,31 @@ def build_gateway(
         app=app,
         readiness=readiness,
         upstreams=upstreams,
-        documents=documents,
+        lasting=lasting,
     )
 
 
-async def start_server(gateway: Gateway, *, log: EventLog, shares_port: bool = False) -> HttpServer:
+def _lasting(config: Config) -> Lasting:
+    """Return what the first gateway and all that follow it share."""
+    fetcher, vault, metrics = GuardedFetcher(), Vault(), Metrics()
+    metrics.sources["process"] = process_samples
+    metrics.sources["vault"] = partial(vault_samples, vault)
+    token = config.metrics.token
+    return Lasting(
+        signer=Signer(_signing_secret(config.server)),
+        fetcher=fetcher,
+        documents=Documents(fetcher),
+        calibration=Calibration(),
+        tokenizers=LocalTokenizers(),
+        vault=vault,
+        metrics=metrics,
+        metrics_page=MetricsPage(metrics.samples, token=token.reveal() if token else None),
+    )
+
+
+async def start_server(
+    gateway: Gateway | Switch, *, log: EventLog, shares_port: bool = False
+) -> HttpServer:
     """
     Return a server that listens where the configuration says.
 
@@ -174,13 +161,7 @@ async def start_server(gateway: Gateway, *, log: EventLog, shares_port: bool = F
     tls = server_tls(settings)
     server = HttpServer(
         gateway.handle,
-        limits=HttpLimits(
-            max_header_bytes=settings.max_header_bytes,
-            header_timeout_s=settings.header_timeout_s,
-            body_timeout_s=settings.body_timeout_s,
-            keep_alive_timeout_s=settings.keep_alive_timeout_s,
-            max_connections=settings.max_connections,
-        ),
+        limits=_http_limits(settings),
         render_refusal=gateway.refuse,
         on_crash=log.crash,
     )
@@ -226,6 +207,40 @@ def _no_password() -> str:
     raise ValueError
 
 
+async def start_metrics_server(
+    gateway: Gateway, *, log: EventLog, shares_port: bool = False
+) -> HttpServer | None:
+    """
+    Return a server for the metrics alone; None: they have no address of their own.
+
+    Raises:
+        OSError: It cannot listen there.
+    """
+    settings = gateway.config.metrics
+    if settings.port is None:
+        return None
+    names = (settings.host, *gateway.config.server.allowed_hosts)
+    site = MetricsSite(gateway.lasting.metrics_page, allowed_hosts=names, log=log)
+    server = HttpServer(
+        site.handle,
+        limits=_http_limits(gateway.config.server),
+        render_refusal=gateway.refuse,
+        on_crash=log.crash,
+    )
+    await server.start(settings.host, settings.port, shares_port=shares_port)
+    return server
+
+
+def _http_limits(server: ServerConfig) -> HttpLimits:
+    return HttpLimits(
+        max_header_bytes=server.max_header_bytes,
+        header_timeout_s=server.header_timeout_s,
+        body_timeout_s=server.body_timeout_s,
+        keep_alive_timeout_s=server.keep_alive_timeout_s,
+        max_connections=server.max_connections,
+    )
+
+
 def _message_limits(server: ServerConfig) -> MessageLimits:
     return MessageLimits(
         max_body_bytes=server.max_body_bytes,
@@ -256,11 +271,18 @@ def open_upstream(
 
 
 def _upstreams(
-    config: Config, *, environ: Mapping[str, str], engine: Engine | EngineLink | None
-) -> dict[str, Upstream]:
-    made: dict[str, Upstream] = {}
+    config: Config,
+    *,
+    environ: Mapping[str, str],
+    engine: Engine | EngineLink | None,
+    former: Gateway | None,
+) -> dict[str, HttpUpstream]:
+    made: dict[str, HttpUpstream] = {}
     tls: ssl.SSLContext | None = None
     for name, upstream in config.upstreams.items():
+        if former is not None and former.config.upstreams.get(name) == upstream:
+            made[name] = former.upstreams[name]
+            continue
         if engine is not None and name == ENGINE:
             key = ("authorization", f"Bearer {engine.api_key}")
             made[name] = HttpUpstream(engine.base_url, credential=key)

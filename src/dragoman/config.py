@@ -21,6 +21,7 @@ from dragoman.price_files import read_prices
 from dragoman.settings import (
     Config,
     KeyConfig,
+    MetricsConfig,
     ModelConfig,
     RedisConfig,
     RolesConfig,
@@ -59,7 +60,7 @@ _CONFIG_VARIABLE: Final = "DRAGOMAN_CONFIG"
 # Stands in for the address of a preset that does not exist, so that the rest can be checked.
 NO_ADDRESS: Final = "http://unknown.invalid"
 _KEY_VARIABLE: Final = "DRAGOMAN_KEY"  # a client key without any file, as containers want it
-_TABLES: Final = ("server", "keys", "upstreams", "models", "roles", "limits", "redis")
+_TABLES: Final = ("server", "keys", "upstreams", "models", "roles", "limits", "metrics", "redis")
 
 
 class Examined(Struct, frozen=True, kw_only=True):
@@ -214,11 +215,13 @@ class _Builder:
         preset_roles = self._add_preset_models(upstreams, models)
         roles = self._reader.read(self._document.get("roles", {}), RolesConfig, "roles")
         limits = self._reader.read(self._document.get("limits", {}), LimitsConfig, "limits")
+        metrics = self._reader.read(self._document.get("metrics", {}), MetricsConfig, "metrics")
         implied = _add_role_models(roles or RolesConfig(), upstreams, models)
         prices, problems = read_prices(server.prices_file)
         self._reader.problems += problems
         return Config(
             server=server,
+            metrics=metrics or MetricsConfig(),
             keys=self._keys(),
             upstreams=upstreams,
             models=models,

@@ -17,6 +17,7 @@ from dragoman.tables import TableReader, join, nearest, unknown_name
 _MIN_OPEN_KEY: Final = 16  # characters; a key that a network can try must not be guessed
 _MIN_SIGNING_SECRET: Final = 16
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,512}")
+_TOKEN: Final = re.compile(r"[\x21-\x7e]{16,512}")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _ALIAS: Final = re.compile(r"[^\s\x00-\x1f\x7f]{1,200}")
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
@@ -35,6 +36,7 @@ def rule_problems(config: Config) -> tuple[str, ...]:
     """Return what stops a start, in the order of the file's tables."""
     checks: tuple[Callable[[Config], Iterator[str]], ...] = (
         _server_problems,
+        _metrics_problems,
         _key_problems,
         _upstream_problems,
         _model_problems,
@@ -91,6 +93,24 @@ def _server_problems(config: Config) -> Iterator[str]:
     secret = server.signing_secret
     if secret is not None and len(secret.reveal()) < _MIN_SIGNING_SECRET:
         yield f"server.signing_secret: shorter than {_MIN_SIGNING_SECRET} characters"
+
+
+def _metrics_problems(config: Config) -> Iterator[str]:
+    metrics = config.metrics
+    token = metrics.token
+    if token is not None and not _TOKEN.fullmatch(token.reveal()):
+        yield "metrics.token: must be 16 to 512 visible ASCII characters, without spaces"
+    if metrics.port is None:
+        return
+    if not metrics.host or re.search(r"[\s/]", metrics.host):
+        yield f'metrics.host: "{metrics.host}" is no host name or address'
+    elif not is_loopback(metrics.host) and token is None:
+        yield (
+            f"metrics.host: {metrics.host} can be reached from other machines, which needs "
+            "metrics.token"
+        )
+    if (metrics.host, metrics.port) == (config.server.host, config.server.port):
+        yield "metrics.port: the same as server.port; leave it out to show them there"
 
 
 def _key_problems(config: Config) -> Iterator[str]:

@@ -23,13 +23,16 @@ from typing import Any, Final, Literal
 from msgspec import Struct, field, structs
 
 from dragoman.banner import Serving, banner_lines, base_url, listening_line, own_command
-from dragoman.build import ENGINE, Gateway, build_gateway, start_server
+from dragoman.build import ENGINE, build_gateway, start_metrics_server, start_server
 from dragoman.config import Config, load_config, with_engine
 from dragoman.config_rules import rule_warnings
 from dragoman.engine import Engine, EngineError, EngineLink, EngineModel, EngineState, demo_model
 from dragoman.exit_codes import CANNOT_START, OK, USAGE, CommandFailed
+from dragoman.gateway import Gateway, Switch
 from dragoman.local import FoundEngine, choose_local_model, find_local_engines, with_found_engines
 from dragoman.presets import load_catalog
+from dragoman.server.loop_watch import LoopWatch
+from dragoman.server.metrics_sources import connection_samples
 from dragoman.server.telemetry import EventLog
 from dragoman.server.transport.http_server import HttpServer
 from dragoman.settings import ServerConfig
@@ -70,7 +73,7 @@ class StartOptions(Struct, frozen=True, kw_only=True):
 class Running(Struct, frozen=True, kw_only=True):
     """A gateway that listens."""
 
-    gateway: Gateway
+    gateway: Switch
     server: HttpServer
     serving: Serving
 
@@ -164,14 +167,34 @@ async def open_gateway(
         if engine:
             stack.push_async_callback(engine.stop)
         gateway = build_gateway(config, log=log, environ=environ, engine=engine or link)
-        stack.push_async_callback(gateway.close)
-        with listening(config.server):
-            server = await start_server(gateway, log=log, shares_port=shares_port)
+        switch = Switch(gateway)
+        stack.push_async_callback(switch.close)
+        with listening(config.server.host, config.server.port):
+            server = await start_server(switch, log=log, shares_port=shares_port)
         stack.push_async_callback(server.close, 0)
+        await _show_metrics(gateway, server, stack=stack, log=log, shares_port=shares_port)
         if engine:  # last: a port that is taken shows before gigabytes are read
             await start_engine(engine, log)
         serving = describe(config, server.port, model=model, found=found, environ=environ)
-        yield Running(gateway=gateway, server=server, serving=serving)
+        yield Running(gateway=switch, server=server, serving=serving)
+
+
+async def _show_metrics(
+    gateway: Gateway,
+    server: HttpServer,
+    *,
+    stack: AsyncExitStack,
+    log: EventLog,
+    shares_port: bool,
+) -> None:
+    """Count what only a gateway that listens has, and listen for those who want to see it."""
+    metrics, settings = gateway.lasting.metrics, gateway.config.metrics
+    metrics.sources["server"] = partial(connection_samples, server)
+    stack.callback(LoopWatch(metrics.loop_lag.add).stop)
+    with listening(settings.host, settings.port or 0):
+        own = await start_metrics_server(gateway, log=log, shares_port=shares_port)
+    if own is not None:
+        stack.push_async_callback(own.close, 0)
 
 
 def describe(
@@ -249,7 +272,7 @@ def _new_upstreams(config: Config, found: Sequence[FoundEngine]) -> tuple[str, .
 
 
 @contextmanager
-def listening(server: ServerConfig) -> Iterator[None]:
+def listening(host: str, port: int) -> Iterator[None]:
     """
     Say in words why it is not possible to listen.
 
@@ -263,9 +286,7 @@ def listening(server: ServerConfig) -> Iterator[None]:
         reason = "no such host"
     except OSError as error:
         reason = _LISTEN_PROBLEMS.get(error.errno or 0) or error.strerror or str(error)
-    raise CommandFailed(
-        f"cannot listen on {server.host}:{server.port}: {reason}", code=CANNOT_START
-    )
+    raise CommandFailed(f"cannot listen on {host}:{port}: {reason}", code=CANNOT_START)
 
 
 async def start_engine(engine: Engine, log: EventLog) -> None:

@@ -108,6 +108,14 @@ class ServerConfig(Struct, frozen=True, kw_only=True):
     log_hold_s: Annotated[float, Meta(ge=0, le=10)] = 0.5  # of JSON lines; 0: each at once
 
 
+class MetricsConfig(Struct, frozen=True, kw_only=True):
+    """Who sees the metrics, and where. Without a port: at the gateway's own."""
+
+    token: Secret | None = None
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=1, le=65_535)] | None = None
+
+
 class KeyConfig(Struct, frozen=True, kw_only=True):
     """A client key; *name* is what the log shows."""
 
@@ -233,6 +241,7 @@ class Config(Struct, frozen=True, kw_only=True):
     """
 
     server: ServerConfig = ServerConfig()
+    metrics: MetricsConfig = MetricsConfig()
     keys: tuple[KeyConfig, ...] = ()
     upstreams: dict[str, UpstreamConfig] = field(default_factory=dict)
     models: dict[str, ModelConfig] = field(default_factory=dict)

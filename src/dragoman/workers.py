@@ -220,7 +220,7 @@ async def _supervise(
         found = await find_local_engines(config)
         engine = Engine(model) if model else None
         full = complete_config(config, engine, found)
-        with listening(config.server):
+        with listening(config.server.host, config.server.port):
             held = stack.enter_context(reserve_port(config.server.host, config.server.port))
         if engine:
             stack.push_async_callback(engine.stop)

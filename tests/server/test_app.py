@@ -279,7 +279,7 @@ def test_more_than_the_maximum_at_once_are_told_to_come_back() -> None:
         waiting = [exchange_of(), exchange_of()]
         tasks = [asyncio.create_task(case.app.handle(exchange)) for exchange in waiting]
         for _ in range(5000):  # however busy the machine is
-            if case.app._n_working == 2:
+            if case.metrics.open_requests == 2:
                 break
             await asyncio.sleep(0.001)
         for path in ("/v1/messages", "/v1/messages/count_tokens"):

@@ -22,6 +22,8 @@ from dragoman.server.count_tokens import CountTokens
 from dragoman.server.documents import Documents
 from dragoman.server.fetch import GuardedFetcher
 from dragoman.server.messages import Messages
+from dragoman.server.metrics import Metrics
+from dragoman.server.metrics_page import MetricsPage
 from dragoman.server.planner import Planner
 from dragoman.server.readiness import Readiness
 from dragoman.server.services import MessageLimits, Services
@@ -59,6 +61,7 @@ class AppCase:
         names: What the upstreams' hosts in URLs resolve to.
         prices: Of models; every upstream is DeepSeek's.
         tokenizers: What loads local tokenizers; none are installed otherwise.
+        metrics_token: What scrapes must send; None: they come from this machine.
         limits: Overrides of the messages' limits.
     """
 
@@ -75,6 +78,7 @@ class AppCase:
         max_concurrent: int = 100,
         prices: Sequence[PriceConfig] = (),
         tokenizers: Mapping[Vocabulary, Callable[[], Count | None]] | None = None,
+        metrics_token: str | None = None,
         **limits: Any,
     ) -> None:
         scripts = {"lab": ()} if scripts is None else scripts
@@ -97,6 +101,7 @@ class AppCase:
             self.documents, fetcher, signer, learned=learned, calibration=Calibration()
         )
         log = EventLog("json", self.log_text)
+        self.metrics = Metrics()
         bounds = _limits(limits)
         services = Services(
             upstreams=self.upstreams,
@@ -108,6 +113,7 @@ class AppCase:
             limits=bounds,
             log=log,
             prices=Prices(prices, dict.fromkeys(scripts, "deepseek")),
+            metrics=self.metrics,
         )
         self.app = App(
             keys=KeyRing(keys),
@@ -126,6 +132,8 @@ class AppCase:
             readiness=Readiness(routes, self.upstreams, engine_ready=None),
             max_concurrent=max_concurrent,
             log=log,
+            metrics=self.metrics,
+            metrics_page=MetricsPage(self.metrics.samples, token=metrics_token),
         )
 
     @property

@@ -20,12 +20,14 @@ from dragoman.policy.keys import KeyRing
 from dragoman.policy.open_access import check_open_access
 from dragoman.policy.routes import Routes
 from dragoman.policy.senders import read_sender
+from dragoman.server.answers import CLIENT_GONE, answer, refuse
 from dragoman.server.count_tokens import CountTokens
 from dragoman.server.ids import new_request_id
 from dragoman.server.messages import Messages
+from dragoman.server.metrics import Metrics
+from dragoman.server.metrics_page import PATH, MetricsPage
 from dragoman.server.models import list_models, show_model
 from dragoman.server.readiness import Readiness
-from dragoman.server.relay import send_error
 from dragoman.server.telemetry import EventLog, RequestRecord
 from dragoman.server.transport.seams import ClientGone, Exchange, HeaderList
 
@@ -37,12 +39,13 @@ _SHOWN: Final = frozenset({"/healthz", "/readyz", "/api/hello", "/"})  # without
 # What base URLs ending in a slash or in /v1 put before the paths that begin with /v1, and others.
 _BASE: Final = re.compile(r"^/+(?:(?:v1/+)*(?=v1/)|(?<=//))")
 _BELOW_V1: Final = frozenset({"/v1", *(f"/v1{path}" for path in _SHOWN)})
-_QUIET: Final = frozenset({"/healthz", "/readyz"})  # asked every second: logged only if they fail
-_CLIENT_GONE: Final = 499  # in the log; nobody is there to be told
+_QUIET: Final = frozenset(
+    {"/healthz", "/readyz", "/metrics"}
+)  # asked every second: logged only if they fail
 _RETRY_AFTER_S: Final = 1.0
 _ENDPOINTS: Final = (
     "POST /v1/messages, POST /v1/messages/count_tokens, GET /v1/models, GET /v1/models/{id}, "
-    "GET /healthz, GET /readyz"
+    "GET /healthz, GET /readyz, GET /metrics"
 )
 VERSION_HEADER: Final = (b"x-dragoman-version", __version__.encode())
 
@@ -60,6 +63,8 @@ class App:
         readiness: What ``/readyz`` says.
         max_concurrent: Messages and counts at work; more are told to come back.
         log: One line per request.
+        metrics: Told of every request.
+        metrics_page: What ``/metrics`` shows; None: nothing is there.
     """
 
     def __init__(
@@ -73,6 +78,8 @@ class App:
         readiness: Readiness,
         max_concurrent: int,
         log: EventLog,
+        metrics: Metrics,
+        metrics_page: MetricsPage | None,
     ) -> None:
         self._keys = keys
         self._allowed_hosts = allowed_hosts
@@ -82,7 +89,8 @@ class App:
         self._readiness = readiness
         self._max_concurrent = max_concurrent
         self._log = log
-        self._n_working = 0
+        self._metrics = metrics
+        self._metrics_page = metrics_page
 
     async def handle(self, exchange: Exchange) -> None:
         """Answer one request; nothing is raised."""
@@ -98,18 +106,19 @@ class App:
         try:
             await self._dispatch(exchange, path, record=record, headers=headers)
         except ClientGone:
-            record.status = record.status or _CLIENT_GONE
+            record.status = record.status or CLIENT_GONE
             record.error_type = "client_gone"
         except asyncio.CancelledError:
             record.error_type = "stopped"
             raise
         except GatewayError as error:
-            _refuse(exchange, error, record=record, headers=headers)
+            refuse(exchange, error, record=record, headers=headers)
         except Exception as error:
             self._crash(exchange, error, record=record, headers=headers)
         finally:
             if path not in _QUIET or record.status != 200:
                 self._log.request(record)
+                self._metrics.observe(record, time.monotonic())
 
     async def _dispatch(
         self, exchange: Exchange, path: str, *, record: RequestRecord, headers: HeaderList
@@ -123,15 +132,17 @@ class App:
         elif path == _MODELS:
             self._let_in(exchange, record)
             body = list_models(self._routes, exchange.query)
-            _answer(exchange, 200, body, record=record, headers=headers)
+            answer(exchange, 200, body, record=record, headers=headers)
         elif path.startswith(f"{_MODELS}/"):
             self._let_in(exchange, record)
             body = show_model(self._routes, path.removeprefix(f"{_MODELS}/"))
-            _answer(exchange, 200, body, record=record, headers=headers)
+            answer(exchange, 200, body, record=record, headers=headers)
         elif path in _SHOWN:
             self._check_place(exchange)
             status, body = await self._show(path)
-            _answer(exchange, status, body, record=record, headers=headers)
+            answer(exchange, status, body, record=record, headers=headers)
+        elif path == PATH and self._metrics_page is not None:
+            await self._show_metrics(exchange, self._metrics_page, record=record, headers=headers)
         else:
             raise _unknown(method, path)
 
@@ -157,19 +168,35 @@ class App:
     async def _work(
         self, exchange: Exchange, path: str, *, record: RequestRecord, headers: HeaderList
     ) -> None:
-        if self._n_working >= self._max_concurrent:
+        metrics = self._metrics
+        if metrics.open_requests >= self._max_concurrent:
             raise Overloaded(
                 f"this gateway is at work on {self._max_concurrent} requests; try again",
                 retry_after_s=_RETRY_AFTER_S,
             )
-        self._n_working += 1
+        metrics.open_requests += 1
         try:
             if path == "/v1/messages":
                 await self._messages.serve(exchange, record, headers=headers)
             else:
                 await self._count_tokens.serve(exchange, record, headers=headers)
         finally:
-            self._n_working -= 1
+            metrics.open_requests -= 1
+
+    async def _show_metrics(
+        self,
+        exchange: Exchange,
+        page: MetricsPage,
+        *,
+        record: RequestRecord,
+        headers: HeaderList,
+    ) -> None:
+        if not page.has_token:
+            self._check_place(exchange)
+        page.check(exchange.headers, is_open=self._keys.is_open)
+        accept = exchange.headers.get(b"accept", b"").decode("latin-1")
+        kind, body = await page.render(accept)
+        answer(exchange, 200, body, record=record, headers=headers, content_type=kind)
 
     async def _show(self, path: str) -> tuple[int, bytes]:
         """Return what may be seen without a key."""
@@ -215,7 +242,7 @@ class App:
             ours = GatewayError(
                 "The gateway failed on this request. This is a bug of Dragoman; its log says more."
             )
-            _refuse(exchange, ours, record=record, headers=headers)
+            refuse(exchange, ours, record=record, headers=headers)
         record.error_type, record.error_detail = "api_error", type(error).__name__
 
 
@@ -233,24 +260,3 @@ def _unknown(method: str, path: str) -> UnknownPath:
     else:
         hint = f"this gateway serves {_ENDPOINTS}"
     return UnknownPath(f"nothing is served at {shown}; {hint}")
-
-
-def _answer(
-    exchange: Exchange, status: int, body: bytes, *, record: RequestRecord, headers: HeaderList
-) -> None:
-    record.status = status
-    kind = (_JSON,) if body else ()
-    exchange.start_reply(status, [*kind, (b"content-length", b"%d" % len(body)), *headers])
-    exchange.write(body)
-    exchange.end_reply()
-
-
-def _refuse(
-    exchange: Exchange, error: GatewayError, *, record: RequestRecord, headers: HeaderList
-) -> None:
-    if exchange.gone:  # nobody is there to be told
-        record.status, record.error_type = _CLIENT_GONE, "client_gone"
-        return
-    record.status = error.status
-    record.error_type, record.error_detail = error.kind, error.log_detail or error.message
-    send_error(exchange, error, request_id=record.request_id, extra=headers)

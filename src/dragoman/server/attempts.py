@@ -5,7 +5,9 @@ What is asked, and what a reply means for the next step, is in ``ask_chat`` and 
 which upstream comes after which, in ``delivery``.
 """
 
+import asyncio
 import random
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -21,8 +23,8 @@ from dragoman.server.ids import new_message_id
 from dragoman.server.relay import Relay
 from dragoman.server.reply_repairs import ReplyRepairs
 from dragoman.server.services import Asked, Services
-from dragoman.server.telemetry import RequestRecord
-from dragoman.server.transport.seams import Exchange, HeaderList, UpstreamRequest
+from dragoman.server.telemetry import RequestRecord, UpstreamCall
+from dragoman.server.transport.seams import ClientGone, Exchange, HeaderList, UpstreamRequest
 
 _Turn = TypeVar("_Turn", bound=Turn)
 
@@ -103,9 +105,18 @@ class Attempts:
     ) -> None:
         """Make one call; its reply goes through *turn* to the client."""
         self._follow(turn)
-        self.record.attempts += 1
-        upstream = self.services.upstreams[target.deployment.upstream]
-        await self.relay.attempt(upstream, request, turn=turn, context=context)
+        deployment, record = target.deployment, self.record
+        record.attempts += 1
+        call = UpstreamCall(deployment.upstream, deployment.model, time.monotonic())
+        record.calls.append(call)
+        upstream = self.services.upstreams[deployment.upstream]
+        try:
+            await self.relay.attempt(upstream, request, turn=turn, context=context)
+        except BaseException as error:
+            call.outcome = _outcome_of(error)
+            raise
+        finally:
+            call.ended_s = time.monotonic()
 
     def end_with(self, turn: ChatTurn) -> None:
         """End the reply with what an earlier turn holds."""
@@ -173,3 +184,12 @@ class Attempts:
             return self._base_headers
         value = render_adjustments(adjustments)
         return [*self._base_headers, (b"x-dragoman-adjustments", value)]
+
+
+def _outcome_of(error: BaseException) -> str:
+    """Return in one word how a call has ended that has not answered."""
+    if isinstance(error, GatewayError):
+        return error.kind
+    if isinstance(error, ClientGone):
+        return "client_gone"
+    return "stopped" if isinstance(error, asyncio.CancelledError) else "api_error"

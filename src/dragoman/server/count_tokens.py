@@ -127,6 +127,7 @@ class CountTokens:
         )
         record.model = request.model
         route = self._routes.resolve(request.model)
+        record.alias = route.alias
         record.caller.check_model(route.alias)
         target = route.targets[0].for_caller(record.caller)
         record.upstream = target.deployment.upstream

@@ -54,6 +54,7 @@ class Messages:
             request, exchange.headers, program=record.sender.client
         )
         route = self._routes.choose(request.model, role=role, caller=record.caller)
+        record.alias = route.alias
         asked = Asked(
             body=body,
             request=request,
@@ -61,4 +62,9 @@ class Messages:
             native_headers=native_headers(exchange),
         )
         attempts = Attempts(self._services, exchange, asked=asked, record=record, headers=headers)
-        await deliver(attempts, route.targets)
+        metrics = self._services.metrics
+        metrics.open_streams += request.stream
+        try:
+            await deliver(attempts, route.targets)
+        finally:
+            metrics.open_streams -= request.stream

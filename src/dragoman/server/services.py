@@ -7,6 +7,7 @@ from msgspec import Struct
 from dragoman.core.signatures import Signer
 from dragoman.policy.learned import LearnedFacts
 from dragoman.policy.prices import Prices
+from dragoman.server.metrics import Metrics
 from dragoman.server.planner import Planner
 from dragoman.server.telemetry import EventLog
 from dragoman.server.transport.seams import HeaderList, Upstream
@@ -40,6 +41,7 @@ class Services(Struct, frozen=True, kw_only=True):
         limits: Bounds and times.
         log: Told of attempts that were followed by another.
         prices: For the cost of a reply.
+        metrics: Told how many streams there are.
     """
 
     upstreams: Mapping[str, Upstream]
@@ -51,6 +53,7 @@ class Services(Struct, frozen=True, kw_only=True):
     limits: MessageLimits
     log: EventLog
     prices: Prices
+    metrics: Metrics
 
 
 class Asked(Struct, frozen=True, kw_only=True):

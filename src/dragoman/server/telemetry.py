@@ -21,6 +21,16 @@ _MAX_HELD_LINES: Final = 256
 _encode: Final = msgspec.json.Encoder().encode
 
 
+class UpstreamCall(Struct):
+    """One call of an upstream that a request has led to; times are monotonic."""
+
+    upstream: str
+    model: str
+    started_s: float
+    ended_s: float = 0.0
+    outcome: str = "ok"  # else the type of the error that it ended with
+
+
 class RequestRecord(Struct):
     """What one request was and how it ended; filled in on the way, written at the end."""
 
@@ -32,6 +42,7 @@ class RequestRecord(Struct):
     sender: Sender = UNKNOWN
     side_role: SideRole = ""
     model: str = ""
+    alias: str = ""  # of the model, whatever name was sent; empty until it is known
     upstream: str = ""
     upstream_model: str = ""
     is_stream: bool = False
@@ -41,6 +52,7 @@ class RequestRecord(Struct):
     stop_reason: str = ""
     usage: Usage | None = None
     attempts: int = 0
+    calls: list[UpstreamCall] = []  # one for each attempt
     started_s: float = 0.0  # monotonic
     first_content_s: float | None = None
     adjustments: tuple[Adjustment, ...] = ()

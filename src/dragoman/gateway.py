@@ -1,0 +1,154 @@
+"""What `build.py` makes: everything that serves one configuration, and what outlives it."""
+
+import asyncio
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+from dragoman.core.errors import GatewayError
+from dragoman.core.signatures import Signer
+from dragoman.policy.calibration import Calibration
+from dragoman.policy.routes import Routes
+from dragoman.server.app import App
+from dragoman.server.documents import Documents
+from dragoman.server.fetch import GuardedFetcher
+from dragoman.server.metrics import Metrics
+from dragoman.server.metrics_page import MetricsPage
+from dragoman.server.readiness import Readiness
+from dragoman.server.tokenizers import LocalTokenizers
+from dragoman.server.transport.http_upstream import HttpUpstream
+from dragoman.server.transport.seams import Exchange, HeaderList
+from dragoman.server.vault import Vault
+from dragoman.settings import Config
+
+
+class Lasting(Struct, frozen=True, kw_only=True):
+    """
+    What a change of the configuration leaves as it is: made once, by the first gateway.
+
+    Whatever holds state that clients would miss belongs here. What hangs on settings that a change
+    takes over must not.
+    """
+
+    signer: Signer
+    fetcher: GuardedFetcher
+    documents: Documents
+    calibration: Calibration
+    tokenizers: LocalTokenizers
+    vault: Vault
+    metrics: Metrics
+    metrics_page: MetricsPage
+
+
+class Gateway:
+    """
+    Everything that serves one configuration. Immutable; another one makes another gateway.
+
+    Args:
+        config: What it was built from.
+        routes: What model names mean.
+        app: Answers requests.
+        readiness: Whether it would.
+        upstreams: Closed with it.
+        lasting: Closed with the last one.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        routes: Routes,
+        app: App,
+        readiness: Readiness,
+        upstreams: Mapping[str, HttpUpstream],
+        lasting: Lasting,
+    ) -> None:
+        self.config = config
+        self.routes = routes
+        self.upstreams = upstreams
+        self.lasting = lasting
+        self._app = app
+        self._readiness = readiness
+        self._n_open = 0
+        self._emptied: asyncio.Event | None = None
+
+    async def handle(self, exchange: Exchange) -> None:
+        """Answer one request."""
+        self._n_open += 1
+        try:
+            await self._app.handle(exchange)
+        finally:
+            self._n_open -= 1
+            if self._emptied is not None and not self._n_open:
+                self._emptied.set()
+
+    def refuse(self, error: GatewayError) -> tuple[HeaderList, bytes]:
+        """Return headers and body for a request that the transport itself refuses."""
+        return self._app.refuse(error)
+
+    async def not_ready_reason(self) -> str:
+        """Return why no request would be answered; empty: one would."""
+        return await self._readiness.reason()
+
+    async def retire(self, successor: "Gateway") -> None:
+        """Wait until the last request is over; then close what *successor* does not use."""
+        if self._n_open:
+            self._emptied = asyncio.Event()
+            await self._emptied.wait()
+        kept = {id(upstream) for upstream in successor.upstreams.values()}
+        for upstream in self.upstreams.values():
+            if id(upstream) not in kept:
+                await upstream.close()
+
+    async def close(self) -> None:
+        """Abort what is under way and close all connections."""
+        for upstream in self.upstreams.values():
+            await upstream.close()
+        await self.lasting.documents.close()
+
+
+class Switch:
+    """
+    Hand each request to the gateway in use; those under way stay with theirs.
+
+    Args:
+        gateway: The first one.
+    """
+
+    def __init__(self, gateway: Gateway) -> None:
+        self.gateway = gateway
+        self._retiring: dict[asyncio.Task[None], Gateway] = {}
+
+    @property
+    def config(self) -> Config:
+        """Of the gateway in use."""
+        return self.gateway.config
+
+    @property
+    def routes(self) -> Routes:
+        """Of the gateway in use."""
+        return self.gateway.routes
+
+    async def handle(self, exchange: Exchange) -> None:
+        """Answer one request."""
+        await self.gateway.handle(exchange)
+
+    def refuse(self, error: GatewayError) -> tuple[HeaderList, bytes]:
+        """Return headers and body for a request that the transport itself refuses."""
+        return self.gateway.refuse(error)
+
+    def turn(self, successor: Gateway) -> None:
+        """Serve with *successor* from the next request on."""
+        former, self.gateway = self.gateway, successor
+        task = asyncio.create_task(former.retire(successor), name="a former gateway")
+        self._retiring[task] = former
+        task.add_done_callback(self._retiring.pop)
+
+    async def close(self) -> None:
+        """Close the gateway in use, and those that still have requests."""
+        former = dict(self._retiring)
+        for task in former:
+            task.cancel()
+        await asyncio.gather(*former, return_exceptions=True)
+        for gateway in (*former.values(), self.gateway):
+            await gateway.close()

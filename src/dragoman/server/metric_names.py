@@ -1,0 +1,128 @@
+"""Every metric: its name, kind, labels and meaning; docs/reference/metrics.md has them all."""
+
+from typing import Final, Literal
+
+from msgspec import Struct
+
+OTHER: Final = "other"  # in the place of a label's value that is unknown, or one too many
+
+
+class Family(Struct, frozen=True, kw_only=True):
+    """
+    All series of one name.
+
+    Attributes:
+        buckets: Upper bounds of a histogram's buckets, without the last one, which has none.
+        merge: What several processes of one gateway make of their values.
+    """
+
+    kind: Literal["counter", "gauge", "histogram"]
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+    merge: Literal["sum", "max"] = "sum"
+
+
+class Sample(Struct, array_like=True):
+    """
+    One series.
+
+    Attributes:
+        value: Of a counter or gauge; the sum of a histogram's observations.
+        counts: How many observations fell into each bucket of a histogram, not cumulative.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    value: float
+    counts: list[int] = []
+
+
+_WHO: Final = ("model", "upstream")
+# From a cached prompt on a local engine to a long prompt on a slow one.
+_FIRST_CONTENT_S: Final = (0.1, 0.25, 0.5, 1, 2, 3, 5, 8, 13, 20, 30, 60, 120, 300, 600)
+_DURATION_S: Final = (0.25, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600)
+_LAG_S: Final = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3)
+_RATIO: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
+
+FAMILIES: Final[dict[str, Family]] = {
+    "dragoman_requests_total": Family(
+        kind="counter",
+        help="Requests that are over, by status and, where there was one, type of error.",
+        labels=("endpoint", *_WHO, "status", "error"),
+    ),
+    "dragoman_stop_reasons_total": Family(
+        kind="counter", help="Messages by how they ended.", labels=(*_WHO, "reason")
+    ),
+    "dragoman_tokens_total": Family(
+        kind="counter",
+        help="Tokens of messages: input, cache_read, cache_write, output; none is in two of them.",
+        labels=(*_WHO, "kind"),
+    ),
+    "dragoman_thinking_tokens_total": Family(
+        kind="counter", help="Output tokens that were thinking.", labels=_WHO
+    ),
+    "dragoman_estimated_messages_total": Family(
+        kind="counter", help="Messages whose tokens no upstream has counted.", labels=_WHO
+    ),
+    "dragoman_cost_dollars_total": Family(
+        kind="counter", help="What messages have cost, where a price is known.", labels=_WHO
+    ),
+    "dragoman_unpriced_messages_total": Family(
+        kind="counter", help="Answered messages without a known price.", labels=_WHO
+    ),
+    "dragoman_first_content_seconds": Family(
+        kind="histogram",
+        help="From a request's arrival to its first content.",
+        labels=_WHO,
+        buckets=_FIRST_CONTENT_S,
+    ),
+    "dragoman_message_duration_seconds": Family(
+        kind="histogram",
+        help="From a message request's arrival to the end of its reply, however it ended.",
+        labels=_WHO,
+        buckets=_DURATION_S,
+    ),
+    "dragoman_estimate_error_ratio": Family(
+        kind="histogram",
+        help="How far the estimate of a prompt was from the upstream's count, up or down.",
+        labels=_WHO,
+        buckets=_RATIO,
+    ),
+    "dragoman_adjustments_total": Family(
+        kind="counter",
+        help="What could not be sent as asked, by field and what was done to it.",
+        labels=("model", "field", "action"),
+    ),
+    "dragoman_repairs_total": Family(
+        kind="counter", help="What was put right in replies.", labels=("model", "kind")
+    ),
+    "dragoman_upstream_calls_total": Family(
+        kind="counter",
+        help="Calls of upstreams for messages: ok, or the type of error they ended with.",
+        labels=("upstream", "outcome"),
+    ),
+    "dragoman_upstream_calls_open": Family(
+        kind="gauge",
+        help="Calls under way, those that wait for a connection included.",
+        labels=("upstream",),
+    ),
+    "dragoman_upstream_connections": Family(
+        kind="gauge", help="Connections to an upstream: busy or idle.", labels=("upstream", "state")
+    ),
+    "dragoman_open_requests": Family(kind="gauge", help="Messages and counts at work."),
+    "dragoman_open_streams": Family(kind="gauge", help="Streamed messages at work."),
+    "dragoman_client_connections": Family(kind="gauge", help="Open connections of clients."),
+    "dragoman_event_loop_lag_seconds": Family(
+        kind="histogram",
+        help="How late a timer came that was due every half second.",
+        buckets=_LAG_S,
+    ),
+    "dragoman_vault_entries": Family(kind="gauge", help="Tool calls whose thinking is kept."),
+    "dragoman_vault_bytes": Family(kind="gauge", help="Memory that kept thinking takes, about."),
+    "dragoman_memory_bytes": Family(kind="gauge", help="Resident memory; Linux only."),
+    "dragoman_workers": Family(kind="gauge", help="Processes that these figures are the sum of."),
+    "dragoman_build_info": Family(
+        kind="gauge", help="Always 1; the label says what runs.", labels=("version",), merge="max"
+    ),
+}

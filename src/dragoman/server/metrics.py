@@ -1,0 +1,222 @@
+"""
+What is counted, as plain numbers, once for each request at its end.
+
+The values of labels come from the configuration or from short lists: nothing that a client makes up
+becomes a series. What is left over, and what would be one series too many, is ``other``.
+"""
+
+import re
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
+
+from msgspec import structs
+
+from dragoman import __version__
+from dragoman.server.metric_names import FAMILIES, OTHER, Sample
+from dragoman.server.telemetry import RequestRecord
+from dragoman.wire.anthropic import MessagesRequest
+
+MAX_SERIES: Final = 2_000  # of one name, beside "other"
+_MESSAGES: Final = "/v1/messages"
+_ENDPOINTS: Final = {
+    _MESSAGES: "messages",
+    "/v1/messages/count_tokens": "count_tokens",
+    "/v1/models": "models",
+}
+_STOP_REASONS: Final = frozenset(
+    {
+        *("end_turn", "max_tokens", "stop_sequence", "tool_use", "pause_turn", "refusal"),
+        "model_context_window_exceeded",
+    }
+)
+# The first parts of what adjustments name: fields of a request, and of a reply.
+_FIELDS: Final = frozenset(
+    {*(f.name for f in structs.fields(MessagesRequest)), "input_tokens", "reply", "tool_use"}
+)
+_PART: Final = re.compile(r"[a-z_]{1,40}")
+Source = Callable[[], Iterable[Sample]]
+
+
+class _Histogram:
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, name: str) -> None:
+        self.bounds = FAMILIES[name].buckets
+        self.counts = [0] * (len(self.bounds) + 1)
+        self.total = 0.0
+
+    def add(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    def sample(self, name: str, labels: tuple[str, ...]) -> Iterator[Sample]:
+        if any(self.counts):
+            yield Sample(name, labels, self.total, self.counts)
+
+
+class _Messages:
+    """The sums of all messages of one model and upstream."""
+
+    __slots__ = (
+        *("cache_read", "cache_write", "duration", "estimate_error", "estimated", "first_content"),
+        *("fresh", "labels", "micros", "output", "stop_reasons", "thinking", "unpriced"),
+    )
+
+    def __init__(self, labels: tuple[str, str]) -> None:
+        self.labels = labels
+        self.fresh = self.cache_read = self.cache_write = self.output = self.thinking = 0
+        self.estimated = self.unpriced = self.micros = 0
+        self.stop_reasons: dict[str, int] = {}
+        self.first_content = _Histogram("dragoman_first_content_seconds")
+        self.duration = _Histogram("dragoman_message_duration_seconds")
+        self.estimate_error = _Histogram("dragoman_estimate_error_ratio")
+
+    def add(self, record: RequestRecord, now_s: float) -> None:
+        self.duration.add(now_s - record.started_s)
+        if record.first_content_s is not None:
+            self.first_content.add(record.first_content_s - record.started_s)
+        if record.estimate_error_pct is not None:
+            self.estimate_error.add(abs(record.estimate_error_pct) / 100)
+        if record.stop_reason:
+            reason = record.stop_reason if record.stop_reason in _STOP_REASONS else OTHER
+            self.stop_reasons[reason] = self.stop_reasons.get(reason, 0) + 1
+        usage = record.usage
+        # What is there while nothing has come is our estimate of a prompt that nobody has read.
+        if usage is None or (usage.is_estimate and record.first_content_s is None):
+            return
+        self.fresh += usage.input_tokens
+        self.cache_read += usage.cache_read_input_tokens
+        self.cache_write += usage.cache_creation_input_tokens
+        self.output += usage.output_tokens
+        self.thinking += usage.thinking_tokens or 0
+        self.estimated += usage.is_estimate
+        if record.cost_micros is None:
+            self.unpriced += 1
+        else:
+            self.micros += record.cost_micros
+
+    def samples(self) -> Iterator[Sample]:
+        labels = self.labels
+        for reason, n in self.stop_reasons.items():
+            yield Sample("dragoman_stop_reasons_total", (*labels, reason), n)
+        tokens = {"input": self.fresh, "output": self.output}
+        tokens |= {"cache_read": self.cache_read, "cache_write": self.cache_write}
+        for kind, n in tokens.items():
+            yield Sample("dragoman_tokens_total", (*labels, kind), n)
+        yield Sample("dragoman_thinking_tokens_total", labels, self.thinking)
+        yield Sample("dragoman_estimated_messages_total", labels, self.estimated)
+        yield Sample("dragoman_cost_dollars_total", labels, self.micros / 1e6)
+        yield Sample("dragoman_unpriced_messages_total", labels, self.unpriced)
+        yield from self.first_content.sample("dragoman_first_content_seconds", labels)
+        yield from self.duration.sample("dragoman_message_duration_seconds", labels)
+        yield from self.estimate_error.sample("dragoman_estimate_error_ratio", labels)
+
+
+class _Counter:
+    """Series of one name by their labels, no more than ``MAX_SERIES``."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._values: dict[tuple[str, ...], int] = {}
+
+    def add(self, labels: tuple[str, ...], n: int = 1) -> None:
+        values = self._values
+        if labels not in values and len(values) >= MAX_SERIES:
+            labels = (OTHER,) * len(labels)
+        values[labels] = values.get(labels, 0) + n
+
+    def samples(self) -> Iterator[Sample]:
+        for labels, n in self._values.items():
+            yield Sample(self._name, labels, n)
+
+
+class LoopLag:
+    """How late the event loop comes to its timers: what any other work waits for, too."""
+
+    def __init__(self) -> None:
+        self._seen = _Histogram("dragoman_event_loop_lag_seconds")
+
+    def add(self, late_s: float) -> None:
+        """Take note of a timer that came *late_s* after it was due."""
+        self._seen.add(max(0.0, late_s))
+
+    def samples(self) -> Iterator[Sample]:
+        yield from self._seen.sample("dragoman_event_loop_lag_seconds", ())
+
+
+class Metrics:
+    """
+    The figures of one process. They outlive a change of the configuration.
+
+    Attributes:
+        sources: What else has figures, asked when somebody wants to see them; by a name under
+            which another configuration puts its own. A source must be quick and must not fail.
+        open_requests: Messages and counts at work.
+        open_streams: Streamed messages at work.
+        loop_lag: Told by whoever keeps the timer.
+    """
+
+    def __init__(self) -> None:
+        self.sources: dict[str, Source] = {}
+        self.open_requests = 0
+        self.open_streams = 0
+        self.loop_lag = LoopLag()
+        self._requests = _Counter("dragoman_requests_total")
+        self._messages: dict[tuple[str, str], _Messages] = {}
+        self._adjustments = _Counter("dragoman_adjustments_total")
+        self._repairs = _Counter("dragoman_repairs_total")
+        self._calls = _Counter("dragoman_upstream_calls_total")
+
+    def observe(self, record: RequestRecord, now_s: float) -> None:
+        """Count one request that is over; *now_s* is on the clock of the record."""
+        model = record.alias or OTHER
+        self._requests.add(
+            (
+                _ENDPOINTS.get(record.path, OTHER),
+                model,
+                record.upstream,
+                str(record.status),
+                record.error_type,
+            )
+        )
+        for call in record.calls:
+            self._calls.add((call.upstream, call.outcome))
+        if record.path == _MESSAGES and record.upstream:
+            self._of(model, record.upstream).add(record, now_s)
+        for adjustment in record.adjustments:
+            field = _field_of(adjustment.field)
+            self._adjustments.add((model, field, adjustment.action))
+        for kind, n in record.repairs.items():
+            self._repairs.add((model, kind), n)
+
+    def samples(self) -> Iterator[Sample]:
+        """Return every series there is."""
+        for counter in (self._requests, self._adjustments, self._repairs, self._calls):
+            yield from counter.samples()
+        for messages in self._messages.values():
+            yield from messages.samples()
+        yield from self.loop_lag.samples()
+        yield Sample("dragoman_open_requests", (), self.open_requests)
+        yield Sample("dragoman_open_streams", (), self.open_streams)
+        yield Sample("dragoman_workers", (), 1)
+        yield Sample("dragoman_build_info", (__version__,), 1)
+        for source in self.sources.values():
+            yield from source()
+
+    def _of(self, model: str, upstream: str) -> _Messages:
+        labels = (model, upstream)
+        found = self._messages.get(labels)
+        if found is None:
+            if len(self._messages) >= MAX_SERIES // 8:  # each has eight names and more
+                labels = (OTHER, OTHER)
+            found = self._messages.setdefault(labels, _Messages(labels))
+        return found
+
+
+def _field_of(path: str) -> str:
+    """Return the field of an adjustment without positions, and without names of the client."""
+    parts = [part for part in path.split(".") if _PART.fullmatch(part)]
+    if not parts or parts[0] not in _FIELDS:
+        return OTHER
+    return ".".join(parts[:2])

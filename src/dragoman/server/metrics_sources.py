@@ -1,0 +1,56 @@
+"""Figures that other parts have anyway, as samples; asked for by a scrape."""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Final, Protocol
+
+from dragoman.server.metric_names import Sample
+from dragoman.server.transport.http_server import HttpServer
+from dragoman.server.vault import Vault
+
+_STATM: Final = Path("/proc/self/statm")
+_RESIDENT: Final = 1  # field of statm, in pages
+
+
+class PooledUpstream(Protocol):
+    """What an upstream with a pool of connections knows of itself."""
+
+    @property
+    def n_connections(self) -> int: ...
+    @property
+    def n_idle(self) -> int: ...
+    @property
+    def n_calls(self) -> int: ...
+
+
+def upstream_samples(upstreams: Mapping[str, PooledUpstream]) -> Iterator[Sample]:
+    """Return connections and calls of each upstream."""
+    for name, upstream in upstreams.items():
+        n_idle = upstream.n_idle
+        yield Sample("dragoman_upstream_calls_open", (name,), upstream.n_calls)
+        busy = upstream.n_connections - n_idle
+        yield Sample("dragoman_upstream_connections", (name, "busy"), busy)
+        yield Sample("dragoman_upstream_connections", (name, "idle"), n_idle)
+
+
+def connection_samples(server: HttpServer) -> Iterable[Sample]:
+    """Return how many clients are connected."""
+    return (Sample("dragoman_client_connections", (), server.n_connections),)
+
+
+def vault_samples(vault: Vault) -> Iterable[Sample]:
+    """Return how full the vault is."""
+    return (
+        Sample("dragoman_vault_entries", (), vault.n_entries),
+        Sample("dragoman_vault_bytes", (), vault.n_bytes),
+    )
+
+
+def process_samples() -> Iterable[Sample]:
+    """Return the memory of this process, where the system says how much it is."""
+    try:
+        pages = int(_STATM.read_bytes().split()[_RESIDENT])
+    except OSError:  # only Linux has it
+        return ()
+    return (Sample("dragoman_memory_bytes", (), pages * os.sysconf("SC_PAGE_SIZE")),)
