@@ -17,7 +17,7 @@ DEV := $(VENV)/.dev-installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test setup lint format types docs golden fuzz bench node-clients servers example-ray dist clean
+.PHONY: help run test setup lint format types docs golden fuzz bench node-clients servers audit example-ray dist clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "make %-13s %s\n", $$1, $$2 }'
@@ -46,6 +46,9 @@ types: $(DEV) ## Check types
 
 docs: $(DEV) ## Build the documentation into site/
 	$(BIN)/mkdocs build --strict --quiet
+
+audit: $(DEV) ## Look for known weaknesses in what is installed; ARGS=--strict
+	$(BIN)/python tools/audit.py $(ARGS)
 
 golden: $(DEV) ## Write generated pages and golden files anew, for review
 	$(BIN)/python tools/make_api_page.py
