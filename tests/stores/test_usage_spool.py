@@ -1,0 +1,320 @@
+"""The spool: in order, cut anywhere, bounded, and handed on from the dead to the living."""
+
+import datetime as dt
+import os
+import signal
+import subprocess
+import sys
+import threading
+import zlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dragoman.policy.records import UsageRecord
+from dragoman.stores import usage_spool
+from dragoman.stores.folder_claims import FolderClaim, dead_claims
+from dragoman.stores.usage_lines import decode_lines, encode_lines
+from dragoman.stores.usage_spool import SpoolFull, UsageSpool, waiting_bytes
+
+AT = dt.datetime(2026, 11, 25, 14, 3, 11, 482000, dt.UTC)
+MANY_BYTES = 2**20
+
+
+def a_record(number: int, **changes: object) -> UsageRecord:
+    return UsageRecord(id=f"req_{number}", started_at=AT, key_id="apikey_1", **changes)  # type: ignore[arg-type]
+
+
+def records(*numbers: int) -> list[UsageRecord]:
+    return [a_record(number) for number in numbers]
+
+
+def new_spool(root: Path, *, max_bytes: int = MANY_BYTES, **options: int) -> UsageSpool:
+    return UsageSpool(root, max_bytes=max_bytes, **options)
+
+
+def drain(spool: UsageSpool) -> list[str]:
+    """Read everything as the meter does, return the ids."""
+    ids: list[str] = []
+    while (segment := spool.oldest()) is not None:
+        ids += [record.id for record in spool.read(segment).records]
+        spool.remove(segment)
+    return ids
+
+
+def ids(*numbers: int) -> list[str]:
+    return [f"req_{number}" for number in numbers]
+
+
+FULL = a_record(
+    1,
+    key_name="adä",
+    workspace_id="wrkspc_1",
+    session_id="s",
+    agent_id="a",
+    client="claude-cli",
+    client_version="2.1.330",
+    model="模型\n",
+    upstream="lab",
+    upstream_model="real",
+    is_stream=True,
+    input_tokens=2**40,
+    cost_micros=2**62,
+    first_content_ms=5,
+    status=200,
+    adjustments=("top_k dropped",),
+    repairs={"type": 2},
+)
+
+
+def test_lines_come_back_as_they_were() -> None:
+    lines = decode_lines(encode_lines([FULL, *records(2, 3)]))
+    assert lines.records == (FULL, *records(2, 3))
+    assert (lines.is_cut, lines.n_broken) == (False, 0)
+
+
+@given(st.integers(0, 2000))
+def test_lines_may_be_cut_anywhere(cut: int) -> None:
+    given_records = [FULL, *records(2, 3)]
+    data = encode_lines(given_records)[:cut]
+    lines = decode_lines(data)
+    assert list(lines.records) == given_records[: data.count(b"\n")]
+    assert lines.is_cut == (bool(data) and not data.endswith(b"\n"))
+    assert lines.n_broken == 0
+
+
+@given(st.integers(0, 600), st.binary(min_size=1, max_size=20))
+def test_a_damaged_line_costs_no_other(at: int, damage: bytes) -> None:
+    first, second, third = (encode_lines(records(number)) for number in (1, 2, 3))
+    at %= len(second) - 1
+    broken = second[:at] + damage + second[at + len(damage) : -1] + b"\n"
+    lines = decode_lines(first + broken + third)
+    found = [record.id for record in lines.records]
+    assert found[0] == "req_1"
+    assert found[-1] == "req_3"
+    assert lines.n_broken == 0 or "req_2" not in found
+
+
+def test_a_line_of_a_later_version_is_told_apart_from_a_cut_one() -> None:
+    body = b'{"id":5}'
+    line = b"%08x %b\n" % (zlib.crc32(body), body)
+    lines = decode_lines(line)
+    assert (lines.records, lines.n_broken, lines.is_cut) == ((), 1, False)
+
+
+def test_what_is_appended_is_read_in_order(tmp_path: Path) -> None:
+    spool = new_spool(tmp_path / "spool", segment_bytes=500)
+    for number in range(0, 20, 2):
+        spool.append(records(number, number + 1))
+    assert drain(spool) == ids(*range(20))
+    assert spool.waiting_bytes == 0
+    spool.close()
+    assert list((tmp_path / "spool").iterdir()) == []
+
+
+def test_nothing_is_made_where_nothing_is_appended(tmp_path: Path) -> None:
+    spool = new_spool(tmp_path / "spool")
+    assert spool.adopt() == 0
+    assert spool.oldest() is None
+    spool.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_appending_goes_on_while_a_segment_is_read(tmp_path: Path) -> None:
+    spool = new_spool(tmp_path)
+    spool.append(records(1))
+    segment = spool.oldest()
+    assert segment is not None
+    spool.append(records(2))
+    assert spool.oldest() is segment
+    spool.remove(segment)
+    assert drain(spool) == ids(2)
+
+
+def test_what_is_not_removed_comes_again(tmp_path: Path) -> None:
+    spool = new_spool(tmp_path)
+    spool.append(records(1))
+    for _ in range(2):
+        segment = spool.oldest()
+        assert segment is not None
+        assert [record.id for record in spool.read(segment).records] == ids(1)
+    assert drain(spool) == ids(1)
+
+
+def test_a_full_spool_refuses_whole_batches_and_takes_more_later(tmp_path: Path) -> None:
+    size = len(encode_lines(records(1)))
+    spool = new_spool(tmp_path, max_bytes=3 * size)
+    spool.append(records(1, 2))
+    with pytest.raises(SpoolFull, match="wait for the store"):
+        spool.append(records(3, 4))
+    spool.append(records(5))
+    assert spool.waiting_bytes == 3 * size == waiting_bytes(tmp_path)
+    assert drain(spool) == ids(1, 2, 5)
+    spool.append(records(6))
+    assert drain(spool) == ids(6)
+
+
+def test_a_disk_that_breaks_off_leaves_no_half_batch(tmp_path: Path, monkeypatch) -> None:
+    spool = new_spool(tmp_path)
+    spool.append(records(1))
+    write = os.write
+
+    def write_half(descriptor: int, data: bytes) -> int:
+        if len(data) < 100:
+            raise OSError(28, "No space left on device")
+        return write(descriptor, bytes(data[: len(data) - 50]))
+
+    monkeypatch.setattr(usage_spool.os, "write", write_half)
+    with pytest.raises(OSError, match="No space left"):
+        spool.append(records(2, 3))
+    monkeypatch.undo()
+    spool.append(records(2, 3))
+    segment = spool.oldest()
+    assert segment is not None
+    assert spool.read(segment).n_broken == 0
+    assert not spool.read(segment).is_cut
+    assert drain(spool) == ids(1, 2, 3)
+    assert spool.waiting_bytes == 0
+
+
+def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    spool = new_spool(tmp_path / "file" / "spool")
+    with pytest.raises(OSError, match="Not a directory"):
+        spool.append(records(1))
+    assert spool.adopt() == 0
+    spool.close()
+
+
+def test_files_are_for_their_owner_alone(tmp_path: Path) -> None:
+    spool = new_spool(tmp_path / "spool")
+    spool.append(records(1))
+    spool.sync()
+    (folder,) = (tmp_path / "spool").iterdir()
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o600}
+
+
+def test_an_odd_segment_is_kept_under_another_name(tmp_path: Path) -> None:
+    spool = new_spool(tmp_path)
+    spool.append(records(1))
+    segment = spool.oldest()
+    assert segment is not None
+    spool.set_aside(segment)
+    assert (spool.oldest(), spool.waiting_bytes) == (None, 0)
+    spool.close()
+    left = [path.name for path in tmp_path.glob("*/*") if path.name != "lock"]
+    assert left == ["00000001.odd"]
+    assert new_spool(tmp_path).adopt() == 0
+
+
+# -- from the dead to the living
+
+_APPEND = """
+import sys, time
+sys.path[:0] = {path!r}
+from pathlib import Path
+from stores.test_usage_spool import new_spool, records
+spool = new_spool(Path({root!r}), segment_bytes=600)
+for number in range({n}):
+    spool.append(records(number))
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+def start_process(root: Path, n: int) -> subprocess.Popen[str]:
+    code = _APPEND.format(path=sys.path, root=str(root), n=n)
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_what_a_killed_process_left_is_adopted_once(tmp_path: Path) -> None:
+    spool = new_spool(tmp_path)
+    process = start_process(tmp_path, n=5)
+    assert spool.adopt() == 0  # it lives
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    other = new_spool(tmp_path)
+    found = spool.adopt()
+    assert found >= 2
+    assert spool.waiting_bytes == waiting_bytes(tmp_path) > 0
+    assert other.adopt() == 0  # it is ours now
+    spool.append(records(9))
+    assert drain(spool) == ids(0, 1, 2, 3, 4, 9)
+    spool.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cut_line_of_a_killed_process_is_passed_over(tmp_path: Path) -> None:
+    first = new_spool(tmp_path)
+    first.append(records(1, 2))
+    first.close()
+    (path,) = tmp_path.glob("*/*.usage")
+    os.truncate(path, path.stat().st_size - 10)
+    spool = new_spool(tmp_path)
+    assert spool.adopt() == 1
+    assert drain(spool) == ids(1)
+
+
+def test_what_is_left_at_the_end_goes_to_the_next_process(tmp_path: Path) -> None:
+    first = new_spool(tmp_path)
+    first.append(records(1))
+    assert first.oldest() is not None
+    first.append(records(2))
+    first.close()
+    second = new_spool(tmp_path)
+    assert second.adopt() == 2
+    second.close()  # it had no time, either
+    third = new_spool(tmp_path)
+    assert third.adopt() == 2
+    assert drain(third) == ids(1, 2)
+    third.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_adopted_segments_count_for_the_bound(tmp_path: Path) -> None:
+    size = len(encode_lines(records(1)))
+    first = new_spool(tmp_path)
+    first.append(records(1, 2))
+    first.close()
+    second = new_spool(tmp_path, max_bytes=2 * size)
+    second.adopt()
+    with pytest.raises(SpoolFull):
+        second.append(records(3))
+
+
+def test_a_folder_has_one_owner_among_many_who_want_it(tmp_path: Path) -> None:
+    root = tmp_path
+    for _ in range(30):
+        FolderClaim.make(root).release()
+    made: list[FolderClaim] = []
+    taken: list[FolderClaim] = []
+    start = threading.Barrier(4)
+
+    def make() -> None:
+        start.wait()
+        made.extend(FolderClaim.make(root) for _ in range(40))
+
+    def look() -> None:
+        start.wait()
+        for _ in range(200):
+            for claim in dead_claims(root):
+                taken.append(claim)
+                claim.release()
+
+    threads = [threading.Thread(target=work) for work in (make, make, look, look)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({claim.path for claim in made}) == 80
+    assert all(claim.path.is_dir() for claim in made)
+    assert [FolderClaim.take(claim.path) for claim in made] == [None] * 80
+    for claim in made:
+        claim.release()
+    assert list(root.iterdir()) == []
