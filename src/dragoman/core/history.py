@@ -42,7 +42,7 @@ class Call(Struct):
     name: str
     arguments: str
     path: str
-    entry: "AssistantEntry"
+    turn: int  # the number of its entry: the entry itself would be a circle for the collector
     result: str | None = None
     pictures: list[Part] = field(default_factory=list)
 
@@ -92,7 +92,7 @@ class HistoryReader:
         # By the client's id: calls without a result, a queue for each turn that has such calls.
         self._waiting: dict[str, list[deque[Call]]] = {}
         self._answered: dict[str, Call] = {}
-        self._last_assistant: AssistantEntry | None = None
+        self._last_assistant = -1  # the number of its entry
         self.entries: list[Entry] = []
 
     def read(self, messages: Sequence[tuple[int, Message]]) -> list[Entry]:
@@ -184,10 +184,11 @@ class HistoryReader:
         name = tool_name_of(block, self._tools)
         arguments = "{}" if block.input is None else _encode(block.input).decode()
         entry = self._assistant(path)
-        call = Call(block.id or "", name, arguments, path, entry)
+        turn = len(self.entries) - 1
+        call = Call(block.id or "", name, arguments, path, turn)
         entry.calls.append(call)
         turns = self._waiting.setdefault(call.client_id, [])
-        if not turns or turns[-1][-1].entry is not entry:
+        if not turns or turns[-1][-1].turn != turn:
             turns.append(deque())
         turns[-1].append(call)
 
@@ -203,8 +204,10 @@ class HistoryReader:
             turns.pop()
         call.result, call.pictures = text, pictures
         self._answered[call_id] = call
-        call.entry.is_answered = True
-        if is_user and call.entry is not self._last_assistant:
+        entry = self.entries[call.turn]
+        if isinstance(entry, AssistantEntry):
+            entry.is_answered = True
+        if is_user and call.turn != self._last_assistant:
             reason = "a tool result came late: it was moved to its call"
             self._adjustments.add(path, "repaired", reason=reason)
             self.add_user_text(f"[The result of the earlier call of {call.name} has arrived.]")
@@ -234,7 +237,8 @@ class HistoryReader:
     def _assistant(self, path: str) -> AssistantEntry:
         last = self.entries[-1] if self.entries else None
         if not isinstance(last, AssistantEntry) or last.is_answered:
-            last = self._last_assistant = AssistantEntry(path)
+            last = AssistantEntry(path)
+            self._last_assistant = len(self.entries)
             self.entries.append(last)
         return last
 

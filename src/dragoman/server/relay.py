@@ -205,6 +205,9 @@ class Relay:
             if timer is not None:
                 timer.cancel()
         self._early_timer = self._ping_timer = None
+        # Whoever gave it has us, too. Without that circle all of a request goes at once, and the
+        # next one finds its memory warm; left to the collector, it cost a tenth more.
+        self._headers = tuple
 
     def _check_present(self) -> None:
         if self._exchange.gone and not self._is_ended:
