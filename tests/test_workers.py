@@ -1,6 +1,7 @@
 """Several processes at one port: connections are spread, ends are made good, nothing is left."""
 
 import os
+import re
 import signal
 import socket
 import sys
@@ -12,12 +13,18 @@ import pytest
 
 from dragoman.exit_codes import CANNOT_START
 from dragoman.workers import reserve_port
+from support.chat_script import say
 from support.chat_upstream import ChatUpstream
 from support.command import run_command
 from support.gateway import GatewayProcess, lab_config
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="!!!! SO_REUSEPORT deals on Linux")
 _PATIENCE_S = 60
+HELLO = {
+    "model": "lab-model",
+    "max_tokens": 50,
+    "messages": [{"role": "user", "content": "Hello"}],
+}
 
 
 def children(pid: int) -> list[int]:
@@ -101,3 +108,24 @@ def test_a_taken_port_ends_the_command(tmp_path: Path) -> None:
         f"dragoman: cannot listen on 127.0.0.1:{port}: something listens there already; "
         "choose another with --port\n"
     )
+
+
+def test_one_worker_shows_the_figures_of_all(tmp_path: Path) -> None:
+    n = 12
+    with (
+        ChatUpstream(say("Hello", times=-1)) as upstream,
+        two_workers(tmp_path, upstream) as gateway,
+    ):
+        for _ in range(n):  # each on a connection of its own
+            assert gateway.request("POST", "/v1/messages", HELLO).status == 200
+        pages: list[str] = []
+
+        def all_are_counted() -> bool:
+            pages.append(gateway.request("GET", "/metrics").body.decode())
+            found = re.search(r'\ndragoman_requests_total\{.*"messages".*\} (\S+)\n', pages[-1])
+            return found is not None and float(found[1]) == n
+
+        wait_until(all_are_counted)
+        for _ in range(6):  # whichever of them answers
+            assert all_are_counted()
+        assert "\ndragoman_workers 2.0\n" in pages[-1]

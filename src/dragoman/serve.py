@@ -32,6 +32,7 @@ from dragoman.gateway import Gateway, Switch
 from dragoman.local import FoundEngine, choose_local_model, find_local_engines, with_found_engines
 from dragoman.presets import load_catalog
 from dragoman.server.loop_watch import LoopWatch
+from dragoman.server.metrics_share import MetricsShare
 from dragoman.server.metrics_sources import connection_samples
 from dragoman.server.telemetry import EventLog
 from dragoman.server.transport.http_server import HttpServer
@@ -68,6 +69,13 @@ class StartOptions(Struct, frozen=True, kw_only=True):
     is_local: bool = False
     local_model: str | None = None
     may_download: bool = False
+
+
+class WorkerPlace(Struct, frozen=True, kw_only=True):
+    """Where a process stands among those that share a port; *folder* is theirs alone."""
+
+    folder: Path
+    number: int = 0
 
 
 class Running(Struct, frozen=True, kw_only=True):
@@ -141,7 +149,7 @@ async def open_gateway(
     *,
     model: EngineModel | None = None,
     link: EngineLink | None = None,
-    shares_port: bool = False,
+    place: WorkerPlace | None = None,
     log: EventLog,
     environ: Mapping[str, str],
 ) -> AsyncIterator[Running]:
@@ -152,7 +160,7 @@ async def open_gateway(
         config: What was loaded.
         model: For the embedded engine, if there shall be one.
         link: The embedded engine, if another process owns it.
-        shares_port: Other workers listen at the same port.
+        place: Among the workers that listen at the same port; None: there are no others.
         log: Gets every event.
         environ: For proxies, and for what the banner says.
 
@@ -170,9 +178,9 @@ async def open_gateway(
         switch = Switch(gateway)
         stack.push_async_callback(switch.close)
         with listening(config.server.host, config.server.port):
-            server = await start_server(switch, log=log, shares_port=shares_port)
+            server = await start_server(switch, log=log, shares_port=place is not None)
         stack.push_async_callback(server.close, 0)
-        await _show_metrics(gateway, server, stack=stack, log=log, shares_port=shares_port)
+        await _show_metrics(gateway, server, stack=stack, log=log, place=place)
         if engine:  # last: a port that is taken shows before gigabytes are read
             await start_engine(engine, log)
         serving = describe(config, server.port, model=model, found=found, environ=environ)
@@ -185,14 +193,19 @@ async def _show_metrics(
     *,
     stack: AsyncExitStack,
     log: EventLog,
-    shares_port: bool,
+    place: WorkerPlace | None,
 ) -> None:
     """Count what only a gateway that listens has, and listen for those who want to see it."""
     metrics, settings = gateway.lasting.metrics, gateway.config.metrics
     metrics.sources["server"] = partial(connection_samples, server)
     stack.callback(LoopWatch(metrics.loop_lag.add).stop)
+    if place is not None:
+        share = MetricsShare(place.folder, place.number, metrics=metrics)
+        stack.callback(share.stop)
+        page = gateway.lasting.metrics_page
+        page.own, page.others = share.own, share.others
     with listening(settings.host, settings.port or 0):
-        own = await start_metrics_server(gateway, log=log, shares_port=shares_port)
+        own = await start_metrics_server(gateway, log=log, shares_port=place is not None)
     if own is not None:
         stack.push_async_callback(own.close, 0)
 

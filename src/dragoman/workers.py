@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 import msgspec
@@ -29,6 +30,7 @@ from dragoman.local import find_local_engines
 from dragoman.serve import (
     Running,
     StartOptions,
+    WorkerPlace,
     complete_config,
     describe,
     engine_model,
@@ -60,6 +62,7 @@ class WorkerOptions(Struct, frozen=True, kw_only=True):
 
     start: StartOptions
     engine: EngineLink | None
+    place: WorkerPlace
 
 
 def reserve_port(host: str, port: int) -> socket.socket:
@@ -165,7 +168,9 @@ class Workers:
         assert process.stdin is not None
         assert process.stdout is not None
         with suppress(OSError):  # then it says nothing, either
-            process.stdin.write(msgspec.json.encode(self._options, enc_hook=str) + b"\n")
+            place = structs.replace(self._options.place, number=number)
+            told = structs.replace(self._options, place=place)
+            process.stdin.write(msgspec.json.encode(told, enc_hook=str) + b"\n")
             await process.stdin.drain()
         if await process.stdout.readline() != _READY:
             await process.wait()
@@ -226,7 +231,9 @@ async def _supervise(
             stack.push_async_callback(engine.stop)
             await unless(signals.first, start_engine(engine, log))
         port: int = held.getsockname()[1]
-        workers = Workers(n, _told(options, port, engine), log=log, environ=environ)
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="dragoman-")))
+        told = _told(options, port, engine, folder=folder)
+        workers = Workers(n, told, log=log, environ=environ)
         stack.push_async_callback(workers.stop, 0)
         await unless(signals.first, workers.start())
         if not signals.first.is_set():
@@ -240,14 +247,16 @@ async def _supervise(
     return OK
 
 
-def _told(options: StartOptions, port: int, engine: Engine | None) -> WorkerOptions:
+def _told(
+    options: StartOptions, port: int, engine: Engine | None, *, folder: Path
+) -> WorkerOptions:
     """Return what each worker is told: the port that is reserved, and no engine of its own."""
     link = None
     if engine:
         link = EngineLink(model=engine.model, base_url=engine.base_url, api_key=engine.api_key)
     overrides = {**options.overrides, "server.port": port}
     start = StartOptions(config=options.config, overrides=overrides)
-    return WorkerOptions(start=start, engine=link)
+    return WorkerOptions(start=start, engine=link, place=WorkerPlace(folder=folder))
 
 
 async def _stop(workers: Workers, signals: StopSignals, *, grace_s: float) -> None:
@@ -271,7 +280,7 @@ def main() -> int:
     start, environ = told.start, os.environ
     config = load_config(start.config, environ=environ, overrides=start.overrides)
     log = new_log(config.server)
-    opening = open_gateway(config, link=told.engine, shares_port=True, log=log, environ=environ)
+    opening = open_gateway(config, link=told.engine, place=told.place, log=log, environ=environ)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(_work(opening, log))
 

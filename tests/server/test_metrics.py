@@ -3,7 +3,6 @@
 import asyncio
 import re
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -23,6 +22,7 @@ from dragoman.server.telemetry import RequestRecord, UpstreamCall
 from dragoman.settings import PriceConfig
 from support.app_case import ASK, RESET, AppCase, error_of, failing, refusing, run, saying
 from support.fakes import FakeExchange
+from support.loops import until
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 PRICE = PriceConfig(models=("real-m",), input_per_mtok=1.0, output_per_mtok=2.0)
@@ -49,14 +49,6 @@ def line(name: str, **labels: str) -> tuple[str, frozenset[tuple[str, str]]]:
 async def scrape(case: AppCase, **headers: str) -> FakeExchange:
     sent = {name.encode(): value.encode() for name, value in headers.items()}
     return await case.ask(b"", method="GET", path="/metrics", headers=sent)
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    for _ in range(5000):
-        if holds():
-            return
-        await asyncio.sleep(0.002)
-    raise AssertionError("it never came to that")
 
 
 def record(**fields: Any) -> RequestRecord:

@@ -25,12 +25,17 @@ class MetricsPage:
     Show figures.
 
     Args:
-        collect: Returns all samples, merged if they come from several processes.
+        own: Returns the samples of this process.
         token: Whoever sends it may see them; None: whoever may call without a key.
+
+    Attributes:
+        own: As above; called in the event loop.
+        others: Returns those of each other process of this gateway; called in another thread.
     """
 
-    def __init__(self, collect: Callable[[], Iterable[Sample]], *, token: str | None) -> None:
-        self._collect = collect
+    def __init__(self, own: Callable[[], Iterable[Sample]], *, token: str | None) -> None:
+        self.own = own
+        self.others: Callable[[], Iterable[Iterable[Sample]]] = tuple
         self._token = token.encode() if token else None
 
     @property
@@ -67,9 +72,12 @@ class MetricsPage:
         The samples are taken at once; writing them, and loading the library that does it, is work
         for another thread.
         """
-        samples = list(self._collect())
-        kind, body = await asyncio.to_thread(render_samples, samples, accept)
+        own = list(self.own())
+        kind, body = await asyncio.to_thread(self._render, own, accept)
         return kind.encode(), body
+
+    def _render(self, own: list[Sample], accept: str) -> tuple[str, bytes]:
+        return render_samples(merge_samples([own, *self.others()]), accept)
 
 
 def render_samples(samples: Iterable[Sample], accept: str) -> tuple[str, bytes]:
