@@ -48,6 +48,7 @@ IMPURE = {
 # Heavy or optional, and the only file that may load each of them.
 HEAVY = {
     "huggingface_hub": "downloads.py",
+    "cryptography": "stores/sealing.py",
     "redis": "stores/redis_link.py",
     "prometheus_client": "server/metrics_page.py",
     "pypdf": "server/pdf_worker.py",

@@ -4,9 +4,17 @@ from typing import Any, Final
 
 import msgspec
 
+from dragoman.core.dialects.profile import DialectProfile
 from dragoman.core.plan import Deployment
+from dragoman.policy.sharing import Board, Notice
 
 _MAX_DEPLOYMENTS: Final = 10_000  # far over any configuration; OpenRouter's list has hundreds
+_TOPIC: Final = "learned"
+_SHOWN_S: Final = 3600.0  # to processes that start later; then they learn it by themselves
+_FIELDS: Final = {field.name: field.type for field in msgspec.structs.fields(DialectProfile)}
+_encode: Final = msgspec.json.Encoder().encode
+_read_key: Final = msgspec.json.Decoder(tuple[str, str]).decode
+_read_facts: Final = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class LearnedFacts:
@@ -15,12 +23,18 @@ class LearnedFacts:
 
     A restart forgets them: an upstream that has been mended is asked as before, and
     ``dragoman check --probe`` writes down what shall last.
+
+    Args:
+        board: Tells the other processes what one has learnt; None: there are none.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, board: Board | None = None) -> None:
         self._facts: dict[tuple[str, str], dict[str, Any]] = {}
         # What came of it last, so that plans find the same profile again.
         self._applied: dict[tuple[str, str], tuple[Deployment, Deployment]] = {}
+        self._board = board
+        if board is not None:
+            board.watch(_TOPIC, self._read)
 
     def apply(self, deployment: Deployment) -> Deployment:
         """Return *deployment* with what was learnt of it."""
@@ -38,6 +52,17 @@ class LearnedFacts:
     def add(self, deployment: Deployment, facts: dict[str, Any]) -> None:
         """Remember *facts*, names and values of ``DialectProfile``."""
         key = (deployment.upstream, deployment.model)
+        self._add(key, facts)
+        if self._board is not None:
+            body = _encode(self._facts[key])
+            shown = Notice(topic=_TOPIC, key=_encode(key).decode(), body=body, ttl_s=_SHOWN_S)
+            self._board.post(shown)
+
+    def of(self, deployment: Deployment) -> dict[str, Any]:
+        """Return what was learnt."""
+        return dict(self._facts.get((deployment.upstream, deployment.model), {}))
+
+    def _add(self, key: tuple[str, str], facts: dict[str, Any]) -> None:
         if key not in self._facts and len(self._facts) >= _MAX_DEPLOYMENTS:
             oldest = next(iter(self._facts))
             del self._facts[oldest]
@@ -45,6 +70,16 @@ class LearnedFacts:
         self._facts[key] = {**self._facts.get(key, {}), **facts}
         self._applied.pop(key, None)
 
-    def of(self, deployment: Deployment) -> dict[str, Any]:
-        """Return what was learnt."""
-        return dict(self._facts.get((deployment.upstream, deployment.model), {}))
+    def _read(self, notice: Notice) -> None:
+        """Take what another process has learnt; a fact that this version does not know is none."""
+        try:
+            key, facts = _read_key(notice.key), _read_facts(notice.body)
+            known = {
+                name: msgspec.convert(value, _FIELDS[name])
+                for name, value in facts.items()
+                if name in _FIELDS
+            }
+        except msgspec.MsgspecError:
+            return
+        if known:
+            self._add(key, known)

@@ -61,6 +61,19 @@ class ChatAsk:
         await self._ask_with(plan)
 
     async def _plan(self) -> Plan:
+        plan, missing = await self._plan_once()
+        # Only where the upstream wants reasoning that neither the client nor this process has.
+        if missing:
+            fetching = self._services.vault.fetch(missing, now_s=time.monotonic())
+            if await self._relay.wait(fetching):
+                plan, _ = await self._plan_once()
+        self._attempts.adjustments = plan.adjustments
+        if plan.is_looping:
+            self._attempts.repairs.notice("loop")
+        return plan
+
+    async def _plan_once(self) -> tuple[Plan, list[bytes]]:
+        """Return the plan, and the keys of what the vault of this process does not have."""
         reader = VaultReader(
             self._services.vault,
             owner=self._record.caller.owner,
@@ -71,10 +84,7 @@ class ChatAsk:
         plan = planner.plan_at_once(request, self._target, recall=reader)
         if plan is None:
             plan = await self._relay.wait(planner.plan(request, self._target, recall=reader))
-        self._attempts.adjustments = plan.adjustments
-        if plan.is_looping:
-            self._attempts.repairs.notice("loop")
-        return plan
+        return plan, reader.missing
 
     async def _heal(self, plan: Plan, error: UpstreamRejected) -> Plan | None:
         """Return a plan that the upstream may take after this refusal; None: there is none."""

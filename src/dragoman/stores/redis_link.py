@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _LATE_IN_A_ROW: Final = 3  # then it is away; a single late answer may be our own fault
+_LISTEN_S: Final = 1.0  # then it is looked whether Redis is there at all
 _MAX_REASON_CHARS: Final = 200
 Told = Callable[[bool, str], None]
 
@@ -92,6 +93,39 @@ class RedisLink:
             return done
         self.n_failed += 1
         raise SharedStateUnavailable(f"Redis: {reason}")
+
+    async def listen(
+        self,
+        channel: str,
+        *,
+        begun: Callable[[], Awaitable[None]],
+        hear: Callable[[bytes], None],
+    ) -> None:
+        """
+        Have *hear* called with all that is published, for as long as Redis is there.
+
+        Args:
+            channel: Where it is published.
+            begun: Awaited as soon as nothing is missed any more.
+            hear: Takes what was published.
+
+        Raises:
+            SharedStateUnavailable: Redis is away, or has gone away.
+        """
+        if not self.is_there:
+            raise SharedStateUnavailable("Redis is away")
+        try:
+            async with self.client.pubsub() as subscription:
+                await subscription.subscribe(channel)
+                while self.is_there:
+                    message = await subscription.get_message(timeout=_LISTEN_S)
+                    if message is not None and message["type"] == "subscribe":
+                        await begun()
+                    elif message is not None:
+                        hear(message["data"])
+        except _redis_errors() as error:
+            self._lose(_reason(error))
+        raise SharedStateUnavailable("Redis has gone away")
 
     async def close(self) -> None:
         """Close all connections, and stop asking."""

@@ -1,0 +1,105 @@
+"""What workers share through the process that looks after them."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from dragoman.core.errors import SharedStateUnavailable
+from dragoman.policy.sharing import Notice
+from dragoman.stores.owner import Owner, OwnerLink
+
+
+def fail(error: BaseException) -> None:
+    raise AssertionError(error)
+
+
+@asynccontextmanager
+async def workers(n: int) -> AsyncIterator[tuple[Owner, list[OwnerLink]]]:
+    owner = Owner(on_crash=fail)
+    links = [OwnerLink(on_crash=fail) for _ in range(n)]
+    for link in links:
+        await link.open(await owner.connect())
+    yield owner, links
+    for link in links:
+        link.close()
+    await owner.close()
+    await asyncio.sleep(0.01)
+
+
+async def until(is_true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not is_true():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+
+def test_one_finds_what_another_has_put() -> None:
+    async def main() -> None:
+        async with workers(2) as (_, (one, two)):
+            one.put([b"a", b"b"], b"blob")
+            await one.get([])  # what was told before has been taken
+            assert await two.get([b"a", b"x", b"b"]) == {b"a": b"blob", b"b": b"blob"}
+
+    asyncio.run(main())
+
+
+def test_an_answer_is_bounded_and_has_the_latest() -> None:
+    async def main() -> None:
+        async with workers(1) as (_, (one,)):
+            blobs = {bytes([n]): os.urandom(2**20) for n in range(20)}
+            for key, blob in blobs.items():
+                one.put([key], blob)
+            assert await one.get(list(blobs)) == {key: blobs[key] for key in list(blobs)[4:]}
+
+    asyncio.run(main())
+
+
+def test_notices_are_read_by_the_others_and_by_those_that_come_later() -> None:
+    async def main() -> None:
+        async with workers(2) as (owner, (one, two)):
+            read: dict[str, list[bytes]] = {"one": [], "two": [], "late": []}
+            one.watch("t", lambda notice: read["one"].append(notice.body))
+            two.watch("t", lambda notice: read["two"].append(notice.body))
+            for body, ttl_s in ((b"first", 60), (b"second", 60), (b"other", 60)):
+                key = "o" if body == b"other" else "k"
+                one.post(Notice(topic="t", key=key, body=body, ttl_s=ttl_s))
+            one.post(Notice(topic="u", key="k", body=b"nobody reads it", ttl_s=60))
+            one.post(Notice(topic="t", key="over", body=b"over", ttl_s=0))
+            await until(lambda: len(read["two"]) == 4)
+            assert read["two"] == [b"first", b"second", b"other", b"over"]
+            late = OwnerLink(on_crash=fail)
+            late.watch("t", lambda notice: read["late"].append(notice.body))
+            await late.open(await owner.connect())
+            assert read["late"] == [b"second", b"other"]
+            assert read["one"] == []
+            late.close()
+
+    asyncio.run(main())
+
+
+def test_one_asks_all_others() -> None:
+    async def main() -> None:
+        async with workers(4) as (_, links):
+            for n, link in enumerate(links):
+                link.answer("which", lambda _, n=n: asyncio.sleep(0, b"%d" % n))  # type: ignore[misc]
+            links[2].close()
+            await until(lambda: not links[2]._peer.is_open)
+            assert sorted(await links[1].gather("which")) == [b"0", b"3"]
+            assert await links[1].gather("nothing") == []
+
+    asyncio.run(main())
+
+
+def test_without_the_owner_nothing_is_found_and_nothing_hangs() -> None:
+    async def main() -> None:
+        async with workers(1) as (owner, (one,)):
+            await owner.close()
+            await until(lambda: not one._peer.is_open)
+            one.put([b"a"], b"blob")
+            assert one.n_lost == 1
+            with pytest.raises(SharedStateUnavailable):
+                await one.get([b"a"])
+
+    asyncio.run(main())
