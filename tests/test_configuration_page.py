@@ -21,12 +21,14 @@ from dragoman.settings import (
     RedisConfig,
     RolesConfig,
     ServerConfig,
+    StoreConfig,
     UpstreamConfig,
 )
 
 PAGE = Path(__file__).parent.parent / "docs" / "reference" / "configuration.md"
 SECTIONS: dict[str, type[msgspec.Struct]] = {
     "## `[server]`": ServerConfig,
+    "## `[store]`": StoreConfig,
     "## `[[keys]]`": KeyConfig,
     "## `[upstreams.NAME]`": UpstreamConfig,
     "## `[models.NAME]`": ModelConfig,

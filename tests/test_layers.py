@@ -32,6 +32,7 @@ TOP_LEVEL: dict[str, str] = {
     "tables": "settings",
     "presets": "settings",
     "price_files": "settings",
+    "store_urls": "settings",
     "config": "machine",
     "config_rules": "machine",
     "downloads": "machine",
@@ -45,13 +46,15 @@ IMPURE = {
     *("datetime", "random", "secrets", "time", "uuid"),
     *("dbm", "redis", "sqlalchemy", "sqlite3", "uvloop"),
 }
-# Heavy or optional, and the only file that may load each of them.
+# Heavy or optional, and the only file or folder that may load each of them.
 HEAVY = {
+    "alembic": "stores",
     "huggingface_hub": "downloads.py",
     "cryptography": "stores/sealing.py",
     "redis": "stores/redis_link.py",
     "prometheus_client": "server/metrics_page.py",
     "pypdf": "server/pdf_worker.py",
+    "sqlalchemy": "stores",
     "tiktoken": "server/tokenizers.py",
     "xllamacpp": "engine_child.py",
 }
@@ -125,7 +128,9 @@ def test_imports_have_no_circles() -> None:
 @pytest.mark.parametrize(("library", "place"), HEAVY.items(), ids=HEAVY)
 def test_a_heavy_library_has_one_place(library: str, place: str) -> None:
     users = [path for path in SOURCES if any(is_within(n, {library}) for n in imports(path))]
-    assert [path.relative_to(PACKAGE).as_posix() for path in users] == [place]
+    paths = [path.relative_to(PACKAGE).as_posix() for path in users]
+    assert paths
+    assert [path for path in paths if path != place and not path.startswith(f"{place}/")] == []
 
 
 def test_a_start_loads_no_heavy_library() -> None:
@@ -142,7 +147,7 @@ def test_a_start_loads_no_heavy_library() -> None:
 
 def test_the_install_stays_small() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert len(project["dependencies"]) <= 10
+    assert len(project["dependencies"]) <= 12
 
 
 def test_the_editor_shows_the_same_rule() -> None:

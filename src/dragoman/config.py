@@ -8,6 +8,7 @@ them beside what could be read, for ``dragoman check``.
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, get_origin
 
 import msgspec
@@ -27,9 +28,10 @@ from dragoman.settings import (
     RolesConfig,
     Secret,
     ServerConfig,
+    StoreConfig,
     UpstreamConfig,
 )
-from dragoman.tables import ConfigError, TableReader, join, unknown_name
+from dragoman.tables import ConfigError, S, TableReader, join, unknown_name
 
 __all__ = [
     "Config",
@@ -40,6 +42,7 @@ __all__ = [
     "RolesConfig",
     "Secret",
     "ServerConfig",
+    "StoreConfig",
     "UpstreamConfig",
     "examine_config",
     "find_config",
@@ -49,7 +52,8 @@ __all__ = [
 ]
 
 _MAX_FILE_BYTES: Final = 4 * 2**20  # far over any that a person writes
-_SERVER_PREFIX: Final = "DRAGOMAN_SERVER_"
+# Before the settings of a table that the environment may name one by one: DRAGOMAN_SERVER_PORT.
+_PREFIX: Final = "DRAGOMAN_{}_"
 _SHORT_NAMES: Final = {
     "DRAGOMAN_HOST": "host",
     "DRAGOMAN_PORT": "port",
@@ -60,7 +64,17 @@ _CONFIG_VARIABLE: Final = "DRAGOMAN_CONFIG"
 # Stands in for the address of a preset that does not exist, so that the rest can be checked.
 NO_ADDRESS: Final = "http://unknown.invalid"
 _KEY_VARIABLE: Final = "DRAGOMAN_KEY"  # a client key without any file, as containers want it
-_TABLES: Final = ("server", "keys", "upstreams", "models", "roles", "limits", "metrics", "redis")
+_TABLES: Final = (
+    "server",
+    "store",
+    "metrics",
+    "keys",
+    "upstreams",
+    "models",
+    "roles",
+    "limits",
+    "redis",
+)
 
 
 class Examined(Struct, frozen=True, kw_only=True):
@@ -222,6 +236,7 @@ class _Builder:
         return Config(
             server=server,
             metrics=metrics or MetricsConfig(),
+            store=self._section("store", StoreConfig),
             keys=self._keys(),
             upstreams=upstreams,
             models=models,
@@ -241,9 +256,8 @@ class _Builder:
         return self._reader.read(self._document["redis"], RedisConfig, "redis")
 
     def _server(self, overrides: Mapping[str, Any]) -> ServerConfig:
-        values = self._document.get("server", {})
-        server = self._reader.read(values, ServerConfig, "server") or ServerConfig()
-        changes = self._server_variables()
+        server = self._section("server", ServerConfig, _SHORT_NAMES)
+        changes: dict[str, Any] = {}
         fields = {known.name: known for known in msgspec.structs.fields(ServerConfig)}
         for path, value in overrides.items():
             name = path.removeprefix("server.")
@@ -254,27 +268,43 @@ class _Builder:
             read = self._reader.read_value(value, fields[name].type, path=path)
             if read is not msgspec.UNSET:
                 changes[name] = read
-        if "data_dir" not in changes and not (isinstance(values, dict) and "data_dir" in values):
+        if "data_dir" not in changes and not self._is_data_dir_given():
             changes["data_dir"] = platformdirs.user_data_path("dragoman", appauthor=False)
         return msgspec.structs.replace(server, **changes)
 
-    def _server_variables(self) -> dict[str, Any]:
-        """Return what the environment says about the server; the short names count for less."""
-        fields = {known.name: known for known in msgspec.structs.fields(ServerConfig)}
-        known = {f"{_SERVER_PREFIX}{name.upper()}": name for name in fields}
+    def _is_data_dir_given(self) -> bool:
+        table = self._document.get("server")
+        variables = ("DRAGOMAN_DATA_DIR", "DRAGOMAN_SERVER_DATA_DIR")
+        is_written = isinstance(table, dict) and "data_dir" in table
+        return is_written or any(map(self._environ.get, variables))
+
+    def _section(
+        self, name: str, type_: type[S], short_names: Mapping[str, str] = MappingProxyType({})
+    ) -> S:
+        """Return a table whose settings the environment may change one by one."""
+        read = self._reader.read(self._document.get(name, {}), type_, name) or type_()
+        changes = self._variables(type_, _PREFIX.format(name.upper()), short_names)
+        return msgspec.structs.replace(read, **changes)
+
+    def _variables(
+        self, type_: type[Struct], prefix: str, short_names: Mapping[str, str]
+    ) -> dict[str, Any]:
+        """Return what the environment says about a table; the short names count for less."""
+        fields = {known.name: known for known in msgspec.structs.fields(type_)}
+        known = {f"{prefix}{name.upper()}": name for name in fields}
         changes: dict[str, Any] = {}
-        for variable, name in (_SHORT_NAMES | known).items():
+        for variable, name in {**short_names, **known}.items():
             text = self._environ.get(variable, "")
             if not text:
                 continue
-            type_ = fields[name].type
-            is_list = get_origin(type_) is tuple
+            field_type = fields[name].type
+            is_list = get_origin(field_type) is tuple
             value: Any = [part.strip() for part in text.split(",")] if is_list else text
-            read = self._reader.read_value(value, type_, path=variable, strict=False)
+            read = self._reader.read_value(value, field_type, path=variable, strict=False)
             if read is not msgspec.UNSET:
                 changes[name] = read
         for variable in self._environ:
-            if variable.startswith(_SERVER_PREFIX) and variable not in known:
+            if variable.startswith(prefix) and variable not in known:
                 line = unknown_name(variable, "unknown setting", name=variable, known=known)
                 self._reader.problems.append(line)
         return changes

@@ -12,6 +12,7 @@ from dragoman.core.dialects.registry import family_names, is_known, model_names
 from dragoman.limit_settings import BudgetConfig
 from dragoman.presets import is_loopback
 from dragoman.settings import Config, KeyConfig, UpstreamConfig
+from dragoman.store_urls import read_store_url
 from dragoman.tables import TableReader, join, nearest, unknown_name
 
 _MIN_OPEN_KEY: Final = 16  # characters; a key that a network can try must not be guessed
@@ -37,6 +38,7 @@ def rule_problems(config: Config) -> tuple[str, ...]:
     checks: tuple[Callable[[Config], Iterator[str]], ...] = (
         _server_problems,
         _metrics_problems,
+        _store_problems,
         _key_problems,
         _upstream_problems,
         _model_problems,
@@ -80,10 +82,10 @@ def _server_problems(config: Config) -> Iterator[str]:
     server = config.server
     if not server.host or re.search(r"[\s/]", server.host):
         yield f'server.host: "{server.host}" is no host name or address'
-    elif not is_loopback(server.host) and not config.keys:
+    elif not is_loopback(server.host) and not config.keys and not _may_store_keys(config):
         yield (
             f"server.host: {server.host} can be reached from other machines, which needs a client "
-            f"key: add [[keys]] with a name and a key, or set DRAGOMAN_KEY"
+            f"key: `dragoman keys create`, or [[keys]] with a name and a key, or DRAGOMAN_KEY"
         )
     for host in server.allowed_hosts:
         if not _ALLOWED_HOST.fullmatch(host):
@@ -111,6 +113,22 @@ def _metrics_problems(config: Config) -> Iterator[str]:
         )
     if (metrics.host, metrics.port) == (config.server.host, config.server.port):
         yield "metrics.port: the same as server.port; leave it out to show them there"
+
+
+def _may_store_keys(config: Config) -> bool:
+    """Tell whether somebody may have made keys in the store: it is not where none has ever been."""
+    try:
+        url = read_store_url(config.store.url, config.server.data_dir)
+    except ValueError:  # reported elsewhere
+        return False
+    return url is not None and (url.path is None or url.path.exists())
+
+
+def _store_problems(config: Config) -> Iterator[str]:
+    try:
+        read_store_url(config.store.url, config.server.data_dir)
+    except ValueError as error:
+        yield f"store.url: {error}"
 
 
 def _key_problems(config: Config) -> Iterator[str]:

@@ -125,6 +125,20 @@ class KeyConfig(Struct, frozen=True, kw_only=True):
     budgets: tuple[BudgetConfig, ...] = ()
 
 
+class StoreConfig(Struct, frozen=True, kw_only=True):
+    """Where keys and usage are kept, and how long what is known of keys is believed."""
+
+    url: Secret | None = None  # may hold a password; None: a SQLite file in server.data_dir
+    pool_size: Annotated[int, Meta(ge=1, le=200)] = 5
+    timeout_s: Seconds = 5.0
+    report_timeout_s: Seconds = 60.0
+    key_cache_size: Annotated[int, Meta(ge=16, le=10_000_000)] = 10_000
+    # With what a poll may take itself, a revoked key is refused within two seconds.
+    key_poll_s: Annotated[float, Meta(ge=0.05, le=1)] = 0.5
+    key_grace_s: SecondsOrNever = 300.0  # 0: without the database no key of it is good
+    max_key_lookups_per_s: Count = 100
+
+
 class UpstreamConfig(Struct, frozen=True, kw_only=True):
     """A base URL with its credential, and how long to wait for it."""
 
@@ -242,6 +256,7 @@ class Config(Struct, frozen=True, kw_only=True):
 
     server: ServerConfig = ServerConfig()
     metrics: MetricsConfig = MetricsConfig()
+    store: StoreConfig = StoreConfig()
     keys: tuple[KeyConfig, ...] = ()
     upstreams: dict[str, UpstreamConfig] = field(default_factory=dict)
     models: dict[str, ModelConfig] = field(default_factory=dict)

@@ -7,13 +7,14 @@ GatewayError                    500 api_error: a bug of ours
 │   │   └── PromptTooLong       400, in the sentence that makes clients compact
 │   ├── AuthenticationFailed    401 authentication_error
 │   ├── PermissionDenied        403 permission_error
-│   ├── UnknownModel, UnknownPath   404 not_found_error
+│   ├── UnknownModel, UnknownPath, UnknownId   404 not_found_error
 │   ├── RequestTooLarge         413 request_too_large
 │   │   └── HeadersTooLarge     431 request_too_large
 │   └── RequestTimeout          408 timeout_error: the client sent its request too slowly
 ├── LimitError                  the client: wait
 │   └── Overloaded              529 overloaded_error: this gateway is full
 ├── SharedStateUnavailable      503 api_error: what gateways share is away; the client: try again
+├── StoreUnavailable            503 api_error: our database is away; the client: try again
 └── UpstreamError               the gateway: try again or elsewhere, then tell the client
     ├── UpstreamRejected        the upstream's own 4xx, mapped; never retried
     ├── UpstreamRateLimited     429 rate_limit_error
@@ -135,6 +136,13 @@ class UnknownPath(RequestError):
     kind = "not_found_error"
 
 
+class UnknownId(RequestError):
+    """No key, workspace or entry has this id."""
+
+    status = 404
+    kind = "not_found_error"
+
+
 class RequestTooLarge(RequestError):
     """The body is over the limit, before or after inflating."""
 
@@ -180,6 +188,25 @@ class SharedStateUnavailable(GatewayError):
     def __init__(self, log_detail: str) -> None:
         super().__init__(
             "what this gateway shares with others cannot be reached; try again",
+            retry_after_s=1.0,
+            log_detail=log_detail,
+        )
+
+
+class StoreUnavailable(GatewayError):
+    """
+    The database with keys and usage cannot be reached in time, or not be used.
+
+    Args:
+        log_detail: Why, for operators; clients learn only that it is so.
+    """
+
+    status = 503
+    default_should_retry = True
+
+    def __init__(self, log_detail: str) -> None:
+        super().__init__(
+            "this gateway's store of keys cannot be reached; try again",
             retry_after_s=1.0,
             log_detail=log_detail,
         )

@@ -2,14 +2,27 @@
 
 import datetime as dt
 from fnmatch import fnmatchcase
-from typing import Final
+from typing import Final, Literal
 
 from msgspec import Struct
 
 from dragoman.core.errors import PermissionDenied
 from dragoman.limit_settings import Budget, Limits
 
-__all__ = ["NOBODY", "Budget", "Caller", "Limits", "VirtualKey", "Workspace"]
+__all__ = [
+    "NOBODY",
+    "AdminKey",
+    "Budget",
+    "Caller",
+    "KeyStatus",
+    "Limits",
+    "Role",
+    "VirtualKey",
+    "Workspace",
+]
+
+Role = Literal["read", "write"]
+KeyStatus = Literal["active", "disabled", "expired", "revoked"]
 
 
 class Workspace(Struct, frozen=True, kw_only=True):
@@ -55,6 +68,29 @@ class VirtualKey(Struct, frozen=True, kw_only=True):
     limits: Limits = Limits()
     budgets: tuple[Budget, ...] = ()
 
+    def status(self, now: dt.datetime) -> KeyStatus:
+        """Return whether it is good at the time *now*, or why not."""
+        return "disabled" if self.disabled_at and not self.revoked_at else _status(self, now)
+
+
+class AdminKey(Struct, frozen=True, kw_only=True):
+    """A key for the admin API, never for models. What is kept of it is as for *VirtualKey*."""
+
+    id: str  # adminkey_...
+    name: str
+    digest: bytes
+    hint: str
+    role: Role
+    created_at: dt.datetime
+    created_by: str = ""
+    expires_at: dt.datetime | None = None
+    revoked_at: dt.datetime | None = None
+    last_used_at: dt.datetime | None = None
+
+    def status(self, now: dt.datetime) -> KeyStatus:
+        """Return whether it is good at the time *now*, or why not."""
+        return _status(self, now)
+
 
 class Caller(Struct, frozen=True, kw_only=True):
     """
@@ -98,6 +134,12 @@ class Caller(Struct, frozen=True, kw_only=True):
 
 
 NOBODY: Final = Caller(key_id="", key_name="")  # until it is known who calls
+
+
+def _status(key: VirtualKey | AdminKey, now: dt.datetime) -> KeyStatus:
+    if key.revoked_at:
+        return "revoked"
+    return "expired" if key.expires_at and key.expires_at <= now else "active"
 
 
 def _matches(alias: str, patterns: tuple[str, ...]) -> bool:

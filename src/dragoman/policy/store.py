@@ -1,12 +1,12 @@
 """What must outlive the process, as an interface; ``stores`` implements it."""
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final, Protocol
 
 from msgspec import Struct
 
-from dragoman.policy.access import VirtualKey, Workspace
+from dragoman.policy.access import AdminKey, KeyStatus, VirtualKey, Workspace
 from dragoman.policy.records import AuditEntry, UsageQuery, UsageRecord, UsageRow
 
 
@@ -18,16 +18,48 @@ class Page(Struct, frozen=True, kw_only=True):
     limit: int = 20
 
 
+class KeyFilter(Struct, frozen=True, kw_only=True):
+    """Which keys; of an empty field it does not matter what it holds."""
+
+    names: tuple[str, ...] = ()
+    workspace_ids: tuple[str | None, ...] = ()  # None: the default workspace
+    statuses: tuple[KeyStatus, ...] = ()  # at the time *now*
+    now: dt.datetime = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+
+
+ALL_KEYS: Final = KeyFilter()
+
+
+class KeyChanges(Struct, frozen=True, kw_only=True):
+    """
+    What has changed since a revision.
+
+    Attributes:
+        revision: The present one.
+        keys: Every key that has changed, or whose workspace has; None: too many to say.
+        total: How many keys there are, revoked ones among them.
+    """
+
+    revision: int
+    keys: tuple[tuple[VirtualKey, Workspace | None], ...] | None
+    total: int
+
+
 class Store(Protocol):
     """
     Keys, workspaces, usage, audit. Every change of keys or workspaces comes with its audit entry,
     in one transaction.
 
-    Every method raises ``StoreUnavailable`` where the database cannot be reached in time.
+    A ``change_`` method reads an entry, passes it to *change* and writes down what that returns,
+    all in one transaction; what *change* raises leaves everything as it was.
+
+    Every method raises ``StoreUnavailable`` where the database cannot be reached in time,
+    ``UnknownId`` where what shall be changed does not exist, and ``InvalidRequest`` where a name
+    is taken or a page begins nowhere.
     """
 
-    async def revision(self) -> int:
-        """Return a number that grows with every change of keys or workspaces."""
+    async def key_changes(self, since: int) -> KeyChanges:
+        """Return the keys that have changed after the revision *since*."""
         ...
 
     async def key_by_digest(self, digest: bytes) -> tuple[VirtualKey, Workspace | None] | None:
@@ -35,20 +67,39 @@ class Store(Protocol):
         ...
 
     async def get_key(self, key_id: str) -> VirtualKey | None: ...
-    async def list_keys(
-        self, page: Page, *, workspace_id: str | None = None, any_workspace: bool = True
-    ) -> list[VirtualKey]: ...
-    async def put_key(self, key: VirtualKey, entry: AuditEntry) -> None:
-        """Add the key, or replace what is known of it."""
+    async def list_keys(self, page: Page, which: KeyFilter = ALL_KEYS) -> list[VirtualKey]: ...
+    async def add_key(self, key: VirtualKey, entry: AuditEntry) -> None: ...
+    async def change_key(
+        self,
+        key_id: str,
+        change: Callable[[VirtualKey], VirtualKey],
+        *,
+        entry: AuditEntry,
+        successor: VirtualKey | None = None,
+    ) -> VirtualKey:
+        """Return the key as it is now; *successor* is a new one that is added with the change."""
         ...
 
     async def touch_keys(self, last_used: Mapping[str, dt.datetime]) -> None:
-        """Write down when keys were last used; no audit entry, no new revision."""
+        """Write down when keys, admin keys too, were last used: no audit, no new revision."""
         ...
 
     async def get_workspace(self, workspace_id: str) -> Workspace | None: ...
-    async def list_workspaces(self, page: Page) -> list[Workspace]: ...
-    async def put_workspace(self, workspace: Workspace, entry: AuditEntry) -> None: ...
+    async def list_workspaces(
+        self, page: Page, *, names: Sequence[str] = ()
+    ) -> list[Workspace]: ...
+    async def add_workspace(self, workspace: Workspace, entry: AuditEntry) -> None: ...
+    async def change_workspace(
+        self, workspace_id: str, change: Callable[[Workspace], Workspace], *, entry: AuditEntry
+    ) -> Workspace: ...
+
+    async def admin_key_by_digest(self, digest: bytes) -> AdminKey | None: ...
+    async def get_admin_key(self, key_id: str) -> AdminKey | None: ...
+    async def list_admin_keys(self, page: Page) -> list[AdminKey]: ...
+    async def add_admin_key(self, key: AdminKey, entry: AuditEntry) -> None: ...
+    async def change_admin_key(
+        self, key_id: str, change: Callable[[AdminKey], AdminKey], *, entry: AuditEntry
+    ) -> AdminKey: ...
 
     async def add_usage(self, records: Sequence[UsageRecord]) -> None:
         """Add records; those whose id is known already change nothing."""
@@ -57,3 +108,7 @@ class Store(Protocol):
     async def usage(self, query: UsageQuery) -> list[UsageRow]: ...
     async def list_audit(self, page: Page) -> list[AuditEntry]: ...
     async def close(self) -> None: ...
+
+
+# Opens the store where it is not open yet; raises StoreUnavailable where it cannot be opened.
+GetStore = Callable[[], Awaitable[Store]]

@@ -1,0 +1,119 @@
+"""Where the store is: the URL of a SQLite file or of a PostgreSQL database, read strictly."""
+
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+from msgspec import Struct
+
+from dragoman.settings import Secret
+
+NO_STORE: Final = "none"
+DEFAULT_FILE: Final = "dragoman.db"  # in the data folder
+_FORMS: Final = 'sqlite:///FILE, postgresql://USER:PASSWORD@HOST/DATABASE, or "none"'
+_SSL_MODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+_DEFAULT_PORT: Final = 5432
+
+
+class PostgresAddress(Struct, frozen=True, kw_only=True):
+    """
+    A database of a PostgreSQL server.
+
+    Attributes:
+        host: A name, an address, or the folder of a socket.
+        options: For the driver, by its own names.
+    """
+
+    host: str
+    port: int
+    database: str
+    user: str | None
+    password: str | None
+    options: dict[str, Any]
+
+    def __repr__(self) -> str:
+        return f"PostgresAddress({self.host}:{self.port}/{self.database})"
+
+
+class StoreUrl(Struct, frozen=True, kw_only=True):
+    """One of both: the file of a SQLite database, or the address of a PostgreSQL one."""
+
+    path: Path | None = None
+    address: PostgresAddress | None = None
+
+    def __str__(self) -> str:
+        """Return what people may see: no user, no password."""
+        if self.address is None:
+            return f"sqlite {self.path}"
+        at = self.address
+        return f"postgresql {at.host}:{at.port}/{at.database}"
+
+
+def read_store_url(url: Secret | None, data_dir: Path) -> StoreUrl | None:
+    """
+    Return where the store is; None: there shall be none.
+
+    Args:
+        url: As configured; None: a file in the data folder.
+        data_dir: The data folder.
+
+    Raises:
+        ValueError: It has no form that is known; the message never shows it, as it may hold a
+            password.
+    """
+    if url is None:
+        return StoreUrl(path=data_dir / DEFAULT_FILE)
+    text = url.reveal().strip()
+    if text == NO_STORE:
+        return None
+    scheme, _, rest = text.partition(":")
+    if scheme == "sqlite":
+        if not rest.startswith("///") or len(rest) == len("///"):
+            raise ValueError("sqlite needs a file: sqlite:///relative or sqlite:////absolute")
+        return StoreUrl(path=Path(unquote(rest.removeprefix("///"))).expanduser())
+    if scheme in ("postgresql", "postgres"):
+        return StoreUrl(address=_read_address(text))
+    raise ValueError(f"unknown form; use {_FORMS}")
+
+
+def _read_address(text: str) -> PostgresAddress:
+    try:
+        parts = urlsplit(text)
+        port = parts.port or _DEFAULT_PORT
+    except ValueError:
+        raise ValueError(f"cannot be read; use {_FORMS}") from None
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    host = query.pop("host", None) or parts.hostname
+    database = unquote(parts.path.removeprefix("/"))
+    if not host or not database or "/" in database:
+        raise ValueError("postgresql needs a host and a database: postgresql://HOST/DATABASE")
+    return PostgresAddress(
+        host=host,
+        port=port,
+        database=database,
+        user=_unquoted(parts, "username"),
+        password=_unquoted(parts, "password"),
+        options=_read_options(query),
+    )
+
+
+def _unquoted(parts: SplitResult, name: str) -> str | None:
+    value = getattr(parts, name)
+    return None if value is None else unquote(value)
+
+
+def _read_options(query: dict[str, str]) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for name, value in query.items():
+        if name == "sslmode":
+            if value not in _SSL_MODES:
+                raise ValueError(f"sslmode: expected one of {', '.join(_SSL_MODES)}")
+            options["ssl"] = value
+        elif name == "statement_cache_size":  # 0 behind a pooler that shares connections
+            if not value.isdecimal() or len(value) > 6:
+                raise ValueError("statement_cache_size: expected a number, 0 to have none")
+            options["statement_cache_size"] = int(value)
+            options["prepared_statement_cache_size"] = int(value)
+        else:
+            raise ValueError("unknown parameter; known: host, sslmode, statement_cache_size")
+    return options

@@ -1,0 +1,175 @@
+"""
+One database, SQLite or PostgreSQL: connections, transactions, times, and one kind of failure.
+
+Reading and writing are different transactions: where two write at once, SQLite lets the second one
+wait only if it says at its beginning that it will write.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy import Connection, event
+from sqlalchemy.engine import URL
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from dragoman.core.errors import StoreUnavailable
+from dragoman.settings import StoreConfig
+from dragoman.store_urls import StoreUrl
+
+_WRITES: Final = "dragoman_writes"  # our option of a connection
+_SQLITE_CONNECTIONS: Final = 3  # each is a thread: one writes, one polls, one reports
+_RECYCLE_S: Final = 1800
+_MAX_DETAIL: Final = 300
+
+
+class Database:
+    """
+    Transactions on one database; nothing is opened before the first one.
+
+    Args:
+        url: Where it is.
+        settings: Sizes and times.
+    """
+
+    def __init__(self, url: StoreUrl, settings: StoreConfig) -> None:
+        self.url = url
+        self.is_sqlite = url.path is not None
+        self._timeout_s = settings.timeout_s
+        make = _sqlite_engine if url.path is not None else _postgres_engine
+        self._engine = make(url, settings)
+
+    @asynccontextmanager
+    async def reading(self, *, timeout_s: float | None = None) -> AsyncIterator[AsyncConnection]:
+        """
+        Open a transaction that changes nothing.
+
+        Args:
+            timeout_s: For all of it; else the one of the settings.
+
+        Raises:
+            StoreUnavailable: It did not succeed in time.
+        """
+        with explained():
+            async with asyncio.timeout(timeout_s or self._timeout_s), self._engine.connect() as c:
+                yield c
+
+    @asynccontextmanager
+    async def writing(self, *, timeout_s: float | None = None) -> AsyncIterator[AsyncConnection]:
+        """
+        Open a transaction that is written down at its end, unless something is raised.
+
+        Raises:
+            StoreUnavailable: It did not succeed in time.
+        """
+        with explained():
+            async with asyncio.timeout(timeout_s or self._timeout_s), self._engine.connect() as c:
+                await c.execution_options(**{_WRITES: True})
+                async with c.begin():
+                    yield c
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._engine.dispose()
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """
+    Turn what database libraries raise into our own error; what the data itself breaks passes.
+
+    Raises:
+        StoreUnavailable: The database is away, too slow, or not one of ours.
+    """
+    try:
+        yield
+    except (IntegrityError, DataError):
+        raise
+    except DBAPIError as error:
+        # Without the statement and its values, which SQLAlchemy would add.
+        raise StoreUnavailable(_line(error.orig or error)) from None
+    except TimeoutError:
+        raise StoreUnavailable("the database has not answered in time") from None
+    except (OSError, SQLAlchemyError) as error:
+        raise StoreUnavailable(_line(error)) from None
+
+
+def _line(error: BaseException) -> str:
+    text = " ".join(str(error).split())[:_MAX_DETAIL]
+    return text or type(error).__name__
+
+
+def _sqlite_engine(url: StoreUrl, settings: StoreConfig) -> AsyncEngine:
+    assert url.path is not None
+    engine = create_async_engine(
+        URL.create("sqlite+aiosqlite", database=str(url.path)),
+        pool_size=_SQLITE_CONNECTIONS,
+        max_overflow=0,
+        pool_timeout=settings.timeout_s,
+        connect_args={"timeout": settings.timeout_s},
+    )
+    event.listen(engine.sync_engine, "do_connect", _SqliteFile(url.path))
+    event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+    event.listen(engine.sync_engine, "begin", _begin_sqlite)
+    return engine
+
+
+class _SqliteFile:
+    """Makes the file before SQLite does: for nobody else's eyes, and its log files likewise."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __call__(self, *_: object) -> None:
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
+
+
+def _prepare_sqlite(connection: DBAPIConnection, _record: object) -> None:
+    connection.isolation_level = None  # the driver begins no transactions: ``_begin_sqlite`` does
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    # What is said to be written is written: the spool of usage is let go of then.
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.execute("PRAGMA journal_size_limit=67108864")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get(_WRITES)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _postgres_engine(url: StoreUrl, settings: StoreConfig) -> AsyncEngine:
+    # The server gives up, too, where we have: a report is what may take longest.
+    limit_ms = round(settings.report_timeout_s * 1000)
+    assert url.address is not None
+    return create_async_engine(
+        URL.create(
+            "postgresql+asyncpg",
+            username=url.address.user,
+            password=url.address.password,
+            host=url.address.host,
+            port=url.address.port,
+            database=url.address.database,
+        ),
+        pool_size=settings.pool_size,
+        max_overflow=0,
+        pool_timeout=settings.timeout_s,
+        pool_pre_ping=True,  # a database that was restarted shows here, not in a transaction
+        pool_recycle=_RECYCLE_S,
+        connect_args={
+            "timeout": settings.timeout_s,
+            "server_settings": {
+                "application_name": "dragoman",
+                "statement_timeout": str(limit_ms),
+            },
+            **url.address.options,
+        },
+    )

@@ -1,0 +1,107 @@
+"""
+Bring a database to the version of this program, once, however many replicas start.
+
+Whoever comes first holds a lock while it works; the others wait, look again and find nothing to do.
+All versions that are missing are made in one transaction: it is as before, or it is up to date.
+"""
+
+from pathlib import Path
+from typing import Final, Literal
+
+from msgspec import Struct
+from sqlalchemy import Connection, inspect, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from dragoman.core.errors import StoreUnavailable
+from dragoman.stores.database import Database
+
+# Oldest first, as in ``migrations/versions``: whether a database is up to date can be seen without
+# Alembic, which takes a fifth of a second and ten megabytes.
+VERSIONS: Final = ("0001",)
+_TIMEOUT_S: Final = 120.0  # with the wait for a replica that came first
+_LOCK: Final = 0x647261676F6D616E  # of PostgreSQL's advisory locks: "dragoman"
+
+
+class StoreIsNewer(StoreUnavailable):
+    """The database was brought to a version that this program does not know."""
+
+
+class SchemaState(Struct, frozen=True, kw_only=True):
+    """
+    How a database stands to this program.
+
+    Attributes:
+        version: Of the database; None: it is empty.
+        wanted: The version of this program.
+    """
+
+    version: str | None
+    wanted: str = VERSIONS[-1]
+
+    @property
+    def state(self) -> Literal["empty", "current", "behind", "newer"]:
+        """What follows from it."""
+        if self.version is None:
+            return "empty"
+        if self.version == self.wanted:
+            return "current"
+        return "behind" if self.version in VERSIONS else "newer"
+
+
+async def look_at_schema(database: Database) -> SchemaState:
+    """
+    Return which version the database has.
+
+    Raises:
+        StoreUnavailable: It cannot be reached.
+    """
+    async with database.reading() as connection:
+        return SchemaState(version=await connection.run_sync(_version_of))
+
+
+async def upgrade_schema(database: Database) -> SchemaState:
+    """
+    Bring the database to the version of this program; return how it was before.
+
+    Raises:
+        StoreIsNewer: It is beyond that version already; nothing was changed.
+        StoreUnavailable: It cannot be reached, or holds tables of somebody else.
+    """
+    before = await look_at_schema(database)
+    if before.state in ("empty", "behind"):
+        async with database.writing(timeout_s=_TIMEOUT_S) as connection:
+            await _lock(connection, is_sqlite=database.is_sqlite)
+            before = SchemaState(version=await connection.run_sync(_version_of))
+            if before.state in ("empty", "behind"):
+                await connection.run_sync(_run_alembic)
+    if before.state == "newer":
+        raise StoreIsNewer(
+            f"{database.url}: the database has version {before.version}, this program knows none "
+            f"after {before.wanted}: install the newer Dragoman that changed it"
+        )
+    return before
+
+
+async def _lock(connection: AsyncConnection, *, is_sqlite: bool) -> None:
+    if is_sqlite:  # whoever writes is alone already
+        return
+    await connection.execute(text("SET LOCAL statement_timeout = 0"))
+    await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+
+
+def _version_of(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    version: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+    return version
+
+
+def _run_alembic(connection: Connection) -> None:
+    # Loaded by the one start that needs it.
+    from alembic import command  # noqa: PLC0415
+    from alembic.config import Config  # noqa: PLC0415
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")

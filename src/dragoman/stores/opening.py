@@ -1,0 +1,66 @@
+"""The store, opened when it is first needed: its libraries are heavy, and it may be away."""
+
+import asyncio
+from importlib.util import find_spec
+
+from dragoman.policy.store import Store
+from dragoman.settings import StoreConfig
+from dragoman.store_urls import StoreUrl
+from dragoman.tables import ConfigError
+
+
+class LazyStore:
+    """
+    Opens one store, however many ask for it, and keeps it.
+
+    Args:
+        url: Where it is.
+        settings: Sizes and times.
+
+    Raises:
+        ConfigError: The driver that it needs is not installed.
+    """
+
+    def __init__(self, url: StoreUrl, settings: StoreConfig) -> None:
+        if url.address is not None and find_spec("asyncpg") is None:
+            remedy = "PostgreSQL needs a driver: pip install 'dragoman[postgres]'"
+            raise ConfigError([f"store.url: {remedy}"])
+        self.url = url
+        self._settings = settings
+        self._store: Store | None = None
+        self._lock = asyncio.Lock()
+
+    @property
+    def is_surely_empty(self) -> bool:
+        """Whether there is no database yet: a file that nobody has made."""
+        return self.url.path is not None and not self.url.path.exists()
+
+    async def get(self) -> Store:
+        """
+        Return the store, with all tables in it.
+
+        Raises:
+            StoreUnavailable: It cannot be reached, or is of a newer version.
+        """
+        if self._store is None:
+            async with self._lock:
+                if self._store is None:
+                    self._store = await self._open()
+        return self._store
+
+    async def close(self) -> None:
+        """Close it, if it is open."""
+        if self._store is not None:
+            await self._store.close()
+            self._store = None
+
+    async def _open(self) -> Store:
+        # In a thread: a third of a second in which the loop would stand still.
+        await asyncio.to_thread(_load)
+        from dragoman.stores.sql import open_sql_store  # noqa: PLC0415
+
+        return await open_sql_store(self.url, self._settings)
+
+
+def _load() -> None:
+    import dragoman.stores.sql  # noqa: F401, PLC0415

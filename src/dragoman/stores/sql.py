@@ -1,0 +1,258 @@
+"""The store on a SQL database. Every method is one transaction."""
+
+import datetime as dt
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from sqlalchemy import BindParameter, Table, Update, bindparam, func, insert, or_, select, update
+from sqlalchemy.engine import RowMapping
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from dragoman.core.errors import InvalidRequest, UnknownId
+from dragoman.policy.access import AdminKey, VirtualKey, Workspace
+from dragoman.policy.records import AuditEntry, UsageQuery, UsageRecord, UsageRow
+from dragoman.policy.store import ALL_KEYS, KeyChanges, KeyFilter, Page
+from dragoman.settings import StoreConfig
+from dragoman.store_urls import StoreUrl
+from dragoman.stores.database import Database
+from dragoman.stores.lists import key_conditions, read_page
+from dragoman.stores.migrating import upgrade_schema
+from dragoman.stores.rows import RowCodec, S, to_ms
+from dragoman.stores.tables import admin_keys, audit, keys, state, workspaces
+from dragoman.stores.usage_sql import insert_records, sum_records
+
+_KEYS: Final = RowCodec(VirtualKey)
+_WORKSPACES: Final = RowCodec(Workspace)
+_ADMIN_KEYS: Final = RowCodec(AdminKey)
+_AUDIT: Final = RowCodec(AuditEntry)
+_MAX_CHANGES: Final = 1000  # keys told at once; beyond that a reader starts anew
+_TEAM: Final = "workspace__"  # before a workspace's columns where they stand beside a key's
+_PAIRS: Final = select(
+    keys, *(column.label(f"{_TEAM}{column.name}") for column in workspaces.c)
+).select_from(keys.outerjoin(workspaces))
+
+
+async def open_sql_store(url: StoreUrl, settings: StoreConfig) -> "SqlStore":
+    """
+    Return a store whose tables are up to date.
+
+    Raises:
+        StoreUnavailable: It cannot be reached, or is of a newer version.
+    """
+    database = Database(url, settings)
+    try:
+        await upgrade_schema(database)
+    except BaseException:
+        await database.close()
+        raise
+    return SqlStore(database, report_timeout_s=settings.report_timeout_s)
+
+
+class SqlStore:
+    """
+    Implements ``policy.store.Store``.
+
+    Args:
+        database: Has all tables.
+        report_timeout_s: How long sums may take.
+    """
+
+    def __init__(self, database: Database, *, report_timeout_s: float) -> None:
+        self._database = database
+        self._report_timeout_s = report_timeout_s
+
+    async def key_changes(self, since: int) -> KeyChanges:
+        async with self._database.reading() as connection:
+            # First the revision: what changes in between is told once more, never left out.
+            revision = await _revision(connection)
+            total = await connection.scalar(select(func.count()).select_from(keys)) or 0
+            if revision == since:
+                return KeyChanges(revision=revision, keys=(), total=total)
+            is_new = or_(keys.c.revision > since, workspaces.c.revision > since)
+            chosen = _PAIRS.where(is_new).limit(_MAX_CHANGES + 1)
+            rows = list((await connection.execute(chosen)).mappings())
+        pairs = None if len(rows) > _MAX_CHANGES else tuple(map(_pair, rows))
+        return KeyChanges(revision=revision, keys=pairs, total=total)
+
+    async def key_by_digest(self, digest: bytes) -> tuple[VirtualKey, Workspace | None] | None:
+        async with self._database.reading() as connection:
+            found = await connection.execute(_PAIRS.where(keys.c.digest == digest))
+            row = found.mappings().first()
+        return _pair(row) if row else None
+
+    async def get_key(self, key_id: str) -> VirtualKey | None:
+        return await self._get(keys, _KEYS, key_id)
+
+    async def list_keys(self, page: Page, which: KeyFilter = ALL_KEYS) -> list[VirtualKey]:
+        async with self._database.reading() as connection:
+            rows = await read_page(connection, keys, page, *key_conditions(which))
+        return [_KEYS.decode(row) for row in rows]
+
+    async def add_key(self, key: VirtualKey, entry: AuditEntry) -> None:
+        async with self._database.writing() as connection:
+            await _add_key(connection, key, await _write_down(connection, entry))
+
+    async def change_key(
+        self,
+        key_id: str,
+        change: Callable[[VirtualKey], VirtualKey],
+        *,
+        entry: AuditEntry,
+        successor: VirtualKey | None = None,
+    ) -> VirtualKey:
+        async with self._database.writing() as connection:
+            # In this order everywhere: the revision's row is the lock that all changes queue at.
+            revision = await _write_down(connection, entry)
+            key = change(_KEYS.decode(await _row_of(connection, keys, key_id, what="API key")))
+            values = {**_KEYS.encode(key), "revision": revision}
+            del values["last_used_at"]  # written by others meanwhile
+            await connection.execute(update(keys).where(keys.c.id == key_id).values(values))
+            if successor is not None:
+                await _add_key(connection, successor, revision)
+        return key
+
+    async def touch_keys(self, last_used: Mapping[str, dt.datetime]) -> None:
+        if not last_used:
+            return
+        rows = [{"key": key_id, "used": to_ms(at)} for key_id, at in sorted(last_used.items())]
+        async with self._database.writing() as connection:
+            for table in (keys, admin_keys):
+                await connection.execute(_touch(table), rows)
+
+    async def get_workspace(self, workspace_id: str) -> Workspace | None:
+        return await self._get(workspaces, _WORKSPACES, workspace_id)
+
+    async def list_workspaces(self, page: Page, *, names: Sequence[str] = ()) -> list[Workspace]:
+        where = [workspaces.c.name.in_(names)] if names else []
+        async with self._database.reading() as connection:
+            rows = await read_page(connection, workspaces, page, *where)
+        return [_WORKSPACES.decode(row) for row in rows]
+
+    async def add_workspace(self, workspace: Workspace, entry: AuditEntry) -> None:
+        async with self._database.writing() as connection:
+            revision = await _write_down(connection, entry)
+            values = {**_WORKSPACES.encode(workspace), "revision": revision}
+            try:
+                await connection.execute(insert(workspaces).values(values))
+            except IntegrityError:
+                raise _name_taken(workspace.name) from None
+
+    async def change_workspace(
+        self, workspace_id: str, change: Callable[[Workspace], Workspace], *, entry: AuditEntry
+    ) -> Workspace:
+        async with self._database.writing() as connection:
+            revision = await _write_down(connection, entry)
+            row = await _row_of(connection, workspaces, workspace_id, what="workspace")
+            workspace = change(_WORKSPACES.decode(row))
+            values = {**_WORKSPACES.encode(workspace), "revision": revision}
+            chosen = update(workspaces).where(workspaces.c.id == workspace_id)
+            try:
+                await connection.execute(chosen.values(values))
+            except IntegrityError:
+                raise _name_taken(workspace.name) from None
+        return workspace
+
+    async def admin_key_by_digest(self, digest: bytes) -> AdminKey | None:
+        async with self._database.reading() as connection:
+            chosen = select(admin_keys).where(admin_keys.c.digest == digest)
+            row = (await connection.execute(chosen)).mappings().first()
+        return _ADMIN_KEYS.decode(row) if row else None
+
+    async def get_admin_key(self, key_id: str) -> AdminKey | None:
+        return await self._get(admin_keys, _ADMIN_KEYS, key_id)
+
+    async def list_admin_keys(self, page: Page) -> list[AdminKey]:
+        async with self._database.reading() as connection:
+            rows = await read_page(connection, admin_keys, page)
+        return [_ADMIN_KEYS.decode(row) for row in rows]
+
+    async def add_admin_key(self, key: AdminKey, entry: AuditEntry) -> None:
+        async with self._database.writing() as connection:
+            await _write_down(connection, entry)
+            await connection.execute(insert(admin_keys).values(_ADMIN_KEYS.encode(key)))
+
+    async def change_admin_key(
+        self, key_id: str, change: Callable[[AdminKey], AdminKey], *, entry: AuditEntry
+    ) -> AdminKey:
+        async with self._database.writing() as connection:
+            await _write_down(connection, entry)
+            row = await _row_of(connection, admin_keys, key_id, what="admin key")
+            key = change(_ADMIN_KEYS.decode(row))
+            values = _ADMIN_KEYS.encode(key)
+            del values["last_used_at"]  # written by others meanwhile
+            chosen = update(admin_keys).where(admin_keys.c.id == key_id)
+            await connection.execute(chosen.values(values))
+        return key
+
+    async def add_usage(self, records: Sequence[UsageRecord]) -> None:
+        async with self._database.writing() as connection:
+            await insert_records(connection, records, is_sqlite=self._database.is_sqlite)
+
+    async def usage(self, query: UsageQuery) -> list[UsageRow]:
+        async with self._database.reading(timeout_s=self._report_timeout_s) as connection:
+            return await sum_records(connection, query)
+
+    async def list_audit(self, page: Page) -> list[AuditEntry]:
+        async with self._database.reading() as connection:
+            rows = await read_page(connection, audit, page)
+        return [_AUDIT.decode(row) for row in rows]
+
+    async def close(self) -> None:
+        await self._database.close()
+
+    async def _get(self, table: Table, codec: RowCodec[S], row_id: str) -> S | None:
+        async with self._database.reading() as connection:
+            found = await connection.execute(select(table).where(table.c.id == row_id))
+            row = found.mappings().first()
+        return codec.decode(row) if row else None
+
+
+def _pair(row: RowMapping) -> tuple[VirtualKey, Workspace | None]:
+    key = _KEYS.decode(row)
+    if key.workspace_id is None:
+        return key, None
+    return key, _WORKSPACES.decode(row, _TEAM)
+
+
+async def _revision(connection: AsyncConnection) -> int:
+    found = await connection.scalar(select(state.c.value).where(state.c.name == "revision"))
+    return int(found or 0)
+
+
+async def _write_down(connection: AsyncConnection, entry: AuditEntry) -> int:
+    """Note an action, and return the revision that it makes."""
+    next_one = update(state).where(state.c.name == "revision").values(value=state.c.value + 1)
+    found = await connection.execute(next_one.returning(state.c.value))
+    await connection.execute(insert(audit).values(_AUDIT.encode(entry)))
+    return int(found.scalar_one())
+
+
+async def _row_of(
+    connection: AsyncConnection, table: Table, row_id: str, *, what: str
+) -> RowMapping:
+    found = await connection.execute(select(table).where(table.c.id == row_id))
+    row = found.mappings().first()
+    if row is None:
+        raise UnknownId(f"there is no {what} {row_id}")
+    return row
+
+
+async def _add_key(connection: AsyncConnection, key: VirtualKey, revision: int) -> None:
+    try:
+        await connection.execute(insert(keys).values({**_KEYS.encode(key), "revision": revision}))
+    except IntegrityError:
+        # Ids and keys are random: what is left is the workspace.
+        raise UnknownId(f"there is no workspace {key.workspace_id}") from None
+
+
+def _touch(table: Table) -> Update:
+    """Return what sets the time of last use, unless a later one is known from elsewhere."""
+    used: BindParameter[int] = bindparam("used")
+    is_later = or_(table.c.last_used_at.is_(None), table.c.last_used_at < used)
+    chosen = update(table).where(table.c.id == bindparam("key"), is_later)
+    return chosen.values(last_used_at=used)
+
+
+def _name_taken(name: str) -> InvalidRequest:
+    return InvalidRequest("name", f"there is a workspace {name!r} already")

@@ -1,0 +1,152 @@
+"""
+The tables of the store. How they came about is in ``migrations``; a test compares both.
+
+Times are milliseconds since 1970 in UTC, money is millionths of a US dollar. What has parts of its
+own (patterns, limits, budgets) is JSON: nothing ever searches in it.
+"""
+
+from typing import Final
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    text,
+)
+
+metadata: Final = MetaData()
+
+
+def _text(name: str, *, primary_key: bool = False) -> Column[str]:
+    return Column(name, Text, nullable=False, primary_key=primary_key)
+
+
+def _number(name: str) -> Column[int]:
+    return Column(name, BigInteger, nullable=False)
+
+
+def _time(name: str) -> Column[int | None]:
+    return Column(name, BigInteger, nullable=True)
+
+
+# One row each: ``revision`` grows with every change of keys and workspaces.
+state: Final = Table("store_state", metadata, _text("name", primary_key=True), _number("value"))
+
+workspaces: Final = Table(
+    "workspaces",
+    metadata,
+    _text("id", primary_key=True),
+    _text("name"),
+    _number("created_at"),
+    _time("archived_at"),
+    _text("allowed_models"),
+    _text("limits"),
+    _text("budgets"),
+    _text("fetch_hosts"),
+    _number("revision"),
+    Index("workspaces_by_age", "created_at", "id"),
+    Index("workspaces_by_revision", "revision"),
+)
+# Of the archived ones any number may have a name.
+Index(
+    "workspaces_by_name",
+    workspaces.c.name,
+    unique=True,
+    sqlite_where=text("archived_at IS NULL"),
+    postgresql_where=text("archived_at IS NULL"),
+)
+
+keys: Final = Table(
+    "api_keys",
+    metadata,
+    _text("id", primary_key=True),
+    _text("name"),
+    Column("digest", LargeBinary, nullable=False, unique=True),
+    _text("hint"),
+    _number("created_at"),
+    _text("created_by"),
+    _text("owner"),
+    Column("workspace_id", Text, ForeignKey("workspaces.id"), nullable=True),
+    _time("expires_at"),
+    _time("disabled_at"),
+    _time("revoked_at"),
+    Column("replaced_by", Text, nullable=True),
+    _time("last_used_at"),
+    _text("allowed_models"),
+    _text("limits"),
+    _text("budgets"),
+    _number("revision"),
+    Index("api_keys_by_age", "created_at", "id"),
+    Index("api_keys_by_name", "name"),
+    Index("api_keys_by_revision", "revision"),
+    Index("api_keys_by_workspace", "workspace_id"),
+)
+
+admin_keys: Final = Table(
+    "admin_keys",
+    metadata,
+    _text("id", primary_key=True),
+    _text("name"),
+    Column("digest", LargeBinary, nullable=False, unique=True),
+    _text("hint"),
+    _text("role"),
+    _number("created_at"),
+    _text("created_by"),
+    _time("expires_at"),
+    _time("revoked_at"),
+    _time("last_used_at"),
+    Index("admin_keys_by_age", "created_at", "id"),
+)
+
+audit: Final = Table(
+    "audit_log",
+    metadata,
+    _text("id", primary_key=True),
+    _number("at"),
+    _text("actor"),
+    _text("action"),
+    _text("subject"),
+    _text("details"),
+    Index("audit_log_by_age", "at", "id"),
+)
+
+usage: Final = Table(
+    "usage_records",
+    metadata,
+    _text("id", primary_key=True),
+    _number("started_at"),
+    _text("key_id"),
+    _text("key_name"),
+    Column("workspace_id", Text, nullable=True),
+    _text("session_id"),
+    _text("agent_id"),
+    _text("client"),
+    _text("client_version"),
+    _text("model"),
+    _text("upstream"),
+    _text("upstream_model"),
+    Column("is_stream", Boolean, nullable=False),
+    _number("input_tokens"),
+    _number("cache_read_input_tokens"),
+    _number("cache_creation_input_tokens"),
+    _number("output_tokens"),
+    _number("reasoning_tokens"),
+    Column("cost_micros", BigInteger, nullable=True),
+    Column("first_content_ms", BigInteger, nullable=True),
+    _number("duration_ms"),
+    _number("attempts"),
+    _text("stop_reason"),
+    _number("status"),
+    _text("error_type"),
+    _text("adjustments"),
+    _text("repairs"),
+    Index("usage_records_by_time", "started_at"),
+    Index("usage_records_by_key", "key_id", "started_at"),
+    Index("usage_records_by_workspace", "workspace_id", "started_at"),
+)

@@ -1,0 +1,194 @@
+"""An empty database, an old one, one of the future, and many who come at once."""
+
+import asyncio
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from msgspec import structs
+from sqlalchemy import text
+
+import dragoman.stores
+from dragoman.core.errors import StoreUnavailable
+from dragoman.policy.access import AdminKey, VirtualKey, Workspace
+from dragoman.policy.records import AuditEntry, UsageRecord
+from dragoman.settings import StoreConfig
+from dragoman.store_urls import StoreUrl
+from dragoman.stores import tables
+from dragoman.stores.database import Database
+from dragoman.stores.migrating import (
+    VERSIONS,
+    StoreIsNewer,
+    look_at_schema,
+    upgrade_schema,
+)
+from support.stores import with_store
+
+SOURCES = Path(dragoman.__file__).parents[1]
+
+
+def on_database(url: StoreUrl, case: Any) -> Any:
+    async def main() -> Any:
+        database = Database(url, StoreConfig())
+        try:
+            async with asyncio.timeout(60):
+                return await case(database)
+        finally:
+            await database.close()
+
+    return asyncio.run(main())
+
+
+def test_the_versions_are_those_of_the_files() -> None:
+    config = Config()
+    folder = Path(dragoman.stores.__file__).parent / "migrations"
+    config.set_main_option("script_location", str(folder))
+    script = ScriptDirectory.from_config(config)
+    found = [version.revision for version in script.walk_revisions()]
+    assert tuple(reversed(found)) == VERSIONS
+
+
+def test_migrations_lead_to_the_tables_of_the_program(url: StoreUrl) -> None:
+    def differences(connection: Any) -> list[Any]:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        return list(compare_metadata(context, tables.metadata))
+
+    async def case(database: Database) -> list[Any]:
+        await upgrade_schema(database)
+        async with database.reading() as connection:
+            return await connection.run_sync(differences)
+
+    assert on_database(url, case) == []
+
+
+@pytest.mark.parametrize(
+    ("table", "type_", "more"),
+    [
+        (tables.keys, VirtualKey, {"revision"}),
+        (tables.workspaces, Workspace, {"revision"}),
+        (tables.admin_keys, AdminKey, set()),
+        (tables.audit, AuditEntry, set()),
+        (tables.usage, UsageRecord, set()),
+    ],
+)
+def test_every_field_has_its_column(table: Any, type_: Any, more: set[str]) -> None:
+    assert {column.name for column in table.c} == {f.name for f in structs.fields(type_)} | more
+
+
+def test_an_empty_database_becomes_current(url: StoreUrl) -> None:
+    async def case(database: Database) -> None:
+        before = await look_at_schema(database)
+        assert (before.state, before.version) == ("empty", None)
+        assert (await upgrade_schema(database)).state == "empty"
+        assert (await upgrade_schema(database)).state == "current"
+        assert (await look_at_schema(database)).version == VERSIONS[-1]
+
+    on_database(url, case)
+
+
+def test_who_comes_at_the_same_time_waits(url: StoreUrl) -> None:
+    async def one() -> str:
+        database = Database(url, StoreConfig())
+        try:
+            return (await upgrade_schema(database)).state
+        finally:
+            await database.close()
+
+    async def main() -> list[str]:
+        return await asyncio.gather(*(one() for _ in range(6)))
+
+    assert sorted(asyncio.run(main())) == [*["current"] * 5, "empty"]
+
+
+def test_processes_that_start_at_the_same_time(url: StoreUrl) -> None:
+    code = (
+        "import asyncio, os, pathlib\n"
+        "from dragoman.settings import Secret, StoreConfig\n"
+        "from dragoman.store_urls import read_store_url\n"
+        "from dragoman.stores.sql import open_sql_store\n"
+        "async def main():\n"
+        "    url = read_store_url(Secret(os.environ['URL']), pathlib.Path('.'))\n"
+        "    store = await open_sql_store(url, StoreConfig())\n"
+        "    print((await store.key_changes(0)).total)\n"
+        "    await store.close()\n"
+        "asyncio.run(main())\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(SOURCES), "URL": text_of(url)}
+    running = [
+        subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE)
+        for _ in range(4)
+    ]
+    assert [process.communicate(timeout=120)[0] for process in running] == [b"0\n"] * 4
+    assert [process.returncode for process in running] == [0] * 4
+
+
+def text_of(url: StoreUrl) -> str:
+    if url.address is None:
+        return f"sqlite:///{url.path}"
+    at = url.address
+    return f"postgresql://{at.user}:{at.password}@{at.host}:{at.port}/{at.database}"
+
+
+def test_a_database_of_a_newer_version_is_left_alone(url: StoreUrl) -> None:
+    with_store(url, lambda store: store.key_changes(0))
+
+    async def age(database: Database) -> None:
+        async with database.writing() as connection:
+            await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        with pytest.raises(StoreIsNewer) as raised:
+            await upgrade_schema(database)
+        detail = raised.value.log_detail
+        assert "version 9999" in detail
+        assert f"none after {VERSIONS[-1]}: install the newer Dragoman" in detail
+        assert "9999" not in raised.value.message  # which clients see
+        assert (await look_at_schema(database)).state == "newer"
+
+    on_database(url, age)
+
+
+def test_a_failed_upgrade_changes_nothing(url: StoreUrl, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = command.upgrade
+
+    def broken(*args: Any) -> None:
+        real(*args)
+        raise RuntimeError("the machine has stopped")
+
+    async def case(database: Database) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(command, "upgrade", broken)
+            with pytest.raises(RuntimeError):
+                await upgrade_schema(database)
+        assert (await look_at_schema(database)).state == "empty"
+        assert (await upgrade_schema(database)).state == "empty"
+
+    on_database(url, case)
+
+
+def test_tables_of_somebody_else_are_not_touched(url: StoreUrl) -> None:
+    async def case(database: Database) -> None:
+        async with database.writing() as connection:
+            await connection.execute(text("CREATE TABLE api_keys (theirs INTEGER)"))
+        with pytest.raises(StoreUnavailable) as raised:
+            await upgrade_schema(database)
+        assert "api_keys" in raised.value.log_detail
+        async with database.reading() as connection:
+            assert list(await connection.execute(text("SELECT theirs FROM api_keys"))) == []
+
+    on_database(url, case)
+
+
+def test_a_file_is_for_its_owner_alone(tmp_path: Path) -> None:
+    url = StoreUrl(path=tmp_path / "new" / "store.db")
+    with_store(url, lambda store: store.key_changes(0))
+    assert url.path is not None
+    assert stat.S_IMODE(url.path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(url.path.parent.stat().st_mode) == 0o700

@@ -1,0 +1,90 @@
+"""Stores, and what is put into them."""
+
+import asyncio
+import datetime as dt
+import itertools
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from dragoman.policy.access import AdminKey, VirtualKey, Workspace
+from dragoman.policy.records import AuditEntry, UsageRecord
+from dragoman.settings import StoreConfig
+from dragoman.store_urls import StoreUrl
+from dragoman.stores.sql import SqlStore, open_sql_store
+
+T = TypeVar("T")
+NOW = dt.datetime(2026, 11, 25, 12, 30, 15, 250_000, tzinfo=dt.UTC)
+_numbers = itertools.count(1)
+
+
+def minutes(count: float) -> dt.timedelta:
+    return dt.timedelta(minutes=count)
+
+
+def new_key(**fields: Any) -> VirtualKey:
+    """Return a key that differs from all others."""
+    number = next(_numbers)
+    values = {
+        "id": f"apikey_{number}",
+        "name": f"key-{number}",
+        "digest": number.to_bytes(32, "big"),
+        "hint": "sk-dgm-abcd...wxyz",
+        "created_at": NOW,
+    }
+    return VirtualKey(**{**values, **fields})
+
+
+def new_admin_key(**fields: Any) -> AdminKey:
+    """Return an admin key that differs from all others."""
+    number = next(_numbers)
+    values = {
+        "id": f"adminkey_{number}",
+        "name": f"admin-{number}",
+        "digest": number.to_bytes(32, "big"),
+        "hint": "sk-dgm-admin-ab...yz",
+        "role": "read",
+        "created_at": NOW,
+    }
+    return AdminKey(**{**values, **fields})
+
+
+def new_workspace(**fields: Any) -> Workspace:
+    """Return a workspace that differs from all others."""
+    number = next(_numbers)
+    values = {"id": f"wrkspc_{number}", "name": f"team-{number}", "created_at": NOW}
+    return Workspace(**{**values, **fields})
+
+
+def new_record(**fields: Any) -> UsageRecord:
+    """Return a record that differs from all others."""
+    values = {"id": f"req_{next(_numbers)}", "started_at": NOW, "key_id": "apikey_1"}
+    return UsageRecord(**{**values, **fields})
+
+
+def new_entry(action: str = "key.create", **fields: Any) -> AuditEntry:
+    """Return an entry that differs from all others."""
+    values = {"id": f"audit_{next(_numbers)}", "at": NOW, "actor": "cli:ada", "subject": "x"}
+    return AuditEntry(action=action, **{**values, **fields})
+
+
+@asynccontextmanager
+async def opened(url: StoreUrl, **settings: Any) -> AsyncIterator[SqlStore]:
+    """Open a store and close it."""
+    store = await open_sql_store(url, StoreConfig(**settings))
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+def with_store(
+    url: StoreUrl, case: Callable[[SqlStore], Coroutine[Any, Any, T]], **settings: Any
+) -> T:
+    """Run one case on a store."""
+
+    async def main() -> T:
+        async with asyncio.timeout(60), opened(url, **settings) as store:
+            return await case(store)
+
+    return asyncio.run(main())
