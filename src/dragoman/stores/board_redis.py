@@ -22,7 +22,7 @@ from dragoman.stores.redis_link import RedisLink
 from dragoman.stores.redis_outbox import RedisOutbox
 
 if TYPE_CHECKING:
-    from redis.asyncio.client import Pipeline
+    from dragoman.stores.redis_link import Pipeline
 
 _MAX_KEPT: Final = 10_000
 _KEPT_MS: Final = 24 * 3600 * 1000  # after the last notice

@@ -6,13 +6,17 @@ While Redis is away nothing waits for it: calls fail at once, and one task asks 
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 from dragoman.core.errors import SharedStateUnavailable
 from dragoman.settings import RedisConfig
 
 if TYPE_CHECKING:
-    from redis.asyncio import Redis
+    from redis import asyncio as library
+
+    # For those, too, that may not import the library.
+    Redis: TypeAlias = library.Redis
+    Pipeline: TypeAlias = library.client.Pipeline
 
 _T = TypeVar("_T")
 _LATE_IN_A_ROW: Final = 3  # then it is away; a single late answer may be our own fault

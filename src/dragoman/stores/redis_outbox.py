@@ -10,8 +10,7 @@ from dragoman.core.errors import SharedStateUnavailable
 from dragoman.stores.redis_link import RedisLink
 
 if TYPE_CHECKING:
-    from redis.asyncio import Redis
-    from redis.asyncio.client import Pipeline
+    from dragoman.stores.redis_link import Pipeline, Redis
 
 _BATCH: Final = 100
 _MAX_BYTES: Final = 16 * 2**20  # that wait; then what comes is lost
