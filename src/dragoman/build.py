@@ -13,6 +13,7 @@ from dragoman.core.signatures import Signer
 from dragoman.engine import Engine, EngineLink
 from dragoman.gateway import Gateway, Lasting, Switch
 from dragoman.policy.calibration import Calibration
+from dragoman.policy.cross_origin import CrossOrigin
 from dragoman.policy.keys import KeyRing
 from dragoman.policy.learned import LearnedFacts
 from dragoman.policy.prices import Prices
@@ -109,6 +110,7 @@ def build_gateway(
         count_tokens=count_tokens,
         routes=routes,
         readiness=readiness,
+        cross_origin=CrossOrigin(server.cors_origins),
         max_concurrent=server.max_concurrent_requests,
         log=log,
         metrics=lasting.metrics,

@@ -23,6 +23,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _ALIAS: Final = re.compile(r"[^\s\x00-\x1f\x7f]{1,200}")
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
 _HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e]{0,4096}")
+_ORIGIN: Final = re.compile(r"https?://(?:[a-z0-9.-]+|\[[0-9a-f:]+\])(?::[1-9][0-9]{0,4})?")
 _ALLOWED_HOST: Final = re.compile(r"[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]")
 # Set by the transport itself; a second one would be an illegal request, or show another credential.
 _OWN_HEADERS: Final = frozenset(
@@ -87,6 +88,9 @@ def _server_problems(config: Config) -> Iterator[str]:
             f"server.host: {server.host} can be reached from other machines, which needs a client "
             f"key: `dragoman keys create`, or [[keys]] with a name and a key, or DRAGOMAN_KEY"
         )
+    for origin in server.cors_origins:
+        if not _ORIGIN.fullmatch(origin):
+            yield f'server.cors_origins: "{origin}" is no origin such as "https://app.example.com"'
     for host in server.allowed_hosts:
         if not _ALLOWED_HOST.fullmatch(host):
             yield f'server.allowed_hosts: "{host}" is no host name (leave out scheme and port)'

@@ -78,6 +78,7 @@ class ServerConfig(Struct, frozen=True, kw_only=True):
     port: Port = 7777  # 0: any free one
     data_dir: Path = Path("dragoman-data")  # load_config: the user's data folder
     allowed_hosts: tuple[str, ...] = ()
+    cors_origins: tuple[str, ...] = ()  # web pages that may read answers; none by default
     environment_presets: bool = True
     local_engines: bool = True
     signing_secret: Secret | None = None

@@ -13,6 +13,7 @@ from dragoman.core.dialects.profile import Vocabulary
 from dragoman.core.errors import UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from dragoman.core.signatures import Signer
 from dragoman.policy.calibration import Calibration
+from dragoman.policy.cross_origin import CrossOrigin
 from dragoman.policy.keys import KeyRing
 from dragoman.policy.learned import LearnedFacts
 from dragoman.policy.prices import Prices
@@ -130,6 +131,7 @@ class AppCase:
             ),
             routes=routes,
             readiness=Readiness(routes, self.upstreams, engine_ready=None),
+            cross_origin=CrossOrigin(["https://app.example"]),
             max_concurrent=max_concurrent,
             log=log,
             metrics=self.metrics,

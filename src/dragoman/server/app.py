@@ -16,6 +16,7 @@ from dragoman.core.errors import (
     error_headers,
     render_error,
 )
+from dragoman.policy.cross_origin import CrossOrigin
 from dragoman.policy.keys import KeyRing
 from dragoman.policy.open_access import check_open_access
 from dragoman.policy.routes import Routes
@@ -61,6 +62,7 @@ class App:
         count_tokens: An endpoint.
         routes: What the models' endpoints show.
         readiness: What ``/readyz`` says.
+        cross_origin: Which web pages may read answers.
         max_concurrent: Messages and counts at work; more are told to come back.
         log: One line per request.
         metrics: Told of every request.
@@ -76,6 +78,7 @@ class App:
         count_tokens: CountTokens,
         routes: Routes,
         readiness: Readiness,
+        cross_origin: CrossOrigin,
         max_concurrent: int,
         log: EventLog,
         metrics: Metrics,
@@ -87,6 +90,7 @@ class App:
         self._count_tokens = count_tokens
         self._routes = routes
         self._readiness = readiness
+        self._cross_origin = cross_origin
         self._max_concurrent = max_concurrent
         self._log = log
         self._metrics = metrics
@@ -102,7 +106,11 @@ class App:
             peer=exchange.peer,
             started_s=time.monotonic(),
         )
-        headers = ((b"request-id", record.request_id.encode()), VERSION_HEADER)
+        headers = (
+            (b"request-id", record.request_id.encode()),
+            VERSION_HEADER,
+            *self._cross_origin.headers(exchange.headers.get(b"origin")),
+        )
         try:
             await self._dispatch(exchange, path, record=record, headers=headers)
         except ClientGone:
@@ -127,6 +135,8 @@ class App:
         if method == "POST" and path in _POSTED:
             self._let_in(exchange, record)
             await self._work(exchange, path, record=record, headers=headers)
+        elif method == "OPTIONS" and (allowed := self._preflight(exchange)):
+            answer(exchange, 200, b"", record=record, headers=[*headers, *allowed])
         elif method not in ("GET", "HEAD"):
             raise _unknown(method, path)
         elif path == _MODELS:
@@ -152,6 +162,13 @@ class App:
         sent = exchange.headers
         record.sender = read_sender(sent)
         record.caller = self._keys.verify(sent.get(b"x-api-key"), sent.get(b"authorization"))
+
+    def _preflight(self, exchange: Exchange) -> HeaderList:
+        """Return what a browser that asks beforehand is told; nothing: its page is not known."""
+        sent = exchange.headers
+        if b"access-control-request-method" not in sent:
+            return ()
+        return self._cross_origin.preflight(sent.get(b"origin"))
 
     def _check_place(self, exchange: Exchange) -> None:
         """Without keys, answer nobody but the programs of this machine."""
