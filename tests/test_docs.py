@@ -213,7 +213,16 @@ def test_every_reason_of_an_adjustment_is_documented() -> None:
     missing = {r: parts for r, parts in reasons.items() if not all(p in page for p in parts)}
     assert missing == {}
     assert [text for text in repair_log._REASONS.values() if text not in page] == []
-    kinds = [*repair_log._REASONS, "parallel", "think_tag", "again.answer", "again.call", "loop"]
+    kinds = [
+        *repair_log._REASONS,
+        "name",
+        "parallel",
+        "finish",
+        "think_tag",
+        "again.answer",
+        "again.call",
+        "loop",
+    ]
     assert [kind for kind in kinds if f"`{kind}`" not in page] == []
 
 

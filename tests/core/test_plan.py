@@ -18,6 +18,13 @@ from support.plans import assistant, call, parse, plan, result, said, text, tool
 SEARCH = {"type": "web_search_20250305", "name": "web_search"}
 
 
+def test_arguments_stream_where_they_are_asked_to() -> None:
+    profile = DialectProfile(tool_stream=True)
+    assert plan(profile, tools=[tool("f")]).body["tool_stream"] is True
+    assert "tool_stream" not in plan(profile).body
+    assert "tool_stream" not in plan(tools=[tool("f")]).body
+
+
 def test_the_smallest_request() -> None:
     assert plan().body == {
         "model": "upstream-model",

@@ -308,10 +308,47 @@ def test_arguments_that_only_the_decoder_refuses_are_cut(monkeypatch) -> None:
     assert len(message.content) == 1
 
 
+@pytest.mark.parametrize(
+    ("ending", "said"),
+    [
+        ((STOP, DONE), []),
+        ((chunk("length"), DONE), []),
+        ((DONE,), ["the server ended without saying why: shown as end_turn"]),
+        (
+            (chunk("repetition_truncation"), DONE),
+            ["the server ended with repetition_truncation: shown as max_tokens"],
+        ),
+        (
+            (chunk("sensitive"), DONE),
+            ["the server ended with sensitive: shown as refusal"],
+        ),
+    ],
+)
+def test_an_end_that_the_api_has_no_word_for_is_told(ending, said) -> None:
+    ended = run([sse(chunk(content="Hi"), *ending)])
+    assert [repair.reason for repair in ended.turn.repairs] == said
+    assert ended.turn.repair_counts == ({"finish": 1} if said else {})
+
+
 def test_a_call_without_a_name() -> None:
     chunks = (call(0, "a", None, '{"x":1}'), STOP, DONE)
     assert calls(stream(*chunks, plan=make_plan(tool_names=frozenset({"f"})))) == [("f", {"x": 1})]
     assert "without a name" in stream(*chunks).error["message"]
+
+
+def test_a_call_without_a_name_is_told_by_its_input() -> None:
+    functions = [
+        {"function": {"name": name, "parameters": {"properties": {key: {}}, "required": [key]}}}
+        for name, key in (("f", "x"), ("g", "y"))
+    ]
+    plan = make_plan(body={"tools": functions})
+    for name, given in (("f", {"x": 1}), ("g", {"y": 1})):
+        ended = run([sse(call(0, "a", None, json.dumps(given)), STOP, DONE)], plan)
+        assert calls(read(ended)) == [(name, given)]
+        assert ended.turn.repair_counts == {"name": 1}
+    for odd in ('{"z":1}', '{"x":1,"y":1}', '{"x":'):
+        message = stream(call(0, "a", None, odd), STOP, DONE, plan=plan)
+        assert "without a name" in message.error["message"]
 
 
 def test_ids_lead_back() -> None:

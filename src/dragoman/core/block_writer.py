@@ -237,7 +237,7 @@ class BlockWriter:
     def _end_call(self, call: ToolCall) -> None:
         """Close a call: check its arguments as a whole and show what was held."""
         if not call.name:
-            call.name = self._only_tool()
+            call.name = self._guess_name(call)
         arguments = call.end(is_cut=self._is_cut)
         for kind in sorted(call.repairs):
             self.repairs.add_argument_repair(kind, call.name)
@@ -280,8 +280,13 @@ class BlockWriter:
             ServerCall(id=call.id or call_id, name=call.name, arguments_json=arguments_json)
         )
 
-    def _only_tool(self) -> str:
-        names = self._plan.tool_names
-        if len(names) != 1:
+    def _guess_name(self, call: ToolCall) -> str:
+        """Return the tool that a call without a name means: the only one, or told by its input."""
+        names, arguments = self._plan.tool_names, call.value()
+        name = next(iter(names)) if len(names) == 1 else ""
+        if not name and arguments is not None:
+            name = self.tools.guess(arguments)
+        if not name:
             raise UpstreamProtocolError("The model's server sent a tool call without a name.")
-        return next(iter(names))
+        self.repairs.add_missing_name(name)
+        return name

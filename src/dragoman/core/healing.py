@@ -246,6 +246,7 @@ _RULES: Final = (
     _Rule(field="stop", learn=_fixed("reports_stop", False), is_word=True),
     _Rule(field="user", learn=_fixed("sends_user", False), is_word=True),
     _Rule(field="stream_options", learn=_fixed("stream_options", False)),
+    _Rule(field="tool_stream", learn=_fixed("tool_stream", False)),
     _Rule(field="parallel_tool_calls", learn=_fixed("parallel_tool_calls_field", False)),
     _Rule(field="reasoning_effort", learn=_effort),
     _Rule(field="thinking_budget", learn=_NO_BUDGET),

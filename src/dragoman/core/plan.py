@@ -179,7 +179,9 @@ def make_plan(
     body |= ({"stop": stops.upstream} if stops.upstream else {}) | thinking.fields | prefill
     if fitted := _fit_budget(body, profile):
         adjustments.add(fitted.field, fitted.action, reason=fitted.reason)
-    body |= _delivery_fields(request, profile, is_stream=stream is not False)
+    body |= _delivery_fields(
+        request, profile, is_stream=stream is not False, has_tools="tools" in body
+    )
     note_other_fields(request, profile, adjustments)
     return Plan(
         request=request,
@@ -331,7 +333,7 @@ def _replace_tools(body: dict[str, Any], tools: list[dict[str, Any]], *, is_forc
     if tools:
         body["tools"] = tools
         return
-    for key in ("tools", "tool_choice", "parallel_tool_calls"):
+    for key in ("tools", "tool_choice", "parallel_tool_calls", "tool_stream"):
         body.pop(key, None)
 
 
@@ -440,7 +442,7 @@ def _block_renderer(
 
 
 def _delivery_fields(
-    request: MessagesRequest, profile: DialectProfile, *, is_stream: bool
+    request: MessagesRequest, profile: DialectProfile, *, is_stream: bool, has_tools: bool
 ) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     user_id = request.metadata.user_id if request.metadata is not None else None
@@ -449,4 +451,6 @@ def _delivery_fields(
     fields["stream"] = is_stream
     if is_stream and profile.stream_options:
         fields["stream_options"] = {"include_usage": True}
+    if is_stream and has_tools and profile.tool_stream:
+        fields["tool_stream"] = True
     return fields

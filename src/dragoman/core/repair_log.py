@@ -41,9 +41,18 @@ class RepairLog:
         """Note that a call came as text."""
         self._add(f"text.{grammar}", "tool_use", f"{tool[:64]}: the call came as text ({grammar})")
 
+    def add_missing_name(self, tool: str) -> None:
+        """Note that a call had no name, and which tool it was taken for."""
+        self._add("name", "tool_use.name", f"{tool[:64]}: the call came without a name")
+
     def add_dropped_call(self, tool: str) -> None:
         """Note that a call was left out, because at most one was asked for."""
         self._add("parallel", "tool_use", f"{tool[:64]}: left out, for one call was asked for")
+
+    def add_finish(self, finish: str, stop_reason: str) -> None:
+        """Note how the server put the end, where the API has no such word; empty: not at all."""
+        said = f"with {finish[:40]}" if finish else "without saying why"
+        self._add("finish", "stop_reason", f"the server ended {said}: shown as {stop_reason}")
 
     def add_think_tag(self, *, begins_inside: bool) -> None:
         """Note that a reply did not begin as the profile says; from now on it is expected to."""

@@ -46,6 +46,10 @@ _STOP_REASONS: Final = {
     "sensitive": "refusal",
     "model_context_window_exceeded": "model_context_window_exceeded",
 }
+# Those that leave nothing to be told; of others people may want to know.
+_PLAIN_FINISHES: Final = frozenset(
+    {"stop", "tool_calls", "function_call", "length", "content_filter", "eos", "max_tokens"}
+)
 
 
 class Turn(Protocol):
@@ -425,6 +429,8 @@ class ChatTurn:
 
     def _end_message(self) -> None:
         self.stop_reason = self._stop_reason()
+        if self._finish not in _PLAIN_FINISHES:
+            self._blocks.repairs.add_finish(self._finish or "", self.stop_reason)
         self._sink.start(self.usage)
         self._sink.end(self.stop_reason, self._matched_stop(), usage=self.usage)
 

@@ -10,6 +10,8 @@ from typing import Any, Final
 
 from dragoman.core.dialects.facts import Family, ModelFacts, Source
 
+_WHOLE_ARGUMENTS: Final = {"zai": {"tool_stream": False}, "bigmodel": {"tool_stream": False}}
+
 
 def _weights(context_window: int, **more: object) -> dict[str, Any]:
     return {
@@ -80,6 +82,7 @@ GLM: Final = Family(
             name="glm-4.5v",
             pattern=r"glm-(?:4[.p_-]\d|5)v",
             weights={"thinking": "toggle", "sees_images": True},
+            hosts=_WHOLE_ARGUMENTS,
         ),
         ModelFacts(
             name="glm-5",
@@ -107,6 +110,7 @@ GLM: Final = Family(
             name="glm-4.5",  # limits from memory
             pattern=r"glm-4[.p_-]5(?!\d)",
             weights=_weights(131_072, max_output_tokens=98_304),
+            hosts=_WHOLE_ARGUMENTS,
         ),
         # Those to come: what the latest ones have in common, and no limits.
         ModelFacts(

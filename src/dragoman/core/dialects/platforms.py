@@ -33,8 +33,10 @@ PLATFORMS: Final[Mapping[str, PlatformFacts]] = {
             "schema_refused": ("$schema", "$comment", "oneOf", "allOf", "if", "then", "else"),
         },
     ),
-    "zai": PlatformFacts(switch="vendor"),
-    "bigmodel": PlatformFacts(switch="vendor"),
+    # docs.z.ai/guides/tools/stream-tool, docs.bigmodel.cn/cn/guide/capabilities/stream-tool, read
+    # 2026-11-25: arguments come whole without it; from GLM 4.6 on.
+    "zai": PlatformFacts(switch="vendor", facts={"tool_stream": True}),
+    "bigmodel": PlatformFacts(switch="vendor", facts={"tool_stream": True}),
     "mimo": PlatformFacts(switch="vendor", facts={"max_tokens_field": "max_completion_tokens"}),
     "dashscope": PlatformFacts(
         switch="enable_thinking",

@@ -119,6 +119,7 @@ class DialectProfile(msgspec.Struct, frozen=True, kw_only=True):
     prefill: Literal["hint", "native", "continue_final_message", "prefix", "partial"] = "hint"
     mid_system: Literal["user_text", "native"] = "user_text"
     stream_options: bool = True  # ask for usage in the stream
+    tool_stream: bool = False  # do arguments stream only where ``tool_stream: true`` asks for it?
     sends_user: bool = True
     # Which exact counting endpoint the upstream has.
     count_tokens: Literal["none", "llamacpp", "vllm", "sglang", "moonshot"] = "none"
