@@ -23,12 +23,14 @@ from dragoman.settings import (
     ServerConfig,
     StoreConfig,
     UpstreamConfig,
+    UsageConfig,
 )
 
 PAGE = Path(__file__).parent.parent / "docs" / "reference" / "configuration.md"
 SECTIONS: dict[str, type[msgspec.Struct]] = {
     "## `[server]`": ServerConfig,
     "## `[store]`": StoreConfig,
+    "## `[usage]`": UsageConfig,
     "## `[[keys]]`": KeyConfig,
     "## `[upstreams.NAME]`": UpstreamConfig,
     "## `[models.NAME]`": ModelConfig,

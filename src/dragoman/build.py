@@ -23,10 +23,16 @@ from dragoman.server.count_tokens import CountTokens
 from dragoman.server.documents import Documents
 from dragoman.server.fetch import GuardedFetcher
 from dragoman.server.messages import Messages
+from dragoman.server.meter import Meter
 from dragoman.server.metrics import Metrics
 from dragoman.server.metrics_page import MetricsPage
 from dragoman.server.metrics_site import MetricsSite
-from dragoman.server.metrics_sources import process_samples, upstream_samples, vault_samples
+from dragoman.server.metrics_sources import (
+    process_samples,
+    upstream_samples,
+    usage_samples,
+    vault_samples,
+)
 from dragoman.server.planner import Planner
 from dragoman.server.readiness import Readiness
 from dragoman.server.services import MessageLimits, Services
@@ -35,8 +41,12 @@ from dragoman.server.tokenizers import LocalTokenizers
 from dragoman.server.transport.http_server import HttpLimits, HttpServer
 from dragoman.server.transport.http_upstream import HttpUpstream
 from dragoman.server.transport.proxy import proxy_for
+from dragoman.server.usage_log import UsageLog
 from dragoman.server.vault import Vault
 from dragoman.settings import ServerConfig, UpstreamConfig
+from dragoman.store_urls import read_store_url
+from dragoman.stores.opening import LazyStore
+from dragoman.stores.usage_spool import SPOOL_FOLDER, UsageSpool
 
 ENGINE: Final = "engine"  # the embedded engine's name among the upstreams
 _SECRET_FILE: Final = "signing-secret"
@@ -66,7 +76,7 @@ def build_gateway(
     Raises:
         ConfigError: The signing secret can be neither read nor made.
     """
-    lasting = former.lasting if former else _lasting(config)
+    lasting = former.lasting if former else _lasting(config, log)
     routes = Routes(config)
     upstreams = _upstreams(config, environ=environ, engine=engine, former=former)
     lasting.metrics.sources["upstreams"] = partial(upstream_samples, upstreams)
@@ -115,6 +125,7 @@ def build_gateway(
         log=log,
         metrics=lasting.metrics,
         metrics_page=None if config.metrics.port else lasting.metrics_page,
+        meter=lasting.meter,
     )
     return Gateway(
         config,
@@ -126,12 +137,19 @@ def build_gateway(
     )
 
 
-def _lasting(config: Config) -> Lasting:
+def _lasting(config: Config, log: EventLog) -> Lasting:
     """Return what the first gateway and all that follow it share."""
     fetcher, vault, metrics = GuardedFetcher(), Vault(), Metrics()
     metrics.sources["process"] = process_samples
     metrics.sources["vault"] = partial(vault_samples, vault)
     token = config.metrics.token
+    store = _store(config)
+    meter = None
+    if store is not None:
+        folder, settings = config.server.data_dir / SPOOL_FOLDER, config.usage
+        spool = UsageSpool(folder, max_bytes=settings.spool_max_bytes)
+        meter = Meter(spool, store.get, log=UsageLog(log))
+        metrics.sources["usage"] = partial(usage_samples, meter)
     return Lasting(
         signer=Signer(_signing_secret(config.server)),
         fetcher=fetcher,
@@ -141,7 +159,14 @@ def _lasting(config: Config) -> Lasting:
         vault=vault,
         metrics=metrics,
         metrics_page=MetricsPage(metrics.samples, token=token.reveal() if token else None),
+        store=store,
+        meter=meter,
     )
+
+
+def _store(config: Config) -> LazyStore | None:
+    url = read_store_url(config.store.url, config.server.data_dir)
+    return LazyStore(url, config.store) if url is not None else None
 
 
 async def start_server(

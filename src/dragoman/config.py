@@ -30,6 +30,7 @@ from dragoman.settings import (
     ServerConfig,
     StoreConfig,
     UpstreamConfig,
+    UsageConfig,
 )
 from dragoman.tables import ConfigError, S, TableReader, join, unknown_name
 
@@ -67,6 +68,7 @@ _KEY_VARIABLE: Final = "DRAGOMAN_KEY"  # a client key without any file, as conta
 _TABLES: Final = (
     "server",
     "store",
+    "usage",
     "metrics",
     "keys",
     "upstreams",
@@ -237,6 +239,7 @@ class _Builder:
             server=server,
             metrics=metrics or MetricsConfig(),
             store=self._section("store", StoreConfig),
+            usage=self._section("usage", UsageConfig),
             keys=self._keys(),
             upstreams=upstreams,
             models=models,

@@ -12,6 +12,7 @@ from dragoman.policy.routes import Routes
 from dragoman.server.app import App
 from dragoman.server.documents import Documents
 from dragoman.server.fetch import GuardedFetcher
+from dragoman.server.meter import Meter
 from dragoman.server.metrics import Metrics
 from dragoman.server.metrics_page import MetricsPage
 from dragoman.server.readiness import Readiness
@@ -20,6 +21,7 @@ from dragoman.server.transport.http_upstream import HttpUpstream
 from dragoman.server.transport.seams import Exchange, HeaderList
 from dragoman.server.vault import Vault
 from dragoman.settings import Config
+from dragoman.stores.opening import LazyStore
 
 
 class Lasting(Struct, frozen=True, kw_only=True):
@@ -38,6 +40,21 @@ class Lasting(Struct, frozen=True, kw_only=True):
     vault: Vault
     metrics: Metrics
     metrics_page: MetricsPage
+    store: LazyStore | None  # None: nothing is kept; nor is there a meter
+    meter: Meter | None
+
+    def start(self) -> None:
+        """Begin what goes on behind the requests."""
+        if self.meter is not None:
+            self.meter.start()
+
+    async def close(self) -> None:
+        """End it; may be called again."""
+        await self.documents.close()
+        if self.meter is not None:
+            await self.meter.close()
+        if self.store is not None:
+            await self.store.close()
 
 
 class Gateway:
@@ -104,7 +121,7 @@ class Gateway:
         """Abort what is under way and close all connections."""
         for upstream in self.upstreams.values():
             await upstream.close()
-        await self.lasting.documents.close()
+        await self.lasting.close()
 
 
 class Switch:

@@ -180,6 +180,7 @@ async def open_gateway(
         with listening(config.server.host, config.server.port):
             server = await start_server(switch, log=log, shares_port=place is not None)
         stack.push_async_callback(server.close, 0)
+        gateway.lasting.start()
         await _show_metrics(gateway, server, stack=stack, log=log, place=place)
         if engine:  # last: a port that is taken shows before gigabytes are read
             await start_engine(engine, log)

@@ -140,6 +140,12 @@ class StoreConfig(Struct, frozen=True, kw_only=True):
     max_key_lookups_per_s: Count = 100
 
 
+class UsageConfig(Struct, frozen=True, kw_only=True):
+    """What is kept of requests."""
+
+    spool_max_bytes: ByteCount = 256 * 2**20  # some 500,000 records that the store has not taken
+
+
 class UpstreamConfig(Struct, frozen=True, kw_only=True):
     """A base URL with its credential, and how long to wait for it."""
 
@@ -258,6 +264,7 @@ class Config(Struct, frozen=True, kw_only=True):
     server: ServerConfig = ServerConfig()
     metrics: MetricsConfig = MetricsConfig()
     store: StoreConfig = StoreConfig()
+    usage: UsageConfig = UsageConfig()
     keys: tuple[KeyConfig, ...] = ()
     upstreams: dict[str, UpstreamConfig] = field(default_factory=dict)
     models: dict[str, ModelConfig] = field(default_factory=dict)

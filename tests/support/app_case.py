@@ -23,6 +23,7 @@ from dragoman.server.count_tokens import CountTokens
 from dragoman.server.documents import Documents
 from dragoman.server.fetch import GuardedFetcher
 from dragoman.server.messages import Messages
+from dragoman.server.meter import Meter
 from dragoman.server.metrics import Metrics
 from dragoman.server.metrics_page import MetricsPage
 from dragoman.server.planner import Planner
@@ -63,6 +64,7 @@ class AppCase:
         prices: Of models; every upstream is DeepSeek's.
         tokenizers: What loads local tokenizers; none are installed otherwise.
         metrics_token: What scrapes must send; None: they come from this machine.
+        meter: Writes down what requests were.
         limits: Overrides of the messages' limits.
     """
 
@@ -80,6 +82,7 @@ class AppCase:
         prices: Sequence[PriceConfig] = (),
         tokenizers: Mapping[Vocabulary, Callable[[], Count | None]] | None = None,
         metrics_token: str | None = None,
+        meter: Meter | None = None,
         **limits: Any,
     ) -> None:
         scripts = {"lab": ()} if scripts is None else scripts
@@ -136,6 +139,7 @@ class AppCase:
             log=log,
             metrics=self.metrics,
             metrics_page=MetricsPage(self.metrics.samples, token=metrics_token),
+            meter=meter,
         )
 
     @property

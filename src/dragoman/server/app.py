@@ -16,6 +16,7 @@ from dragoman.core.errors import (
     error_headers,
     render_error,
 )
+from dragoman.policy.access import NOBODY
 from dragoman.policy.cross_origin import CrossOrigin
 from dragoman.policy.keys import KeyRing
 from dragoman.policy.open_access import check_open_access
@@ -25,6 +26,7 @@ from dragoman.server.answers import CLIENT_GONE, answer, refuse
 from dragoman.server.count_tokens import CountTokens
 from dragoman.server.ids import new_request_id
 from dragoman.server.messages import Messages
+from dragoman.server.meter import Meter
 from dragoman.server.metrics import Metrics
 from dragoman.server.metrics_page import PATH, MetricsPage
 from dragoman.server.models import list_models, show_model
@@ -35,7 +37,8 @@ from dragoman.server.transport.seams import ClientGone, Exchange, HeaderList
 _encode: Final = msgspec.json.Encoder().encode
 _JSON: Final = (b"content-type", b"application/json")
 _MODELS: Final = "/v1/models"
-_POSTED: Final = frozenset({"/v1/messages", "/v1/messages/count_tokens"})
+_MESSAGES: Final = "/v1/messages"
+_POSTED: Final = frozenset({_MESSAGES, f"{_MESSAGES}/count_tokens"})
 _SHOWN: Final = frozenset({"/healthz", "/readyz", "/api/hello", "/"})  # without a key
 # What base URLs ending in a slash or in /v1 put before the paths that begin with /v1, and others.
 _BASE: Final = re.compile(r"^/+(?:(?:v1/+)*(?=v1/)|(?<=//))")
@@ -67,6 +70,7 @@ class App:
         log: One line per request.
         metrics: Told of every request.
         metrics_page: What ``/metrics`` shows; None: nothing is there.
+        meter: Writes down requests for messages; None: nobody does.
     """
 
     def __init__(
@@ -83,6 +87,7 @@ class App:
         log: EventLog,
         metrics: Metrics,
         metrics_page: MetricsPage | None,
+        meter: Meter | None,
     ) -> None:
         self._keys = keys
         self._allowed_hosts = allowed_hosts
@@ -95,6 +100,7 @@ class App:
         self._log = log
         self._metrics = metrics
         self._metrics_page = metrics_page
+        self._meter = meter
 
     async def handle(self, exchange: Exchange) -> None:
         """Answer one request; nothing is raised."""
@@ -127,6 +133,8 @@ class App:
             if path not in _QUIET or record.status != 200:
                 self._log.request(record)
                 self._metrics.observe(record, time.monotonic())
+            if self._meter is not None and path == _MESSAGES and record.caller is not NOBODY:
+                self._meter.note(record)
 
     async def _dispatch(
         self, exchange: Exchange, path: str, *, record: RequestRecord, headers: HeaderList
@@ -193,7 +201,7 @@ class App:
             )
         metrics.open_requests += 1
         try:
-            if path == "/v1/messages":
+            if path == _MESSAGES:
                 await self._messages.serve(exchange, record, headers=headers)
             else:
                 await self._count_tokens.serve(exchange, record, headers=headers)

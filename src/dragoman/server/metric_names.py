@@ -120,6 +120,18 @@ FAMILIES: Final[dict[str, Family]] = {
     ),
     "dragoman_vault_entries": Family(kind="gauge", help="Tool calls whose thinking is kept."),
     "dragoman_vault_bytes": Family(kind="gauge", help="Memory that kept thinking takes, about."),
+    "dragoman_usage_records_total": Family(
+        kind="counter",
+        help="Usage records that the store has taken, that were lost, or that cannot be read.",
+        labels=("fate",),
+    ),
+    "dragoman_usage_held": Family(kind="gauge", help="Usage records in memory."),
+    "dragoman_usage_spool_bytes": Family(
+        kind="gauge", help="Usage records on disk that the store has not taken."
+    ),
+    "dragoman_usage_store_away": Family(
+        kind="gauge", help="1: the store has not taken the last usage records.", merge="max"
+    ),
     "dragoman_memory_bytes": Family(kind="gauge", help="Resident memory; Linux only."),
     "dragoman_workers": Family(kind="gauge", help="Processes that these figures are the sum of."),
     "dragoman_build_info": Family(

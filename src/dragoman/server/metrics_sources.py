@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, Protocol
 
+from dragoman.server.meter import Meter
 from dragoman.server.metric_names import Sample
 from dragoman.server.transport.http_server import HttpServer
 from dragoman.server.vault import Vault
@@ -44,6 +45,19 @@ def vault_samples(vault: Vault) -> Iterable[Sample]:
     return (
         Sample("dragoman_vault_entries", (), vault.n_entries),
         Sample("dragoman_vault_bytes", (), vault.n_bytes),
+    )
+
+
+def usage_samples(meter: Meter) -> Iterable[Sample]:
+    """Return what became of usage records, and how many are still on their way."""
+    counts = meter.counts()
+    return (
+        Sample("dragoman_usage_records_total", ("stored",), counts.stored),
+        Sample("dragoman_usage_records_total", ("lost",), counts.lost),
+        Sample("dragoman_usage_records_total", ("broken",), counts.broken),
+        Sample("dragoman_usage_held", (), counts.held),
+        Sample("dragoman_usage_spool_bytes", (), counts.spool_bytes),
+        Sample("dragoman_usage_store_away", (), int(counts.is_store_away)),
     )
 
 

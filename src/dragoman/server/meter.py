@@ -1,0 +1,289 @@
+"""
+Usage records on their way from requests to the store; no request waits for it.
+
+    note -> memory, for half a second -> spool on disk -> store
+
+What is in the spool survives the end of the process. The store may be away for as long as the spool
+has room; what does not fit any more is counted, and said in the log. While the disk cannot be
+written to, records go from memory to the store, and only those survive that have arrived there.
+"""
+
+import asyncio
+import datetime as dt
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Final, TypeVar
+
+from msgspec import Struct
+
+from dragoman.policy.records import UsageRecord
+from dragoman.policy.store import GetStore
+from dragoman.server.telemetry import RequestRecord
+from dragoman.server.usage_log import UsageLog
+from dragoman.server.usage_records import usage_record
+from dragoman.stores.usage_spool import Segment, UsageSpool
+
+_T = TypeVar("_T")
+
+# A killed process loses what it has noted since the last write: with the write, under a second.
+_WRITE_INTERVAL_S: Final = 0.5
+_MAX_HELD: Final = 10_000  # records in memory while they cannot be written: about 10 MB
+_BATCH: Final = 500  # records for one transaction of the store
+_FIRST_DELAY_S: Final = 0.5
+_MAX_DELAY_S: Final = 15.0
+_ADOPT_INTERVAL_S: Final = 30.0  # another worker of this machine may have been killed
+_FLUSH_S: Final = 3.0  # workers that stop have five seconds more than their streams
+
+
+class MeterCounts(Struct, frozen=True, kw_only=True):
+    """
+    What metrics show.
+
+    Attributes:
+        noted: Requests that were to be written down.
+        stored: Records that the store has taken, those of earlier processes among them.
+        lost: Records that neither the disk nor the store took in time.
+        broken: Lines of the spool that could not be read; their segment is kept.
+        held: Records in memory.
+        spool_bytes: What waits on disk.
+        is_store_away: The store has not taken the last batch.
+    """
+
+    noted: int
+    stored: int
+    lost: int
+    broken: int
+    held: int
+    spool_bytes: int
+    is_store_away: bool
+
+
+class Meter:
+    """
+    Writes down what requests were and cost.
+
+    Args:
+        spool: Used from one thread of our own.
+        get_store: Called when there is something to store.
+        log: Told when the store or the disk goes away and comes back, and of losses.
+        utc_now: The time of day.
+    """
+
+    def __init__(
+        self,
+        spool: UsageSpool,
+        get_store: GetStore,
+        *,
+        log: UsageLog,
+        utc_now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
+    ) -> None:
+        self._spool = spool
+        self._get_store = get_store
+        self._log = log
+        self._utc_now = utc_now
+        self._held: list[UsageRecord] = []  # not yet written
+        self._stuck: list[UsageRecord] = []  # could not be written
+        self._n_held = 0  # in memory, those that are just being written or stored among them
+        self._n_noted = self._n_stored = self._n_lost = self._n_broken = 0
+        self._noted = asyncio.Event()
+        self._closing = asyncio.Event()
+        self._wrote = asyncio.Event()
+        self._last_written = asyncio.Event()
+        self._thread: ThreadPoolExecutor | None = None
+        self._tasks: tuple[asyncio.Task[None], asyncio.Task[None]] | None = None
+
+    def start(self) -> None:
+        """Begin; what earlier processes have left is stored first."""
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="usage")
+        loop = asyncio.get_running_loop()
+        self._tasks = (
+            loop.create_task(self._write_all(), name="usage: write"),
+            loop.create_task(self._ship_all(), name="usage: ship"),
+        )
+
+    def note(self, record: RequestRecord) -> None:
+        """Write down a request that is over."""
+        self._n_noted += 1
+        if self._n_held >= _MAX_HELD:
+            self._lose(1)
+            return
+        self._n_held += 1
+        self._held.append(usage_record(record, now=self._utc_now(), now_s=time.monotonic()))
+        self._noted.set()
+
+    def counts(self) -> MeterCounts:
+        """Return what metrics show."""
+        return MeterCounts(
+            noted=self._n_noted,
+            stored=self._n_stored,
+            lost=self._n_lost,
+            broken=self._n_broken,
+            held=self._n_held,
+            spool_bytes=self._spool.waiting_bytes,
+            is_store_away=self._log.is_store_away,
+        )
+
+    async def close(self) -> None:
+        """Write what is held, give the store a moment to take it, leave the rest in the spool."""
+        if self._tasks is None:
+            return
+        writer, shipper = self._tasks
+        self._closing.set()
+        self._noted.set()
+        await _end(writer)
+        self._last_written.set()
+        self._wrote.set()
+        await _end(shipper)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_FLUSH_S):
+                await self._on_thread(self._spool.close)
+        if self._thread is not None:
+            self._thread.shutdown(wait=False)
+        self._lose(self._n_held)
+        self._log.flush()
+        self._held, self._stuck, self._n_held, self._tasks = [], [], 0, None
+
+    def _lose(self, n: int) -> None:
+        if n:
+            self._n_lost += n
+            self._log.lost(n)
+
+    # -- memory to disk
+
+    async def _write_all(self) -> None:
+        """Write all that is noted within an interval at once."""
+        while not self._closing.is_set():
+            await self._noted.wait()
+            await _wait(self._closing, _WRITE_INTERVAL_S)
+            await self._write()
+        await self._write()
+
+    async def _write(self) -> None:
+        """Write what is held; what cannot be written stays in memory and is tried again."""
+        self._noted.clear()
+        records, self._held, self._stuck = [*self._stuck, *self._held], [], []
+        if not records:
+            return
+        try:
+            await self._on_thread(self._append, records)
+        except OSError as error:
+            self._stuck = records
+            self._noted.set()
+            self._log.disk(error)
+        else:
+            self._n_held -= len(records)
+            self._log.disk(None)
+        self._wrote.set()
+
+    def _append(self, records: Sequence[UsageRecord]) -> None:
+        self._spool.append(records)
+        if self._log.is_store_away:  # else it is there for a moment, and a sync costs more
+            self._spool.sync()
+
+    # -- disk to store
+
+    async def _ship_all(self) -> None:
+        """Bring segments to the store, the oldest first."""
+        delay_s = 0.0
+        await self._adopt()
+        while True:
+            self._wrote.clear()
+            is_last = self._last_written.is_set()
+            try:
+                has_shipped = await self._ship_next()
+            except Exception as error:  # whatever the store fails with: it is tried again
+                self._log.store(error, waiting_bytes=self._spool.waiting_bytes)
+                if is_last:
+                    return
+                delay_s = min(max(2 * delay_s, _FIRST_DELAY_S), _MAX_DELAY_S)
+                await _wait(self._last_written, delay_s)
+                continue
+            if has_shipped:
+                delay_s = 0.0
+                self._log.store(None, waiting_bytes=self._spool.waiting_bytes)
+            elif is_last:
+                return
+            elif not await _wait(self._wrote, _ADOPT_INTERVAL_S):
+                await self._adopt()
+
+    async def _adopt(self) -> None:
+        try:
+            if n_segments := await self._on_thread(self._spool.adopt):
+                self._log.adopted(n_segments, waiting_bytes=self._spool.waiting_bytes)
+        except OSError as error:
+            self._log.disk(error)
+
+    async def _ship_next(self) -> bool:
+        """Bring the oldest records to the store; False: there are none."""
+        segment = await self._on_thread(self._spool.oldest)
+        if segment is not None:
+            await self._ship(segment)
+            return True
+        records, self._stuck = self._stuck, []
+        if not records:
+            return False
+        try:
+            await self._store(records)
+        except BaseException:
+            self._stuck = [*records, *self._stuck]
+            raise
+        self._n_held -= len(records)
+        return True
+
+    async def _ship(self, segment: Segment) -> None:
+        try:
+            lines = await self._on_thread(self._spool.read, segment)
+        except OSError as error:
+            await self._leave(segment, error.strerror or str(error))
+            return
+        await self._store(lines.records)
+        if lines.n_broken:
+            self._n_broken += lines.n_broken
+            await self._leave(segment, f"{lines.n_broken} lines cannot be read")
+            return
+        try:
+            await self._on_thread(self._spool.remove, segment)
+        except OSError as error:
+            self._log.disk(error)
+
+    async def _leave(self, segment: Segment, reason: str) -> None:
+        """Leave a segment that cannot be read to people."""
+        self._log.odd_segment(segment.path, reason)
+        try:
+            await self._on_thread(self._spool.set_aside, segment)
+        except OSError as error:
+            self._log.disk(error)
+
+    async def _store(self, records: Sequence[UsageRecord]) -> None:
+        """
+        Hand records to the store.
+
+        Raises:
+            StoreUnavailable: It has not taken all of them; those that it has do no harm again.
+        """
+        store = await self._get_store()
+        for start in range(0, len(records), _BATCH):
+            await store.add_usage(records[start : start + _BATCH])
+        self._n_stored += len(records)
+
+    async def _on_thread(self, work: Callable[..., _T], *args: object) -> _T:
+        """Return what *work*, which may wait for the disk, returns."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
+
+
+async def _wait(event: asyncio.Event, timeout_s: float) -> bool:
+    """Wait for *event*, tell whether it came in time."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await event.wait()
+    except TimeoutError:
+        return False
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    """Wait a moment for *task* to end by itself."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_FLUSH_S):
+            await task
