@@ -112,11 +112,12 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_nobody_answers(tmp_path: Path) -> None:
-    run = probe(tmp_path, f"http://127.0.0.1:{closed_port()}/v1", "--write", "facts.toml")
+    port = closed_port()
+    run = probe(tmp_path, f"http://127.0.0.1:{port}/v1", "--write", "facts.toml")
     assert run.returncode == 1
     assert run.stdout == ""
     (line,) = run.stderr.splitlines()
-    assert line.startswith("dragoman: my-model: lab: unreachable: ")
+    assert line.startswith(f"dragoman: my-model: lab: unreachable: 127.0.0.1:{port}: ")
     assert not (tmp_path / "facts.toml").exists()
 
 

@@ -126,8 +126,9 @@ async def _probe(config: Config, alias: str, *, environ: Mapping[str, str]) -> F
         said = f"{len(unanswered)} of {len(probing.replies)} questions had no answer"
         reason = f"{alias}: {deployment.upstream}: {said}; nothing was written"
         raise CommandFailed(reason, code=FAILED)
-    if probing.problem:
-        said = redact(probing.problem, secrets_of(config.upstreams[deployment.upstream]))
+    if said := probing.problem:
+        if not probing.is_unreachable:  # an answer may quote what was sent
+            said = redact(said, secrets_of(config.upstreams[deployment.upstream]))
         raise CommandFailed(f"{alias}: {deployment.upstream}: {printable(said)}", code=FAILED)
     return Findings(
         alias=alias,

@@ -1,5 +1,5 @@
 """
-Break the code below each of the thirteen rules, one change at a time; the rule's tests must notice.
+Break the code below each rule and each promise, one change at a time; their tests must notice.
 
 A mutation replaces a piece of one function's source, compiles the function anew and puts it in the
 old one's place, in this process and for one test: milliseconds, and no file is touched. A mutation
@@ -16,13 +16,34 @@ from typing import Any
 
 import pytest
 
-from dragoman.core import block_writer, history, plan, settings, thinking, tool_text, usage
+from dragoman.core import (
+    block_writer,
+    guards,
+    history,
+    passthrough,
+    plan,
+    settings,
+    stop_sequences,
+    thinking,
+    tool_text,
+    usage,
+)
 from dragoman.core.block_writer import BlockWriter
 from dragoman.core.dialects import registry
 from dragoman.core.history import HistoryReader, HistoryWriter
-from dragoman.core.tool_calls import ToolCallAssembler
+from dragoman.core.reply_text import ReplyText
+from dragoman.core.stop_sequences import StopMatcher
+from dragoman.core.tool_calls import ToolCall, ToolCallAssembler
+from dragoman.core.tool_grammars.code_tracker import CodeTracker
+from dragoman.core.tool_text import ToolTextCutter
 from dragoman.core.turn import ChatTurn
+from dragoman.policy import prices
+from dragoman.policy.calibration import Calibration
+from dragoman.policy.learned import LearnedFacts
+from dragoman.server import vault
 from dragoman.server.ask_chat import ChatAsk
+from dragoman.server.reply_repairs import ReplyRepairs
+from laws import test_family_promises as promises
 from laws import test_thirteen_rules as rules
 
 
@@ -30,14 +51,14 @@ from laws import test_thirteen_rules as rules
 class Mutation:
     """A change to one function: where it is found by its callers, and what of it is replaced."""
 
-    rule: int
+    rule: int | str  # the number of a rule, the name of a promise
     owner: Any
     function: str
     old: str
     new: str
 
 
-def fact(rule: int, name: str, value: object) -> Mutation:
+def fact(rule: int | str, name: str, value: object) -> Mutation:
     """Return a mutation after which every profile says *value*."""
     new = f"{{**values, {name!r}: {value!r}, **(overrides"
     return Mutation(rule, registry, "find_profile", "{**values, **(overrides", new)
@@ -127,6 +148,37 @@ MUTATIONS = [
         13, plan, "plan_max_tokens", "allowed = min(allowed, max(room, floor))", "allowed = allowed"
     ),
     Mutation(13, ChatAsk, "_heal", "if isinstance(error, OutputTooLong)", "if False"),
+    # -- promises
+    Mutation("vault", vault, "_key", "[owner, model, call_id]", "[model, call_id]"),
+    Mutation("vault", vault, "_key", "joined + digest", "joined"),
+    Mutation("vault", ChatAsk, "_keep_reasoning", "if calls and thinking", "if not calls"),
+    Mutation("mark", passthrough, "_is_marked", "has_our_mark(block.signature)", "True"),
+    Mutation("mark", passthrough, "_is_marked", "not block.signature or ", ""),
+    Mutation("tag", ReplyText, "_learn", "= begins_inside\n", "= False\n"),
+    Mutation("tag", LearnedFacts, "apply", "if not facts", "if True"),
+    Mutation("text", ToolTextCutter, "_take_text", "elif not self._code.is_code", "else"),
+    Mutation("text", CodeTracker, "take_line", '">" in indent', "False"),
+    Mutation("text", ToolTextCutter, "_take_behind", "not _END_OF_LINE.match(text)", "False"),
+    fact("text", "tool_text", ()),
+    Mutation("arguments", ToolCall, "_put_right", "if repaired is not None", "if False"),
+    Mutation("arguments", ReplyRepairs, "_turns", "else [self.current]", "else []"),
+    Mutation("cut", BlockWriter, "_end_call", "= arguments is None", "= False"),
+    Mutation("single", BlockWriter, "add_call", "self._plan.single_tool_call", "False"),
+    Mutation("forced", ReplyText, "_take_forced", "if self._blocks.has_calls", "if True"),
+    Mutation("forced", ChatTurn, "_find_lack", "self._sink.is_holding", "False"),
+    fact("schemas", "schema_types", False),
+    Mutation("stops", stop_sequences, "_partial_match", "return at\n", "return len(text)\n"),
+    Mutation("stops", StopMatcher, "feed", "min(found)", "max(found)"),
+    Mutation("empty", ChatTurn, "_find_lack", 'self.has_content else "answer"', 'True else ""'),
+    Mutation("empty", ChatAsk, "_ask_once_more", "= True", "= False"),
+    Mutation("loops", guards, "count_repeats", "other == name", "False"),
+    Mutation("loops", plan, "watch_repeats", "reminder=_reminder(name, count)", ""),
+    Mutation("healing", LearnedFacts, "_add", "**facts", ""),
+    Mutation("healing", ChatAsk, "_heal", "if not facts", "if True"),
+    Mutation("counts", Calibration, "observe", "known.ratios.append", "iter"),
+    Mutation("cost", prices, "cost_micros", "exact + _TOKENS // 2", "exact"),
+    Mutation("names", registry, "_find", '.replace(":", "-")', '.split(":")[0]'),
+    Mutation("names", registry, "_find", ".casefold()", ""),
 ]
 
 
@@ -152,8 +204,10 @@ def _compile(original: Callable[..., Any], mutation: Mutation) -> Callable[..., 
     return made[mutation.function]
 
 
-def of_rule(rule: int) -> dict[str, Callable[[], None]]:
-    return {n: t for n, t in vars(rules).items() if n.startswith(f"test_rule_{rule}_")}
+def of_rule(rule: int | str) -> dict[str, Callable[[], None]]:
+    """Return the tests that are named for a rule or a promise."""
+    module, kind = (rules, "rule") if isinstance(rule, int) else (promises, "promise")
+    return {n: t for n, t in vars(module).items() if n.startswith(f"test_{kind}_{rule}_")}
 
 
 @pytest.mark.parametrize(
@@ -173,7 +227,10 @@ def test_a_broken_rule_is_noticed(mutation: Mutation) -> None:
 
 
 def test_every_rule_is_broken() -> None:
-    assert {mutation.rule for mutation in MUTATIONS} == set(range(1, 14))
+    broken_ones = {mutation.rule for mutation in MUTATIONS}
+    assert {rule for rule in broken_ones if isinstance(rule, int)} == set(range(1, 14))
+    promised = {m[1] for name in vars(promises) if (m := re.match(r"test_promise_([a-z]+)_", name))}
+    assert {rule for rule in broken_ones if isinstance(rule, str)} == promised
     ruled = {int(m[1]) for name in vars(rules) if (m := re.match(r"test_rule_(\d+)_", name))}
     assert ruled == set(range(1, 14))
 

@@ -124,6 +124,11 @@ class Probing:
         self.replies[name] = read_reply(answer)
 
     @property
+    def is_unreachable(self) -> bool:
+        """Tell whether not one answer has come; then the problem is told in words of ours."""
+        return all(reply.status == 0 for reply in self.replies.values())
+
+    @property
     def problem(self) -> str:
         """Why nothing can be measured; empty: something can."""
         basics = [reply for name, reply in self.replies.items() if name in _LIMITS]
