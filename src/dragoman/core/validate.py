@@ -173,7 +173,7 @@ def _decode(body: bytes, outline: bytes, memory: ToolMemory | None) -> MessagesR
         request = _decode_forgivingly(body, memory)
         _check_numbers(body, outline)
     except msgspec.ValidationError as error:
-        raise _translate(str(error)) from None
+        raise explain_mismatch(str(error)) from None
     except msgspec.DecodeError as error:
         reason = f"the body is not valid JSON: {_reason(str(error))}"
         raise InvalidRequest("", reason) from None
@@ -249,7 +249,7 @@ def _check_numbers(body: bytes, outline: bytes) -> None:
     try:
         decode_any(body)
     except msgspec.ValidationError as error:
-        raise InvalidRequest(_name_of_huge(body), _translate(str(error)).message) from None
+        raise InvalidRequest(_name_of_huge(body), explain_mismatch(str(error)).message) from None
 
 
 def _name_of_huge(body: bytes) -> str:
@@ -274,7 +274,7 @@ def _reason(said: str) -> str:
     return said.removeprefix("JSON is malformed: ")
 
 
-def _translate(said: str) -> InvalidRequest:
+def explain_mismatch(said: str) -> InvalidRequest:
     """Return msgspec's sentence in the API's form."""
     match = _AT.fullmatch(said)
     reason, at = match.groups() if match else (said, None)
