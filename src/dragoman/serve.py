@@ -42,6 +42,9 @@ from dragoman.tables import ConfigError
 from dragoman.terminal import LastingConsole, print_line
 
 _ADDRESS: Final = frozenset({"server.host", "server.port"})
+# Objects of a request go with their last reference, so that there is little to be found: a circle
+# in a connection that has ended. At Python's 700 each long conversation would be looked through.
+_COLLECT_AFTER: Final = (20_000, 20, 50)
 _SLOW_START_S: Final = 2.0  # of an engine; until then nobody wonders
 _LISTEN_PROBLEMS: Final = {
     errno.EADDRINUSE: "something listens there already; choose another with --port",
@@ -336,6 +339,7 @@ async def serve_until_told(
             return OK
         announce(running.serving)
         gc.collect()
+        gc.set_threshold(*_COLLECT_AFTER)
         gc.freeze()  # what is there now stays: looking through it again and again gives nothing
         await signals.first.wait()
         grace_s = running.serving.config.server.shutdown_timeout_s
