@@ -49,6 +49,10 @@ SERVERS: dict[str, tuple[list[Fragment], list[tuple[str, str, Any]]]] = {
         [(0, "0", "f", '{"x":1}'), (0, "1", "g", '{"y":2}')],
         [("0", "f", {"x": 1}), ("1", "g", {"y": 2})],
     ),
+    "ids that are numbers, and 0 is one": (
+        [(0, 1, "f", '{"x":1}'), (0, 0, None, '{"y":2}')],
+        [("1", "f", {"x": 1}), ("0", "", {"y": 2})],
+    ),
     "no index": (
         [(None, "a", "f", '{"x":'), (None, None, None, "1}"), (None, "b", "g", "{}")],
         [("a", "f", {"x": 1}), ("b", "g", {})],

@@ -511,6 +511,32 @@ def test_held_text_stays_before_what_follows_it() -> None:
     assert message.text == "a #b #"
 
 
+@pytest.mark.parametrize(
+    "between",
+    [
+        [chunk(content="b #")],
+        [chunk(content="b "), chunk(content="#")],
+        [chunk(content="b #", tool_calls=[{"index": 0, "function": {"arguments": ""}}])],
+        [chunk(refusal="b #", tool_calls=[{"index": 0, "function": {"arguments": ""}}])],
+    ],
+    ids=["a chunk", "two", "with a fragment", "a refusal with a fragment"],
+)
+def test_text_inside_a_call_is_shown_behind_it(between: list[dict]) -> None:
+    plan = make_plan(local_stop_sequences=("###",))
+    begun, more = call(0, "a", "f", '{"x":'), call(0, None, None, '"1')
+    message = stream(begun, more, *between, more, call(0, None, None, '"}'), STOP, DONE, plan=plan)
+    assert [kind for kind, _ in blocks(message)] == ["tool_use", "text"]
+    assert message.text == "b #"
+
+
+def test_a_stop_string_that_begins_inside_a_call_ends_the_message() -> None:
+    plan = make_plan(local_stop_sequences=("###",))
+    begun, more = call(0, "a", "f", '{"x":'), call(0, None, None, "1}")
+    message = stream(begun, chunk(content="#"), chunk(content="##"), more, DONE, plan=plan)
+    assert message.text == ""
+    assert message.stop_reason == "stop_sequence"
+
+
 def test_nothing_comes_behind_a_matched_stop_string() -> None:
     plan = make_plan(local_stop_sequences=("###",))
     fragment = {"index": 0, "id": "a", "function": {"name": "f", "arguments": "{}"}}

@@ -138,6 +138,18 @@ def test_rule_6_empty_ids_and_names_say_nothing() -> None:
         assert [(u["name"], u["input"]) for u in message.tool_uses] == [("f", {"q": "1"})]
 
 
+def test_rule_6_empty_ids_say_nothing_between_parallel_calls() -> None:
+    message = streamed(
+        turns.call(0, "c0", "f", '{"q": '),
+        turns.call(1, "c1", "f", '{"q": '),
+        turns.call(0, call_id="", arguments='"1"}'),
+        turns.call(1, call_id="", arguments='"2"}'),
+        chunk("tool_calls"),
+        DONE,
+    )
+    assert [u["input"] for u in message.tool_uses] == [{"q": "1"}, {"q": "2"}]
+
+
 def test_rule_6_null_as_a_word_ends_nothing() -> None:
     message = streamed(chunk("null", content="A"), chunk("null", content="B"), chunk("stop"), DONE)
     assert (message.text, message.stop_reason) == ("AB", "end_turn")

@@ -107,6 +107,7 @@ MUTATIONS = [
         "if call_id and call.id and call_id != call.id",
         "if call.id and call_id != call.id",
     ),
+    Mutation(6, ToolCallAssembler, "take", "fragment.index != self._last_index", "False"),
     Mutation(6, ChatTurn, "_take_choice", 'and choice.finish_reason != "null"', ""),
     Mutation(7, ChatTurn, "_stop_reason", '"tool_use" if has_calls else "end_turn"', "reason"),
     Mutation(

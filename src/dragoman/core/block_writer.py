@@ -102,7 +102,10 @@ class BlockWriter:
         self._meter.written_chars += len(text)
         segment = self._open
         if segment is not None and segment.kind == kind and not self._queue:
-            self._show(kind, text)
+            if kind == "text" and not self._keeps_text:
+                self._sink.add_text(text)
+            else:
+                self._show(kind, text)
             return
         if kind == "thinking" and self._plan.show_thinking == "none":
             if self._keeps_thinking:
@@ -219,10 +222,12 @@ class BlockWriter:
         self._show_pieces(call)
 
     def _show_pieces(self, call: ToolCall) -> None:
-        for piece in call.arguments[call.shown :]:
-            self._sink.add_tool_json(piece)
-            self._meter.written_chars += len(piece)
-        call.shown = len(call.arguments)
+        pieces, shown = call.arguments, call.shown
+        while shown < len(pieces):
+            self._sink.add_tool_json(pieces[shown])
+            self._meter.written_chars += len(pieces[shown])
+            shown += 1
+        call.shown = shown
 
     def _begin_call(self, call: ToolCall) -> None:
         call.is_begun = True

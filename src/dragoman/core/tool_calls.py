@@ -164,9 +164,24 @@ class ToolCallAssembler:
         self._schemas = schemas
         self._by_index: dict[int, ToolCall] = {}
         self._last: ToolCall | None = None
+        self._last_index: int | None = None
 
     def take(self, fragment: WireCall) -> tuple[ToolCall, bool]:
         """Add *fragment* to its call; return that call and whether it is a new one."""
+        last, function = self._last, fragment.function
+        if (
+            last is None
+            or function is None
+            or function.name
+            or fragment.index != self._last_index
+            or fragment.id not in (None, "")
+        ):
+            return self._take_first(fragment)
+        last.add(function)  # nearly always: more arguments of the same call
+        return last, False
+
+    def _take_first(self, fragment: WireCall) -> tuple[ToolCall, bool]:
+        """Take a fragment that says which call it belongs to."""
         call_id = "" if fragment.id is None else str(fragment.id)
         function = fragment.function or Function()
         call = self._find(fragment.index, call_id, function)
@@ -175,7 +190,7 @@ class ToolCallAssembler:
             call = ToolCall(self._schemas)
         if fragment.index is not None:
             self._by_index[fragment.index] = call
-        self._last = call
+        self._last, self._last_index = call, fragment.index
         call.id = call.id or call_id
         call.add(function)
         return call, is_new

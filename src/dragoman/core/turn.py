@@ -6,7 +6,7 @@ Everything that only sometimes happens lives in its own method, so that the comm
 first branch.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, Literal, Protocol
 
@@ -146,6 +146,7 @@ class ChatTurn:
         self._halves: Halves = {}
         self._finish: str | None = None
         self._has_choices = self._has_done = False
+        self._is_calling = False  # the last thing that came belongs to a tool call
         self._stop_string: str | None = None
         self.stop_reason: str | None = None
         self.is_done = False
@@ -345,14 +346,33 @@ class ChatTurn:
                 or delta.refusal
                 or delta.function_call
             ):
-                if content and self._text.take(content):
-                    self._end()
+                if content:
+                    self._is_calling = False
+                    if self._text.take(content):
+                        self._end()
+            elif self._is_calling and delta.tool_calls and not content:
+                self._go_on_calling(delta, delta.tool_calls)
             else:
                 self._take_delta(delta)
         if choice.finish_reason and choice.finish_reason != "null" and not self.is_done:
             self._take_finish(choice)
 
+    def _go_on_calling(self, delta: Delta, fragments: Sequence[WireCall]) -> None:
+        """Take what nearly always follows a piece of a call: more of it, and nothing else."""
+        if (
+            delta.reasoning_content
+            or delta.reasoning
+            or delta.reasoning_details
+            or delta.refusal
+            or delta.function_call
+        ):
+            self._take_delta(delta)
+            return
+        for fragment in fragments:
+            self._blocks.add_call(fragment)
+
     def _take_delta(self, delta: Delta) -> None:
+        self._is_calling = False
         if delta.reasoning_content or delta.reasoning or delta.reasoning_details:
             self._take_reasoning(delta)
         content = delta.content
@@ -396,6 +416,7 @@ class ChatTurn:
             self._end()
         else:
             self._blocks.add_call(fragment)
+            self._is_calling = True
 
     # -- the end
 
