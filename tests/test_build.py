@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dragoman.build import _signing_secret, build_gateway, open_upstream, start_server
+from dragoman.build import build_gateway, open_upstream, signing_secret, start_server
 from dragoman.server.telemetry import EventLog
 from dragoman.settings import (
     Config,
@@ -265,7 +265,7 @@ def test_two_that_start_at_once_have_the_same_secret(tmp_path: Path, monkeypatch
         link(*args, **kwargs)
 
     def start() -> None:
-        found.append(_signing_secret(config(tmp_path).server))
+        found.append(signing_secret(config(tmp_path).server))
 
     monkeypatch.setattr(os, "link", meet)
     threads = [threading.Thread(target=start) for _ in range(2)]

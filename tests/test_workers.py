@@ -125,7 +125,6 @@ def test_one_worker_shows_the_figures_of_all(tmp_path: Path) -> None:
             found = re.search(r'\ndragoman_requests_total\{.*"messages".*\} (\S+)\n', pages[-1])
             return found is not None and float(found[1]) == n
 
-        wait_until(all_are_counted)
-        for _ in range(6):  # whichever of them answers
-            assert all_are_counted()
+        # Whichever of them answers.
+        wait_until(lambda: all(all_are_counted() for _ in range(6)))
         assert "\ndragoman_workers 2.0\n" in pages[-1]

@@ -42,8 +42,9 @@ from dragoman.server.transport.http_server import HttpLimits, HttpServer
 from dragoman.server.transport.http_upstream import HttpUpstream
 from dragoman.server.transport.proxy import proxy_for
 from dragoman.server.usage_log import UsageLog
-from dragoman.server.vault import Vault
+from dragoman.server.vault import Vault, VaultLimits
 from dragoman.settings import ServerConfig, UpstreamConfig
+from dragoman.sharing import NOTHING_SHARED, Sharing
 from dragoman.store_urls import read_store_url
 from dragoman.stores.opening import LazyStore
 from dragoman.stores.usage_spool import SPOOL_FOLDER, UsageSpool
@@ -52,6 +53,7 @@ ENGINE: Final = "engine"  # the embedded engine's name among the upstreams
 _SECRET_FILE: Final = "signing-secret"
 _SECRET_BYTES: Final = 32
 _MIN_CREDENTIAL: Final = 8  # characters
+_CACHED_THINKING: Final = 16 * 2**20  # bytes in each process, where all of it is on a shared shelf
 
 
 def build_gateway(
@@ -61,6 +63,7 @@ def build_gateway(
     environ: Mapping[str, str],
     engine: Engine | EngineLink | None = None,
     former: Gateway | None = None,
+    sharing: Sharing = NOTHING_SHARED,
 ) -> Gateway:
     """
     Return a gateway that is ready to take requests.
@@ -72,16 +75,17 @@ def build_gateway(
         engine: The embedded engine, if one of the upstreams is it.
         former: The one that it takes over from, with all that lasts, and with the connections to
             upstreams about which nothing has changed.
+        sharing: The ways to other processes; they last, too.
 
     Raises:
         ConfigError: The signing secret can be neither read nor made.
     """
-    lasting = former.lasting if former else _lasting(config, log)
+    lasting = former.lasting if former else _lasting(config, sharing, log=log)
     routes = Routes(config)
     upstreams = _upstreams(config, environ=environ, engine=engine, former=former)
     lasting.metrics.sources["upstreams"] = partial(upstream_samples, upstreams)
     # Not lasting: what the file says now stands above what a refusal has taught before.
-    learned = LearnedFacts()
+    learned = LearnedFacts(lasting.sharing.board)
     planner = Planner(
         lasting.documents,
         lasting.fetcher,
@@ -137,9 +141,11 @@ def build_gateway(
     )
 
 
-def _lasting(config: Config, log: EventLog) -> Lasting:
+def _lasting(config: Config, sharing: Sharing, *, log: EventLog) -> Lasting:
     """Return what the first gateway and all that follow it share."""
-    fetcher, vault, metrics = GuardedFetcher(), Vault(), Metrics()
+    fetcher, metrics = GuardedFetcher(), Metrics()
+    limits = VaultLimits(max_bytes=_CACHED_THINKING) if sharing.shelf else VaultLimits()
+    vault = Vault(limits, shared=sharing.shelf)
     metrics.sources["process"] = process_samples
     metrics.sources["vault"] = partial(vault_samples, vault)
     token = config.metrics.token
@@ -151,7 +157,8 @@ def _lasting(config: Config, log: EventLog) -> Lasting:
         meter = Meter(spool, store.get, log=UsageLog(log))
         metrics.sources["usage"] = partial(usage_samples, meter)
     return Lasting(
-        signer=Signer(_signing_secret(config.server)),
+        sharing=sharing,
+        signer=Signer(signing_secret(config.server)),
         fetcher=fetcher,
         documents=Documents(fetcher),
         calibration=Calibration(),
@@ -327,8 +334,13 @@ def secrets_of(upstream: UpstreamConfig) -> tuple[str, ...]:
     return (*keys, *(other for other in others if len(other) >= _MIN_CREDENTIAL))
 
 
-def _signing_secret(server: ServerConfig) -> bytes:
-    """Return the configured secret, or the one of the data folder, which is made if need be."""
+def signing_secret(server: ServerConfig) -> bytes:
+    """
+    Return the configured secret, or the one of the data folder, which is made if need be.
+
+    Raises:
+        ConfigError: It can be neither read nor made.
+    """
     if server.signing_secret is not None:
         return server.signing_secret.reveal().encode()
     path = server.data_dir / _SECRET_FILE

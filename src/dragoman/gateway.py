@@ -21,6 +21,7 @@ from dragoman.server.transport.http_upstream import HttpUpstream
 from dragoman.server.transport.seams import Exchange, HeaderList
 from dragoman.server.vault import Vault
 from dragoman.settings import Config
+from dragoman.sharing import Sharing
 from dragoman.stores.opening import LazyStore
 
 
@@ -32,6 +33,7 @@ class Lasting(Struct, frozen=True, kw_only=True):
     takes over must not.
     """
 
+    sharing: Sharing
     signer: Signer
     fetcher: GuardedFetcher
     documents: Documents

@@ -23,7 +23,13 @@ from typing import Any, Final, Literal
 from msgspec import Struct, field, structs
 
 from dragoman.banner import Serving, banner_lines, base_url, listening_line, own_command
-from dragoman.build import ENGINE, build_gateway, start_metrics_server, start_server
+from dragoman.build import (
+    ENGINE,
+    build_gateway,
+    signing_secret,
+    start_metrics_server,
+    start_server,
+)
 from dragoman.config import Config, load_config, with_engine
 from dragoman.config_rules import rule_warnings
 from dragoman.engine import Engine, EngineError, EngineLink, EngineModel, EngineState, demo_model
@@ -37,6 +43,7 @@ from dragoman.server.metrics_sources import connection_samples
 from dragoman.server.telemetry import EventLog
 from dragoman.server.transport.http_server import HttpServer
 from dragoman.settings import ServerConfig
+from dragoman.sharing import open_sharing
 from dragoman.signals import StopSignals, unless
 from dragoman.tables import ConfigError
 from dragoman.terminal import LastingConsole, print_line
@@ -75,10 +82,18 @@ class StartOptions(Struct, frozen=True, kw_only=True):
 
 
 class WorkerPlace(Struct, frozen=True, kw_only=True):
-    """Where a process stands among those that share a port; *folder* is theirs alone."""
+    """
+    Where a process stands among those that share a port.
+
+    Attributes:
+        folder: Theirs alone.
+        owner: Descriptor of a socket whose other end the owner of what they share has; None: they
+            share it through Redis.
+    """
 
     folder: Path
     number: int = 0
+    owner: int | None = None
 
 
 class Running(Struct, frozen=True, kw_only=True):
@@ -177,7 +192,18 @@ async def open_gateway(
     async with AsyncExitStack() as stack:
         if engine:
             stack.push_async_callback(engine.stop)
-        gateway = build_gateway(config, log=log, environ=environ, engine=engine or link)
+        sharing = await stack.enter_async_context(
+            open_sharing(
+                config,
+                secret=signing_secret(config.server),
+                owner=place.owner if place else None,
+                log=log,
+            )
+        )
+        gateway = build_gateway(
+            config, log=log, environ=environ, engine=engine or link, sharing=sharing
+        )
+        await sharing.begin()
         switch = Switch(gateway)
         stack.push_async_callback(switch.close)
         with listening(config.server.host, config.server.port):

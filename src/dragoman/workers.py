@@ -45,6 +45,7 @@ from dragoman.serve import (
 )
 from dragoman.server.telemetry import EventLog
 from dragoman.signals import StopSignals, unless
+from dragoman.stores.owner import Owner
 
 _READY: Final = b"ready\n"
 _FIRST_DELAY_S: Final = 0.5
@@ -100,15 +101,23 @@ class Workers:
     Args:
         n: How many.
         options: What each is told.
+        owner: Holds what they share; None: they share it through Redis.
         log: Told of every end that nobody asked for.
         environ: Of the workers.
     """
 
     def __init__(
-        self, n: int, options: WorkerOptions, *, log: EventLog, environ: Mapping[str, str]
+        self,
+        n: int,
+        options: WorkerOptions,
+        *,
+        owner: Owner | None,
+        log: EventLog,
+        environ: Mapping[str, str],
     ) -> None:
         self._n = n
         self._options = options
+        self._owner = owner
         self._log = log
         self._environ = dict(environ)
         self._processes: dict[int, asyncio.subprocess.Process] = {}
@@ -155,6 +164,14 @@ class Workers:
                     process.send_signal(number)
 
     async def _start_one(self, number: int) -> None:
+        end = await self._owner.connect() if self._owner else None
+        try:
+            await self._start_with(number, end.fileno() if end else None)
+        finally:
+            if end:
+                end.close()  # the worker has it
+
+    async def _start_with(self, number: int, owner: int | None) -> None:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -162,13 +179,14 @@ class Workers:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             env=self._environ,
+            pass_fds=() if owner is None else (owner,),
             start_new_session=True,  # so that Ctrl-C reaches it through us alone, and once
         )
         self._processes[number] = process
         assert process.stdin is not None
         assert process.stdout is not None
         with suppress(OSError):  # then it says nothing, either
-            place = structs.replace(self._options.place, number=number)
+            place = structs.replace(self._options.place, number=number, owner=owner)
             told = structs.replace(self._options, place=place)
             process.stdin.write(msgspec.json.encode(told, enc_hook=str) + b"\n")
             await process.stdin.drain()
@@ -233,7 +251,10 @@ async def _supervise(
         port: int = held.getsockname()[1]
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="dragoman-")))
         told = _told(options, port, engine, folder=folder)
-        workers = Workers(n, told, log=log, environ=environ)
+        owner = None if config.redis else Owner(on_crash=log.crash)
+        if owner:
+            stack.callback(owner.close)
+        workers = Workers(n, told, owner=owner, log=log, environ=environ)
         stack.push_async_callback(workers.stop, 0)
         await unless(signals.first, workers.start())
         if not signals.first.is_set():

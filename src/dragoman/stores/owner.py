@@ -18,11 +18,10 @@ from msgspec import Struct
 from dragoman.core.errors import SharedStateUnavailable
 from dragoman.policy.sharing import Notice
 from dragoman.stores.board_memory import MemoryBoard
-from dragoman.stores.peer import Answer, Hear, News, Peer, Question, Told
+from dragoman.stores.peer import Hear, News, Peer, Question, Told
 from dragoman.stores.shelf_memory import MemoryShelf, ShelfLimits
 
 _TIMEOUT_S: Final = 1.0  # it answers within milliseconds, unless the machine has no time for it
-_GATHER_S: Final = 0.5  # for each of the others; the whole must fit into the time above
 _MAX_BLOBS_BYTES: Final = 16 * 2**20  # of one answer
 
 
@@ -47,20 +46,11 @@ class _Hanging(Struct, array_like=True):
     notices: Sequence[Notice]
 
 
-class _Gather(Struct, array_like=True):
-    name: str
-
-
-class _Parts(Struct, array_like=True):
-    bodies: Sequence[bytes]
-
-
 _PUT: Final = News("shelf.put", _Put)
 _GET: Final = Question("shelf.get", _Get, _Found)
 _POST: Final = News("board.post", Notice)
 _POSTED: Final = News("board.posted", Notice)
 _HANGING: Final = Question("board.hanging", _Nothing, _Hanging)
-_GATHERED: Final = Question("gather", _Gather, _Parts)
 
 
 class Owner:
@@ -85,11 +75,10 @@ class Owner:
         self._peers.append(seat.peer)
         return theirs
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Close all pairs."""
         for peer in self._peers:
             peer.close()
-        await asyncio.sleep(0)
 
     # -- called by seats
 
@@ -130,16 +119,6 @@ class Owner:
         """Return all notices that hang."""
         return _Hanging(self._board.all(now_s=time.monotonic()))
 
-    async def gather(self, gather: _Gather, by: Peer) -> _Parts:
-        """Ask all other workers the same, return what those say that answer in time."""
-        asked = [
-            peer.ask(gather.name, b"", timeout_s=_GATHER_S)
-            for peer in self._peers
-            if peer is not by
-        ]
-        said = await asyncio.gather(*asked, return_exceptions=True)
-        return _Parts([each for each in said if isinstance(each, bytes)])
-
 
 class _Seat:
     """The owner's end of one pair: what its worker may ask and tell."""
@@ -150,7 +129,6 @@ class _Seat:
             {
                 _GET.name: _GET.answered_by(owner.get),
                 _HANGING.name: _HANGING.answered_by(owner.hanging),
-                _GATHERED.name: _GATHERED.answered_by(self._gather),
             },
             {
                 _PUT.name: _PUT.heard_by(owner.put),
@@ -159,9 +137,6 @@ class _Seat:
             on_crash=owner.on_crash,
             on_end=self._end,
         )
-
-    async def _gather(self, gather: _Gather) -> _Parts:
-        return await self._owner.gather(gather, self.peer)
 
     def _post(self, notice: Notice) -> None:
         self._owner.post(notice, self.peer)
@@ -179,10 +154,9 @@ class OwnerLink:
     """
 
     def __init__(self, *, on_crash: Told) -> None:
-        self._answers: dict[str, Answer] = {}
         self._readers: dict[str, Callable[[Notice], None]] = {}
         hears: Mapping[str, Hear] = {_POSTED.name: _POSTED.heard_by(self._read)}
-        self._peer = Peer(self._answers, hears, on_crash=on_crash)
+        self._peer = Peer({}, hears, on_crash=on_crash)
 
     @property
     def n_lost(self) -> int:
@@ -190,8 +164,11 @@ class OwnerLink:
         return self._peer.n_lost
 
     async def open(self, end: socket.socket) -> None:
-        """Take over *end*, and read what hangs on the board."""
+        """Take over *end*."""
         await _attach(self._peer, end)
+
+    async def read_board(self) -> None:
+        """Read what hangs on the board."""
         with suppress(SharedStateUnavailable):  # it is read later than it could be
             hanging = await _HANGING.ask(self._peer, _Nothing(), timeout_s=_TIMEOUT_S)
             for notice in hanging.notices:
@@ -200,20 +177,6 @@ class OwnerLink:
     def close(self) -> None:
         """Close the pair."""
         self._peer.close()
-
-    def answer(self, name: str, answer: Answer) -> None:
-        """Have *answer* called when another worker gathers *name*."""
-        self._answers[name] = answer
-
-    async def gather(self, name: str) -> Sequence[bytes]:
-        """
-        Return what the other workers answer to *name*; one that is late is left out.
-
-        Raises:
-            SharedStateUnavailable: The owner cannot be reached.
-        """
-        parts = await _GATHERED.ask(self._peer, _Gather(name), timeout_s=_TIMEOUT_S)
-        return parts.bodies
 
     # -- ``Shelf``
 
@@ -238,7 +201,7 @@ class OwnerLink:
         _POST.tell(self._peer, notice)
 
     def watch(self, topic: str, read: Callable[[Notice], None]) -> None:
-        """Have *read* called with what the others post, from ``open`` on."""
+        """Have *read* called with what the others post."""
         self._readers[topic] = read
 
     def _read(self, notice: Notice) -> None:

@@ -1,0 +1,88 @@
+"""Workers without Redis: what one of them keeps or learns, all of them have."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.chat_script import Thought, call, refuse, say
+from support.chat_upstream import ChatUpstream, Recorded
+from support.gateway import Answer, GatewayProcess, lab_config
+from test_workers import children, wait_until
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="!!!! SO_REUSEPORT deals on Linux")
+TOOLS = [{"name": "get", "input_schema": {"type": "object"}}]
+ASK: dict[str, Any] = {
+    "model": "m",
+    "max_tokens": 50,
+    "tools": TOOLS,
+    "messages": [{"role": "user", "content": "Hi"}],
+}
+ECHO = '[models.m.profile]\necho_reasoning = "tool_turns"\nthinking = "always"\n'
+N = 12  # requests, each on a connection of its own: all at one of two workers once in 2,048 times
+
+
+def serving(folder: Path, upstream: ChatUpstream, more: str = "") -> GatewayProcess:
+    config = lab_config(upstream.url, "m", more=more)
+    return GatewayProcess(folder, config=config, args=("--workers", "2", "--log-format", "json"))
+
+
+def ask(gateway: GatewayProcess, body: dict[str, Any]) -> Answer:
+    return gateway.request("POST", "/v1/messages", body)
+
+
+def follow_up(use: dict[str, Any]) -> dict[str, Any]:
+    """Return the next request of a client that keeps nothing but the call."""
+    result = {"type": "tool_result", "tool_use_id": use["id"], "content": "done"}
+    more = [{"role": "assistant", "content": [use]}, {"role": "user", "content": [result]}]
+    return ASK | {"messages": [*ASK["messages"], *more]}
+
+
+def replace_all(gateway: GatewayProcess) -> None:
+    """Kill the workers, wait until new ones serve."""
+    for pid in children(gateway.pid):
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: gateway.log().count('"state":"started"') == 2)
+
+
+def reasoning_in(request: Recorded) -> str | None:
+    (turn,) = [message for message in request.messages if message["role"] == "assistant"]
+    return turn.get("reasoning_content")
+
+
+def test_thinking_that_one_keeps_all_find_and_it_outlives_the_worker(tmp_path: Path) -> None:
+    with (
+        ChatUpstream(say(Thought("Look it up."), call("get", q=1)), say("Done", times=-1)) as lab,
+        serving(tmp_path, lab, ECHO) as gateway,
+    ):
+        message = ask(gateway, ASK).json()
+        (use,) = [block for block in message["content"] if block["type"] == "tool_use"]
+        for _ in range(N):
+            assert ask(gateway, follow_up(use)).status == 200
+        assert [reasoning_in(request) for request in lab.requests[1:]] == ["Look it up."] * N
+        replace_all(gateway)  # whichever has kept it
+        assert ask(gateway, follow_up(use)).status == 200
+        assert reasoning_in(lab.requests[-1]) == "Look it up."
+    assert '"event":"crash"' not in gateway.log()
+
+
+def test_what_one_learns_of_an_upstream_all_know(tmp_path: Path) -> None:
+    refusal = refuse(
+        400,
+        "temperature must be between 0 and 1",
+        when=lambda body: body["temperature"] > 1,
+        times=-1,
+    )
+    with (
+        ChatUpstream(refusal, say("Hello", times=-1)) as lab,
+        serving(tmp_path, lab) as gateway,
+    ):
+        assert ask(gateway, ASK | {"temperature": 1.5}).status == 200
+        replace_all(gateway)
+        for _ in range(N):
+            assert ask(gateway, ASK | {"temperature": 1.5}).status == 200
+        sent = [request.body["temperature"] for request in lab.requests]
+        assert sent == [1.5, 1.0] + [1.0] * N  # refused once, by all workers together
