@@ -18,16 +18,20 @@ from dragoman.policy.keys import KeyRing
 from dragoman.policy.learned import LearnedFacts
 from dragoman.policy.prices import Prices
 from dragoman.policy.routes import Routes
+from dragoman.presets import is_loopback
 from dragoman.server.app import App
+from dragoman.server.callers import Callers
 from dragoman.server.count_tokens import CountTokens
 from dragoman.server.documents import Documents
 from dragoman.server.fetch import GuardedFetcher
+from dragoman.server.key_cache import KeyCache
 from dragoman.server.messages import Messages
 from dragoman.server.meter import Meter
 from dragoman.server.metrics import Metrics
 from dragoman.server.metrics_page import MetricsPage
 from dragoman.server.metrics_site import MetricsSite
 from dragoman.server.metrics_sources import (
+    key_samples,
     process_samples,
     upstream_samples,
     usage_samples,
@@ -118,7 +122,7 @@ def build_gateway(
     is_ready = (lambda: engine.ready) if isinstance(engine, Engine) else None
     readiness = Readiness(routes, upstreams, engine_ready=is_ready)
     app = App(
-        keys=KeyRing((key.name, key.key.reveal()) for key in config.keys),
+        callers=_callers(config, lasting.keys),
         allowed_hosts=(server.host, *server.allowed_hosts),  # all of 127.0.0.0/8 is this machine
         messages=Messages(routes, services),
         count_tokens=count_tokens,
@@ -141,6 +145,17 @@ def build_gateway(
     )
 
 
+def _callers(config: Config, stored: KeyCache | None) -> Callers:
+    ring = KeyRing((key.name, key.key.reveal()) for key in config.keys)
+    return Callers(ring, stored, asks_always=not is_loopback(config.server.host))
+
+
+def _cached_keys(store: LazyStore | None, config: Config, log: EventLog) -> KeyCache | None:
+    if store is None:
+        return None
+    return KeyCache(store.get, config.store, is_empty=lambda: store.is_surely_empty, log=log)
+
+
 def _lasting(config: Config, sharing: Sharing, *, log: EventLog) -> Lasting:
     """Return what the first gateway and all that follow it share."""
     fetcher, metrics = GuardedFetcher(), Metrics()
@@ -148,8 +163,10 @@ def _lasting(config: Config, sharing: Sharing, *, log: EventLog) -> Lasting:
     vault = Vault(limits, shared=sharing.shelf)
     metrics.sources["process"] = process_samples
     metrics.sources["vault"] = partial(vault_samples, vault)
-    token = config.metrics.token
     store = _store(config)
+    if (keys := _cached_keys(store, config, log)) is not None:
+        metrics.sources["keys"] = partial(key_samples, keys)
+    token = config.metrics.token
     meter = None
     if store is not None:
         folder, settings = config.server.data_dir / SPOOL_FOLDER, config.usage
@@ -167,6 +184,7 @@ def _lasting(config: Config, sharing: Sharing, *, log: EventLog) -> Lasting:
         metrics=metrics,
         metrics_page=MetricsPage(metrics.samples, token=token.reveal() if token else None),
         store=store,
+        keys=keys,
         meter=meter,
     )
 

@@ -31,7 +31,8 @@ from dragoman.serve import nothing_to_serve, open_gateway
 from dragoman.server.telemetry import EventLog, RequestRecord
 from dragoman.server.transport.ask import ask
 from dragoman.server.transport.seams import Timeouts, Upstream, UpstreamRequest
-from dragoman.settings import KeyConfig, Secret, UpstreamConfig
+from dragoman.settings import KeyConfig, Secret, StoreConfig, UpstreamConfig
+from dragoman.store_urls import NO_STORE
 from dragoman.tables import ConfigError, join, nearest
 from dragoman.terminal import print_line, print_table, printable
 
@@ -181,6 +182,7 @@ async def check_models(config: Config, *, environ: Mapping[str, str]) -> tuple[L
     private = structs.replace(
         config,
         server=structs.replace(config.server, host="127.0.0.1", port=0, local_engines=False),
+        store=StoreConfig(url=Secret(NO_STORE)),
         keys=(KeyConfig(name="check", key=Secret(token)),),
     )
     log = _Details()

@@ -12,6 +12,7 @@ from dragoman.policy.routes import Routes
 from dragoman.server.app import App
 from dragoman.server.documents import Documents
 from dragoman.server.fetch import GuardedFetcher
+from dragoman.server.key_cache import KeyCache
 from dragoman.server.meter import Meter
 from dragoman.server.metrics import Metrics
 from dragoman.server.metrics_page import MetricsPage
@@ -42,17 +43,22 @@ class Lasting(Struct, frozen=True, kw_only=True):
     vault: Vault
     metrics: Metrics
     metrics_page: MetricsPage
-    store: LazyStore | None  # None: nothing is kept; nor is there a meter
+    store: LazyStore | None  # None: nothing is kept; nor are there stored keys and a meter
+    keys: KeyCache | None
     meter: Meter | None
 
     def start(self) -> None:
         """Begin what goes on behind the requests."""
+        if self.keys is not None:
+            self.keys.start()
         if self.meter is not None:
             self.meter.start()
 
     async def close(self) -> None:
         """End it; may be called again."""
         await self.documents.close()
+        if self.keys is not None:
+            await self.keys.close()
         if self.meter is not None:
             await self.meter.close()
         if self.store is not None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from dragoman.core.errors import InvalidRequest, UnknownModel
+from dragoman.policy.access import NOBODY
 from dragoman.policy.routes import Routes
 from dragoman.server.models import list_models, show_model
 from dragoman.settings import Config, ModelConfig, UpstreamConfig
@@ -28,7 +29,7 @@ LISTED = [model.id for model in LAB.listed_models()]
 
 
 def page(query: str = "", source: Routes = LAB) -> dict[str, Any]:
-    made: dict[str, Any] = json.loads(list_models(source, query))
+    made: dict[str, Any] = json.loads(list_models(source, query, caller=NOBODY))
     assert set(made) == {"data", "has_more", "first_id", "last_id"}
     ids = [model["id"] for model in made["data"]]
     assert made["first_id"] == (ids[0] if ids else None)
@@ -61,18 +62,18 @@ def check_whole(model: type[BaseModel], raw: dict[str, Any]) -> None:
 @pytest.mark.parametrize("alias", ALIASES)
 def test_every_field_of_the_sdk_is_there(info: type[BaseModel], kind: str, alias: str) -> None:
     source = routes(*ALIASES, kind=kind)
-    check_whole(info, json.loads(show_model(source, alias)))
+    check_whole(info, json.loads(show_model(source, alias, caller=NOBODY)))
     for listed in page("", source)["data"]:
         check_whole(info, listed)
 
 
 def test_what_is_known_of_a_model_is_told() -> None:
-    known = json.loads(show_model(LAB, "deepseek-v3.2"))
+    known = json.loads(show_model(LAB, "deepseek-v3.2", caller=NOBODY))
     assert known["max_input_tokens"] > 100_000
     assert known["max_tokens"] > 4000
     assert known["capabilities"]["thinking"]["supported"]
     assert not known["capabilities"]["image_input"]["supported"]
-    unknown = json.loads(show_model(LAB, "x"))
+    unknown = json.loads(show_model(LAB, "x", caller=NOBODY))
     assert (unknown["max_input_tokens"], unknown["max_tokens"]) == (None, None)
     assert not unknown["capabilities"]["thinking"]["supported"]
 
@@ -80,24 +81,24 @@ def test_what_is_known_of_a_model_is_told() -> None:
 def test_what_the_configuration_says_of_a_model_is_told() -> None:
     facts = {"context_window": 1000, "max_output_tokens": 99, "sees_images": True}
     source = routes("x", display_name="Ex", description="An old one", profile=facts)
-    told = json.loads(show_model(source, "x"))
+    told = json.loads(show_model(source, "x", caller=NOBODY))
     assert (told["display_name"], told["description"]) == ("Ex", "An old one")
     assert (told["max_input_tokens"], told["max_tokens"]) == (1000, 99)
     assert told["capabilities"]["image_input"]["supported"]
-    assert "description" not in json.loads(show_model(LAB, "x"))
+    assert "description" not in json.loads(show_model(LAB, "x", caller=NOBODY))
 
 
 @pytest.mark.parametrize(
     "name", ["X", "claude-x", "claude-opus-5-5", "Org/Model[1m]", "anthropic/org/model", "opus"]
 )
 def test_any_name_that_may_be_asked_for_is_known(name: str) -> None:
-    assert json.loads(show_model(LAB, name))["id"] == name
+    assert json.loads(show_model(LAB, name, caller=NOBODY))["id"] == name
 
 
 @pytest.mark.parametrize("name", ["absent", "", "org/", "\u20ac" * 5000])
 def test_others_are_not(name: str) -> None:
     with pytest.raises(UnknownModel):
-        show_model(LAB, name)
+        show_model(LAB, name, caller=NOBODY)
 
 
 # -- pages
@@ -177,6 +178,6 @@ def test_odd_queries_that_are_fine(query: str) -> None:
 )
 def test_what_is_out_of_range_is_refused_by_name(query: str, parameter: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        list_models(LAB, query)
+        list_models(LAB, query, caller=NOBODY)
     assert caught.value.message.startswith(f"{parameter}: ")
     assert len(caught.value.message) < 300

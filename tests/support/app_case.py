@@ -19,9 +19,11 @@ from dragoman.policy.learned import LearnedFacts
 from dragoman.policy.prices import Prices
 from dragoman.policy.routes import Routes
 from dragoman.server.app import App
+from dragoman.server.callers import Callers
 from dragoman.server.count_tokens import CountTokens
 from dragoman.server.documents import Documents
 from dragoman.server.fetch import GuardedFetcher
+from dragoman.server.key_cache import KeyCache
 from dragoman.server.messages import Messages
 from dragoman.server.meter import Meter
 from dragoman.server.metrics import Metrics
@@ -60,6 +62,7 @@ class AppCase:
         models: Settings of models by name, instead of ``m``.
         roles: Names of roles and their models.
         keys: Client keys.
+        stored_keys: Those of a store.
         names: What the upstreams' hosts in URLs resolve to.
         prices: Of models; every upstream is DeepSeek's.
         tokenizers: What loads local tokenizers; none are installed otherwise.
@@ -77,6 +80,7 @@ class AppCase:
         models: Mapping[str, Mapping[str, Any]] | None = None,
         roles: Mapping[str, str] | None = None,
         keys: Sequence[tuple[str, str]] = (),
+        stored_keys: KeyCache | None = None,
         names: Mapping[str, str] | None = None,
         max_concurrent: int = 100,
         prices: Sequence[PriceConfig] = (),
@@ -120,7 +124,7 @@ class AppCase:
             metrics=self.metrics,
         )
         self.app = App(
-            keys=KeyRing(keys),
+            callers=Callers(KeyRing(keys), stored_keys),
             allowed_hosts=("gateway.lab",),
             messages=Messages(routes, services),
             count_tokens=CountTokens(

@@ -118,6 +118,13 @@ class Caller(Struct, frozen=True, kw_only=True):
         """Who shares what is kept between requests: a workspace, or a key that has none."""
         return self.workspace.id if self.workspace else self.key_id
 
+    def may_use(self, alias: str) -> bool:
+        """Return whether the caller may use the model."""
+        return all(
+            holder is None or _matches(alias, holder.allowed_models)
+            for holder in (self.workspace, self.key)
+        )
+
     def check_model(self, alias: str) -> None:
         """
         Do nothing if the caller may use the model.

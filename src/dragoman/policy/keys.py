@@ -10,7 +10,7 @@ from dragoman.core.errors import AuthenticationFailed
 from dragoman.policy.access import Caller
 
 OPEN: Final = "local"  # the caller's name where no key is asked for
-_ANYBODY: Final = Caller(key_id=OPEN, key_name=OPEN)
+ANYBODY: Final = Caller(key_id=OPEN, key_name=OPEN)
 _SCHEME: Final = b"bearer "
 _HOW: Final = "send a client key of this gateway as x-api-key or as Authorization: Bearer"
 
@@ -49,18 +49,14 @@ class KeyRing:
             AuthenticationFailed: Neither holds a known key.
         """
         if self.is_open:
-            return _ANYBODY
-        sent = [key for key in (_plain(x_api_key), _bearer(authorization)) if key]
-        for key in sent:
-            if (caller := self._find(key)) is not None:
+            return ANYBODY
+        for key in sent_keys(x_api_key, authorization):
+            if (caller := self.find(key)) is not None:
                 return caller
-        if sent:
-            raise AuthenticationFailed(f"unknown API key: {_HOW}")
-        if authorization and authorization.strip():
-            raise AuthenticationFailed(f"the Authorization header is not Bearer: {_HOW}")
-        raise AuthenticationFailed(f"no API key: {_HOW}")
+        raise refusal(x_api_key, authorization)
 
-    def _find(self, key: bytes) -> Caller | None:
+    def find(self, key: bytes) -> Caller | None:
+        """Return whose *key* it is; None: it is none of these."""
         digest = self._digest(key)
         found: Caller | None = None
         for caller, known in self._digests:  # all of them, so that time does not tell which
@@ -70,6 +66,25 @@ class KeyRing:
 
     def _digest(self, key: bytes) -> bytes:
         return hashlib.blake2b(key, key=self._salt, digest_size=32).digest()
+
+
+def sent_keys(x_api_key: bytes | None, authorization: bytes | None) -> list[bytes]:
+    """Return the keys in these headers."""
+    return [key for key in (_plain(x_api_key), _bearer(authorization)) if key]
+
+
+def refusal(x_api_key: bytes | None, authorization: bytes | None) -> AuthenticationFailed:
+    """Return the error for headers in which there is no known key."""
+    if sent_keys(x_api_key, authorization):
+        return unknown_key()
+    if authorization and authorization.strip():
+        return AuthenticationFailed(f"the Authorization header is not Bearer: {_HOW}")
+    return AuthenticationFailed(f"no API key: {_HOW}")
+
+
+def unknown_key() -> AuthenticationFailed:
+    """Return the error for a key that nobody has."""
+    return AuthenticationFailed(f"unknown API key: {_HOW}")
 
 
 def _plain(value: bytes | None) -> bytes:

@@ -18,11 +18,11 @@ from dragoman.core.errors import (
 )
 from dragoman.policy.access import NOBODY
 from dragoman.policy.cross_origin import CrossOrigin
-from dragoman.policy.keys import KeyRing
 from dragoman.policy.open_access import check_open_access
 from dragoman.policy.routes import Routes
 from dragoman.policy.senders import read_sender
 from dragoman.server.answers import CLIENT_GONE, answer, refuse
+from dragoman.server.callers import Callers
 from dragoman.server.count_tokens import CountTokens
 from dragoman.server.ids import new_request_id
 from dragoman.server.messages import Messages
@@ -59,7 +59,7 @@ class App:
     Answer every request.
 
     Args:
-        keys: Who may call.
+        callers: Who may call.
         allowed_hosts: Further names for a gateway without keys.
         messages: An endpoint.
         count_tokens: An endpoint.
@@ -76,7 +76,7 @@ class App:
     def __init__(
         self,
         *,
-        keys: KeyRing,
+        callers: Callers,
         allowed_hosts: Collection[str],
         messages: Messages,
         count_tokens: CountTokens,
@@ -89,7 +89,7 @@ class App:
         metrics_page: MetricsPage | None,
         meter: Meter | None,
     ) -> None:
-        self._keys = keys
+        self._callers = callers
         self._allowed_hosts = allowed_hosts
         self._messages = messages
         self._count_tokens = count_tokens
@@ -141,19 +141,20 @@ class App:
     ) -> None:
         method = exchange.method
         if method == "POST" and path in _POSTED:
-            self._let_in(exchange, record)
+            await self._let_in(exchange, record)
             await self._work(exchange, path, record=record, headers=headers)
         elif method == "OPTIONS" and (allowed := self._preflight(exchange)):
             answer(exchange, 200, b"", record=record, headers=[*headers, *allowed])
         elif method not in ("GET", "HEAD"):
             raise _unknown(method, path)
         elif path == _MODELS:
-            self._let_in(exchange, record)
-            body = list_models(self._routes, exchange.query)
+            await self._let_in(exchange, record)
+            body = list_models(self._routes, exchange.query, caller=record.caller)
             answer(exchange, 200, body, record=record, headers=headers)
         elif path.startswith(f"{_MODELS}/"):
-            self._let_in(exchange, record)
-            body = show_model(self._routes, path.removeprefix(f"{_MODELS}/"))
+            await self._let_in(exchange, record)
+            name = path.removeprefix(f"{_MODELS}/")
+            body = show_model(self._routes, name, caller=record.caller)
             answer(exchange, 200, body, record=record, headers=headers)
         elif path in _SHOWN:
             self._check_place(exchange)
@@ -164,12 +165,13 @@ class App:
         else:
             raise _unknown(method, path)
 
-    def _let_in(self, exchange: Exchange, record: RequestRecord) -> None:
+    async def _let_in(self, exchange: Exchange, record: RequestRecord) -> None:
         """Find out who calls, or say why he may not."""
         self._check_place(exchange)
         sent = exchange.headers
         record.sender = read_sender(sent)
-        record.caller = self._keys.verify(sent.get(b"x-api-key"), sent.get(b"authorization"))
+        keys = sent.get(b"x-api-key"), sent.get(b"authorization")
+        record.caller = self._callers.recognise(*keys) or await self._callers.look_up(*keys)
 
     def _preflight(self, exchange: Exchange) -> HeaderList:
         """Return what a browser that asks beforehand is told; nothing: its page is not known."""
@@ -180,7 +182,7 @@ class App:
 
     def _check_place(self, exchange: Exchange) -> None:
         """Without keys, answer nobody but the programs of this machine."""
-        if self._keys.is_open:
+        if self._callers.may_be_open:
             sent = exchange.headers
             check_open_access(
                 exchange.method,
@@ -218,7 +220,7 @@ class App:
     ) -> None:
         if not page.has_token:
             self._check_place(exchange)
-        page.check(exchange.headers, is_open=self._keys.is_open)
+        page.check(exchange.headers, is_open=self._callers.may_be_open)
         accept = exchange.headers.get(b"accept", b"").decode("latin-1")
         kind, body = await page.render(accept)
         answer(exchange, 200, body, record=record, headers=headers, content_type=kind)

@@ -132,6 +132,15 @@ FAMILIES: Final[dict[str, Family]] = {
     "dragoman_usage_store_away": Family(
         kind="gauge", help="1: the store has not taken the last usage records.", merge="max"
     ),
+    "dragoman_keys_remembered": Family(kind="gauge", help="Keys of the store that are remembered."),
+    "dragoman_key_lookups_total": Family(
+        kind="counter",
+        help="Keys that were looked for in the store: found or unknown.",
+        labels=("outcome",),
+    ),
+    "dragoman_store_away": Family(
+        kind="gauge", help="1 while the store of keys does not answer.", merge="max"
+    ),
     "dragoman_memory_bytes": Family(kind="gauge", help="Resident memory; Linux only."),
     "dragoman_workers": Family(kind="gauge", help="Processes that these figures are the sum of."),
     "dragoman_build_info": Family(

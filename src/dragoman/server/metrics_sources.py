@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, Protocol
 
+from dragoman.server.key_cache import KeyCache
 from dragoman.server.meter import Meter
 from dragoman.server.metric_names import Sample
 from dragoman.server.transport.http_server import HttpServer
@@ -58,6 +59,17 @@ def usage_samples(meter: Meter) -> Iterable[Sample]:
         Sample("dragoman_usage_held", (), counts.held),
         Sample("dragoman_usage_spool_bytes", (), counts.spool_bytes),
         Sample("dragoman_usage_store_away", (), int(counts.is_store_away)),
+    )
+
+
+def key_samples(keys: KeyCache) -> Iterable[Sample]:
+    """Return what is remembered of the store's keys, and what was looked for."""
+    found = keys.n_lookups - keys.n_unknown
+    return (
+        Sample("dragoman_keys_remembered", (), keys.n_keys),
+        Sample("dragoman_key_lookups_total", ("found",), found),
+        Sample("dragoman_key_lookups_total", ("unknown",), keys.n_unknown),
+        Sample("dragoman_store_away", (), int(keys.is_away)),
     )
 
 

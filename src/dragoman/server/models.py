@@ -8,6 +8,7 @@ import msgspec
 
 from dragoman.core.dialects.profile import DialectProfile
 from dragoman.core.errors import InvalidRequest
+from dragoman.policy.access import Caller
 from dragoman.policy.routes import ListedModel, Route, Routes
 
 _encode: Final = msgspec.json.Encoder().encode
@@ -18,14 +19,16 @@ _UNKNOWN_DATE: Final = "1970-01-01T00:00:00Z"  # what the API itself says of und
 _EFFORTS: Final = ("low", "medium", "high", "xhigh", "max")
 
 
-def list_models(routes: Routes, query: str) -> bytes:
+def list_models(routes: Routes, query: str, *, caller: Caller) -> bytes:
     """
     Return the page of the list that *query* asks for (``limit``, ``after_id``, ``before_id``).
+
+    Only what the *caller* may use is in the list.
 
     Raises:
         InvalidRequest: A parameter is out of range, or names no model of the list.
     """
-    listed = routes.listed_models()
+    listed = [model for model in routes.listed_models() if caller.may_use(model.route.alias)]
     sent = _parse(query)
     limit = _limit(sent.get("limit", [str(_DEFAULT_LIMIT)])[-1])
     ids = [model.id for model in listed]
@@ -47,14 +50,17 @@ def list_models(routes: Routes, query: str) -> bytes:
     )
 
 
-def show_model(routes: Routes, model_id: str) -> bytes:
+def show_model(routes: Routes, model_id: str, *, caller: Caller) -> bytes:
     """
     Return one model; any name that may be sent in a request is known here, too.
 
     Raises:
         UnknownModel: None has this name.
+        PermissionDenied: The *caller* may not use it.
     """
-    return _encode(model_info(model_id, routes.resolve(model_id)))
+    route = routes.resolve(model_id)
+    caller.check_model(route.alias)
+    return _encode(model_info(model_id, route))
 
 
 def model_info(model_id: str, route: Route) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import asyncio
 from importlib.util import find_spec
 
+from dragoman.core.errors import StoreUnavailable
 from dragoman.policy.store import Store
 from dragoman.settings import StoreConfig
 from dragoman.store_urls import StoreUrl
@@ -28,6 +29,7 @@ class LazyStore:
         self.url = url
         self._settings = settings
         self._store: Store | None = None
+        self._is_closed = False
         self._lock = asyncio.Lock()
 
     @property
@@ -44,12 +46,15 @@ class LazyStore:
         """
         if self._store is None:
             async with self._lock:
+                if self._is_closed:
+                    raise StoreUnavailable("it has been closed")
                 if self._store is None:
                     self._store = await self._open()
         return self._store
 
     async def close(self) -> None:
-        """Close it, if it is open."""
+        """Close it, if it is open; it is not opened again."""
+        self._is_closed = True
         if self._store is not None:
             await self._store.close()
             self._store = None

@@ -1,0 +1,67 @@
+"""Who calls: somebody with a key of the configuration, or of the store, or anybody."""
+
+from dragoman.core.errors import AuthenticationFailed
+from dragoman.policy.access import Caller
+from dragoman.policy.keys import ANYBODY, KeyRing, refusal, sent_keys
+from dragoman.server.key_cache import KeyCache
+
+
+class Callers:
+    """
+    Keys of the configuration and of the store; both count.
+
+    Args:
+        ring: Those of the configuration.
+        stored: Those of the store; None: there is no store.
+        asks_always: A key is asked for even where there is none yet.
+    """
+
+    def __init__(
+        self, ring: KeyRing, stored: KeyCache | None = None, *, asks_always: bool = False
+    ) -> None:
+        self._ring = ring
+        self._stored = stored
+        self._asks = asks_always or not ring.is_open
+
+    @property
+    def may_be_open(self) -> bool:
+        """Whether no key is asked for, as far as is known."""
+        return not self._asks and (self._stored is None or not self._stored.has_keys)
+
+    def recognise(self, x_api_key: bytes | None, authorization: bytes | None) -> Caller | None:
+        """
+        Return who has sent these headers; None: ``look_up`` can tell.
+
+        Args:
+            x_api_key: The header; whichever of the two holds a good key counts.
+            authorization: The header.
+        """
+        stored = self._stored
+        if not self._asks and (stored is None or stored.has_keys is False):
+            return ANYBODY
+        for key in sent_keys(x_api_key, authorization):
+            caller = stored.find(key) if stored is not None and stored.has_keys else None
+            if caller is not None or (caller := self._ring.find(key)) is not None:
+                return caller
+        return None
+
+    async def look_up(self, x_api_key: bytes | None, authorization: bytes | None) -> Caller:
+        """
+        Return who has sent these headers, asking the store.
+
+        Raises:
+            AuthenticationFailed: Neither holds a good key; the message says why.
+            StoreUnavailable: One may be good, and the store is away.
+            Overloaded: Too many keys are being looked for.
+        """
+        stored, failed = self._stored, refusal(x_api_key, authorization)
+        if stored is None:
+            raise failed
+        if not self._asks and not await stored.wait_until_known():
+            return ANYBODY
+        for key in sent_keys(x_api_key, authorization):
+            try:
+                return await stored.look_up(key)
+            except AuthenticationFailed as error:
+                failed = error
+        raise failed
