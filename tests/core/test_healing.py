@@ -147,6 +147,16 @@ def test_a_budget_that_the_server_is_not_set_up_for() -> None:
     assert learnt == {"thinking_budget_field": None}
 
 
+def test_mimo_says_in_its_own_way_that_reasoning_is_missing() -> None:
+    refusal = Refusal(text="Param Incorrect", param="`text` is not set")
+    echo = {"echo_reasoning": "always", "reasoning_placeholder": " "}
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "x"}]
+    assert learn_from_refusal(GENERIC, {"messages": messages}, refusal) == echo
+    assert learn_from_refusal(GENERIC, {"messages": messages[:1]}, refusal) == {}
+    messages[1] |= {"reasoning_content": "Hm."}
+    assert learn_from_refusal(GENERIC, {"messages": messages}, refusal) == {}
+
+
 def test_an_effort_that_only_switches_thinking_off() -> None:
     profile = DialectProfile(thinking_switch="effort_none", effort_values=("low", "high"))
     body = {"messages": [], "reasoning_effort": "none"}

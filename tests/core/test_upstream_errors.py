@@ -45,6 +45,15 @@ def said(message: str, **fields: Any) -> dict[str, Any]:
 
 
 OVERFLOWS = {
+    "SiliconFlow": (
+        "length of prompt_tokens (40000) must be less than max_seq_len (32768).",
+        (40000, 32768),
+    ),
+    "Ark": ("Total tokens of image and text exceed max message tokens", None),
+    "TGI, the prompt alone": (
+        "Input validation error: `inputs` must have less than 4095 tokens. Given: 5000",
+        (5000, 4095),
+    ),
     "OpenAI": (
         "This model's maximum context length is 8192 tokens. However, your messages resulted in "
         "9000 tokens. Please reduce the length of the messages.",
@@ -141,12 +150,49 @@ def test_llama_cpp_s_own_numbers_count() -> None:
             "tokens (5000 in the messages, 4000 in the completion).",
             8192 - 5000 - 16,
         ),
+        (
+            "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096. "
+            "Given: 4000 `inputs` tokens and 1096 `max_new_tokens`",
+            4096 - 4000 - 16,
+        ),
+        ("InternalError.Algo.InvalidParameter: Range of max_tokens should be [1, 16384]", 16384),
+        ("Invalid max_tokens value, the valid range of max_tokens is [1, 8192]", 8192),
+        (
+            "max_tokens is too large: 100000. This model supports at most 16384 completion "
+            "tokens, whereas you provided 100000.",
+            16384,
+        ),
+        ("max_tokens must be less than or equal to 8192", 8192),
+        ("`max_completion_tokens` cannot exceed 4096", 4096),
     ],
 )
 def test_a_limit_on_the_answer_says_what_would_fit(message: str, fitting: int) -> None:
     error = of(400, said(message))
     assert isinstance(error, OutputTooLong)
     assert error.fitting_max_tokens == fitting
+    (limit,) = error.limits.items()
+    assert limit in (("max_output_tokens", fitting), ("context_window", fitting + 5016)) or (
+        limit == ("context_window", 4096)
+    )
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "max_tokens must be a positive integer",
+        "max_tokens must be at least 1",
+        "max_tokens should be set for 3 choices",
+    ],
+)
+def test_other_words_about_the_answer_are_no_limit(message: str) -> None:
+    assert not isinstance(of(400, said(message)), OutputTooLong)
+
+
+def test_a_quota_says_when_it_begins_anew() -> None:
+    until = "Usage limit reached for 5 hours. Your limit will reset at 2026-11-25 12:00:00"
+    error = of(429, {"error": {"code": "1308", "message": until}})
+    assert until in error.message
+    assert error.should_retry is False
 
 
 KINDS = {
@@ -177,6 +223,14 @@ KINDS = {
         400,
         {"error": {"code": "data_inspection_failed", "message": "x"}},
         RefusedByUpstream,
+    ),
+    "OpenRouter, unsafe": (403, said("Input was flagged", code=403), RefusedByUpstream),
+    "Z.ai, used up": (429, {"error": {"code": "1310", "message": "x"}}, UpstreamRateLimited),
+    "TGI, broken off": (424, {"error": "x", "error_type": "generation"}, UpstreamUnavailable),
+    "Moonshot, too large": (
+        400,
+        said("total message size 5000000 exceeds limit 4194304"),
+        RequestTooLarge,
     ),
     "unknown model": (404, said("The model `x` does not exist"), UpstreamRejected),
     "too large": (413, b"", RequestTooLarge),

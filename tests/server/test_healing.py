@@ -88,3 +88,39 @@ def test_a_schema_keyword_is_left_out_and_reported() -> None:
     assert sent == [count, {"type": "integer", "description": "How many. (minimum: 1)"}]
     header = exchange.reply_headers[b"x-dragoman-adjustments"]
     assert b"tools.0.input_schema;action=emulated" in header
+
+
+@pytest.mark.parametrize(
+    ("said", "sent"),
+    [
+        ("Range of max_tokens should be [1, 200]", [900, 200, 200]),
+        (
+            "This model's maximum context length is 1000 tokens. However, you requested 1100 "
+            "tokens (200 in the messages, 900 in the completion).",
+            [900, 784, 900],  # its own prompt is short
+        ),
+    ],
+)
+def test_limits_that_a_refusal_names_are_remembered(said: str, sent: list[int]) -> None:
+    async def main() -> None:
+        case = AppCase({"lab": [refusing(400, said), saying("1"), saying("2")]})
+        for answer in ("1", "2"):
+            exchange = await case.ask(ASK | {"max_tokens": 900})
+            assert message_of(exchange).text == answer
+        assert [body["max_tokens"] for body in case.sent()] == sent
+        learnt = case.learnt()
+        assert learnt in ({"max_output_tokens": 200}, {"context_window": 1000})
+
+    run(main())
+
+
+def test_a_wider_limit_than_is_known_teaches_nothing() -> None:
+    async def main() -> None:
+        said = "max_tokens=900 cannot be greater than max_model_len=800"
+        case = AppCase(
+            {"lab": [refusing(400, said), saying("1")]}, profile={"max_output_tokens": 700}
+        )
+        await case.ask(ASK | {"max_tokens": 900})
+        assert case.learnt() == {}
+
+    run(main())

@@ -104,7 +104,7 @@ class AppCase:
         self.documents = Documents(fetcher := GuardedFetcher(resolve=self._resolve))
         routes = Routes(self.config)
         signer = Signer(b"a secret of sixteen bytes or more")
-        learned = LearnedFacts()
+        self._learned = learned = LearnedFacts()
         planner = Planner(
             self.documents, fetcher, signer, learned=learned, calibration=Calibration()
         )
@@ -165,6 +165,11 @@ class AppCase:
     def sent(self, upstream: str = "lab") -> list[dict[str, Any]]:
         """The bodies that *upstream* got."""
         return [json.loads(request.body) for request in self.upstreams[upstream].requests]
+
+    def learnt(self) -> dict[str, Any]:
+        """What refusals have taught about the first upstream's model."""
+        target = Routes(self.config).resolve("m").targets[0]
+        return self._learned.of(target.deployment)
 
     async def ask(self, body: Any = None, /, **request: Any) -> FakeExchange:
         """Answer one request."""

@@ -80,7 +80,7 @@ def learn_from_refusal(profile: DialectProfile, body: Body, refusal: Refusal) ->
     """
     refusal = Refusal(text=refusal.text[:_MAX_SEARCHED].lower(), param=refusal.param.lower())
     facts = (
-        _reasoning_facts(profile, refusal)
+        _reasoning_facts(profile, body, refusal)
         or _image_facts(profile, body, refusal)
         or _schema_facts(profile, body, refusal)
         or _content_facts(profile, refusal)
@@ -121,14 +121,28 @@ def _is_sent(field: str, body: Body) -> bool:
     return field in body
 
 
-def _reasoning_facts(profile: DialectProfile, refusal: Refusal) -> Facts:
+def _reasoning_facts(profile: DialectProfile, body: Body, refusal: Refusal) -> Facts:
     """Learn that reasoning must go back, or that it must not."""
+    facts: Facts = {"echo_reasoning": "always", "reasoning_placeholder": " "}
+    news = {name: value for name, value in facts.items() if getattr(profile, name) != value}
+    if _is_mimo_missing_reasoning(profile, body, refusal):
+        return news
     if "reasoning_content" not in refusal.text and "reasoning_content" not in refusal.param:
         return {}
     if _NO_FIELD.search(refusal.text):
         return {} if profile.echo_reasoning == "never" else {"echo_reasoning": "never"}
-    facts: Facts = {"echo_reasoning": "always", "reasoning_placeholder": " "}
-    return {name: value for name, value in facts.items() if getattr(profile, name) != value}
+    return news
+
+
+def _is_mimo_missing_reasoning(profile: DialectProfile, body: Body, refusal: Refusal) -> bool:
+    """Tell MiMo's words for it, "Param Incorrect: `text` is not set", from others with them."""
+    said = f"{refusal.text} {refusal.param}"
+    if "param incorrect" not in said or not re.search(r"\btext\b", said):
+        return False
+    return any(
+        message.get("role") == "assistant" and not message.get(profile.reasoning_field)
+        for message in body.get("messages", ())
+    )
 
 
 def _image_facts(profile: DialectProfile, body: Body, refusal: Refusal) -> Facts:

@@ -59,7 +59,9 @@ _OVERFLOW: Final = re.compile(
     r"|range of input length should be|context window exceeds limit|but model only supports up to"
     r"|reduce the length of the (?:messages|prompt|input)|input is too long for requested model"
     r"|exceeds model'?s maximum context length|prompt is too long|input length .{0,40}exceed"
-    r"|prompt (?:too long|larger than the context)"
+    r"|prompt (?:too long|larger than the context)|exceed max message tokens"
+    r"|length of prompt_tokens .{0,20}must be less than"
+    r"|inputs. (?:tokens \+ .max_new_tokens. must be <=|must have less than) \d"
 )
 _OVERFLOW_CODES: Final = frozenset(
     {"1261", "exceed_context_size_error", "context_length_exceeded", "context_window_exceeded"}
@@ -69,13 +71,22 @@ _OUTPUT_OVERFLOW: Final = re.compile(
     r"max_(?:completion_)?tokens\D{0,12}(\d{1,9}) (?:cannot be greater than|is too large|>)"
     r"\D{0,80}(\d{1,9})"
 )
+# "Range of max_tokens should be [1, 16384]", "at most 16384 completion tokens".
+_OUTPUT_LIMIT: Final = re.compile(
+    r"range of max_(?:completion_)?tokens\W{0,3} (?:should be|must be|is) (?:in )?"
+    r"\[\d+, ?(\d{2,9})\]"
+    r"|at most (\d{2,9}) (?:completion|output) tokens"
+    r"|max_(?:completion_)?tokens\W{0,3} (?:must|should|cannot|can't|may not)[^.\d]{0,40}"
+    r"(?:<=|equal to|at most|greater than|more than|larger than|exceed) (\d{2,9})\b"
+)
 # In each tuple the surest wording first.
 _WINDOW: Final = (
     re.compile(r"tokens > (\d+) maximum"),
     re.compile(r"range of input length should be \[\d+, ?(\d+)\]"),
     re.compile(
         r"(?:context (?:length|size|window)|only supports up to|prompt length|token limit"
-        r"|max_model_len|n_ctx)(?: is| of|:|=| )* ?\(?(\d[\d,]*)"
+        r"|max_model_len|max_seq_len|n_ctx|max_new_tokens. must be <=|must have less than"
+        r")(?: is| of|:|=| )* ?\(?(\d[\d,]*)"
     ),
 )
 _PROMPT: Final = (
@@ -83,13 +94,14 @@ _PROMPT: Final = (
     re.compile(
         r"(\d[\d,]*)(?: tokens)? (?:in|from|of) the (?:input |prompt )?(?:message|input|prompt)"
     ),
-    re.compile(r"(\d[\d,]*) (?:input|prompt) tokens"),
+    re.compile(r"(\d[\d,]*) (?:input|prompt|`inputs`) tokens"),
+    re.compile(r"given: (\d+)|length of prompt_tokens \((\d+)\)"),
     re.compile(r"(?:input|prompt)(?: length| contains| has|) \(?(\d[\d,]*)"),
     re.compile(r"(?:requested token count|requested|resulted in|request)\D{0,24}?(\d[\d,]*)"),
 )
 _OUTPUT: Final = (
     re.compile(r"(\d[\d,]*)(?: tokens)? (?:in|for|from) the completion"),
-    re.compile(r"(\d[\d,]*) output tokens"),
+    re.compile(r"(\d[\d,]*) (?:output tokens|`max_new_tokens`)"),
 )
 
 _BALANCE: Final = re.compile(
@@ -103,8 +115,13 @@ _OVERLOAD: Final = re.compile(
     r"engine_overloaded|overloaded|service[ _]unavailable|server is busy"
     r"|system resource|no capacity"
 )
+# Z.ai: used up until a time that only the text tells.
+_QUOTA_CODES: Final = frozenset({"1308", "1310"})
+_TOO_LARGE: Final = re.compile(r"total message size \d+ exceeds")  # Moonshot, with a 400
 _OVERLOAD_CODES: Final = frozenset({"1305", "503", "529"})
-_UNSAFE: Final = re.compile(r"data_inspection_failed|content_filter|content policy|moderation")
+_UNSAFE: Final = re.compile(
+    r"data_inspection_failed|content_filter|content policy|moderation|input was flagged"
+)
 _UNSAFE_CODES: Final = frozenset({"1301", "data_inspection_failed", "content_filter"})
 
 _KEY_LIKE: Final = re.compile(
@@ -142,11 +159,13 @@ class OutputTooLong(UpstreamRejected):
     Args:
         message: In the API's own wording, which clients match to lower max_tokens themselves.
         fitting_max_tokens: A value that would have fitted.
+        limits: What was said of the model, by fields of its profile.
     """
 
-    def __init__(self, message: str, *, fitting_max_tokens: int) -> None:
+    def __init__(self, message: str, *, fitting_max_tokens: int, limits: Mapping[str, int]) -> None:
         super().__init__(message)
         self.fitting_max_tokens = max(1, fitting_max_tokens)
+        self.limits = limits
 
 
 class RefusedByUpstream(UpstreamRejected):
@@ -271,20 +290,27 @@ def _classify(
     overflow = _overflow(complaint, context=context, log=log)
     if overflow is not None:
         return overflow
+    is_refused = complaint.code in _UNSAFE_CODES or _UNSAFE.search(text)
+    if status == 403 and is_refused:  # OpenRouter, for hosts that moderate
+        return RefusedByUpstream(_said(complaint, context, "content refused"), log_detail=log)
     if status in (401, 402, 403) or complaint.code in _BALANCE_CODES or _BALANCE.search(text):
         return UpstreamUnauthorized(
             "The gateway's own account with the model's provider was refused (credential, "
             "permission or balance). Only the gateway's operator can repair this; see its log.",
             log_detail=log,
         )
-    if complaint.code in _UNSAFE_CODES or _UNSAFE.search(text):
+    if is_refused:
         return RefusedByUpstream(_said(complaint, context, "content refused"), log_detail=log)
     if status in (429, 503, 529) or complaint.code in _OVERLOAD_CODES:
-        return _busy(status, complaint, log=log)
+        return _busy(status, complaint, context=context, log=log)
     return _by_status(status, complaint, context=context, log=log)
 
 
-def _busy(status: int, complaint: Complaint, *, log: str) -> UpstreamError:
+def _busy(status: int, complaint: Complaint, *, context: ReplyContext, log: str) -> UpstreamError:
+    if complaint.code in _QUOTA_CODES:
+        said = _said(complaint, context, "it is used up")
+        message = f"The gateway's quota at the model's provider is used up: {said}"
+        return UpstreamRateLimited(message, should_retry=False, log_detail=log)
     overloaded = complaint.code in _OVERLOAD_CODES or _OVERLOAD.search(complaint.text)
     if status != 429 or overloaded:
         return UpstreamOverloaded("The model's server is overloaded. Try again.", log_detail=log)
@@ -300,10 +326,12 @@ def _by_status(
     if status == 404:
         message = f"The model's server does not know this model or path: {said}"
         return UpstreamRejected(message, status=404, kind="not_found_error", log_detail=log)
-    if status == 413:
+    if status == 413 or _TOO_LARGE.search(complaint.text):
         return RequestTooLarge(f"The model's server refused the size of the request: {said}")
     if status == 408:
         return UpstreamTimeout(f"The model's server timed out: {said}", log_detail=log)
+    if status == 424:  # TGI: it had begun
+        return UpstreamUnavailable(f"The model's server failed: {said}", log_detail=log)
     if 400 <= status < 500:
         refused = UpstreamRejected(
             f"The model's server refused the request: {said}", log_detail=log
@@ -327,6 +355,15 @@ def _overflow(complaint: Complaint, *, context: ReplyContext, log: str) -> Gatew
             f"max_tokens: {asked} > {limit}, which is the maximum allowed number of output "
             "tokens for this model",
             fitting_max_tokens=min(limit, asked) - 1,
+            limits={"max_output_tokens": min(limit, asked) - 1},
+        )
+    if match := _OUTPUT_LIMIT.search(text):
+        limit = next(int(number) for number in match.groups() if number)
+        return OutputTooLong(
+            f"max_tokens: over {limit}, which is the maximum allowed number of output tokens "
+            "for this model",
+            fitting_max_tokens=limit,
+            limits={"max_output_tokens": limit},
         )
     if complaint.code not in _OVERFLOW_CODES and not _OVERFLOW.search(complaint.text):
         return None
@@ -338,6 +375,7 @@ def _overflow(complaint: Complaint, *, context: ReplyContext, log: str) -> Gatew
             "input length and `max_tokens` exceed context limit: "
             f"{prompt} + {output} > {window}, decrease input length or `max_tokens` and try again",
             fitting_max_tokens=window - prompt - _MARGIN_TOKENS,
+            limits={"context_window": window},
         )
     window = window or max(1, context.prompt_tokens_estimate - 1)
     prompt = prompt or context.prompt_tokens_estimate
@@ -351,7 +389,7 @@ def _said(complaint: Complaint, context: ReplyContext, otherwise: str) -> str:
 
 def _number(patterns: Sequence[re.Pattern[str]], text: str) -> int | None:
     match = next((m for p in patterns if (m := p.search(text))), None)
-    digits = match.group(1).replace(",", "") if match else ""
+    digits = next(filter(None, match.groups()), "").replace(",", "") if match else ""
     return int(digits) if 0 < len(digits) < 12 else None
 
 

@@ -1,8 +1,11 @@
 """One target that speaks chat completions: plan, send, and go on where one reply is not enough."""
 
+import math
 import time
+from collections.abc import Mapping
 from typing import Final
 
+from dragoman.core.dialects.profile import DialectProfile
 from dragoman.core.errors import GatewayError, UpstreamRejected
 from dragoman.core.guards import CALL_NOW, NO_ANSWER
 from dragoman.core.healing import Refusal, learn_from_refusal
@@ -18,6 +21,7 @@ from dragoman.server.ids import new_nonce
 from dragoman.server.upstream_requests import chat_request
 from dragoman.server.vault import VaultReader
 
+_MIN_LIMIT: Final = 64  # tokens; a smaller number in an error is no limit of a model
 _MAX_HEALED: Final = 3  # refusals of one request that are learnt from; each names one field
 
 
@@ -93,6 +97,7 @@ class ChatAsk:
             if fitting >= plan.body[plan.deployment.profile.max_tokens_field]:
                 return None
             self._attempts.log_failure(error, "fewer tokens")
+            self._learn_limits(plan.deployment.profile, error.limits)
             plan = with_max_tokens(plan, fitting)
             self._attempts.adjustments = plan.adjustments
             return plan
@@ -107,6 +112,16 @@ class ChatAsk:
         shown = ", ".join(f"{name} = {value!r}" for name, value in facts.items())
         self._attempts.log_failure(error, f"learnt {shown}")
         return await self._plan()
+
+    def _learn_limits(self, profile: DialectProfile, limits: Mapping[str, int]) -> None:
+        """Remember limits that are narrower than those that were known."""
+        narrower = {
+            name: value
+            for name, value in limits.items()
+            if value >= _MIN_LIMIT and value < (getattr(profile, name) or math.inf)
+        }
+        if narrower:
+            self._services.learned.add(self._target.deployment, narrower)
 
     async def _ask_with(self, plan: Plan) -> None:
         """Send the plan, and go on while the message is not complete with the reply to it."""
