@@ -232,6 +232,82 @@ PROBLEMS = {
         "upstreams.a.base_url: siliconflow has no Anthropic endpoint",
     ),
     "signing secret": ('[server]\nsigning_secret = "x"', "server.signing_secret: shorter than 16"),
+    "both forms of addresses": (
+        '[upstreams.a]\nbase_url = "http://h"\nbase_urls = ["http://i"]',
+        "upstreams.a.base_urls: leave base_url out, or put it into the list",
+    ),
+    "address twice": (
+        '[upstreams.a]\nbase_urls = ["http://h", "http://i", "http://h/"]',
+        "upstreams.a.base_urls[2]: is in the list already",
+    ),
+    "wrong address of several": (
+        '[upstreams.a]\nbase_urls = ["http://h", "h:1"]',
+        "upstreams.a.base_urls[1]: must begin with http",
+    ),
+    "no address of several": ("[upstreams.a]\nbase_urls = []", "upstreams.a.base_url: required"),
+    "both forms of keys": (
+        LAB + 'api_key = "a"\napi_keys = ["b"]',
+        "upstreams.lab.api_keys: leave api_key out, or put it into the list",
+    ),
+    "key of several twice": (
+        LAB + 'api_keys = ["a", "b", "a"]',
+        "upstreams.lab.api_keys[2]: is in the list already",
+    ),
+    "wrong key of several": (
+        LAB + 'api_keys = ["a", "b c"]',
+        "upstreams.lab.api_keys[1]: must be 1 to 512",
+    ),
+    "too many endpoints": (
+        f"[upstreams.a]\nbase_urls = {[f'http://h{n}' for n in range(20)]}\n"
+        f"api_keys = {[f'k{n}' for n in range(13)]}",
+        "upstreams.a: 260 addresses times keys; at most 256",
+    ),
+    "busy at nothing": (LAB + "busy_at = 0", "upstreams.lab.busy_at: expected integer >= 1"),
+    "weight of nobody": (
+        MODEL + 'balance = "weighted"\nweight = { lap = 2 }',
+        'models.m.weight: "lap" is not among its upstreams; did you mean "lab"?',
+    ),
+    "priority of nobody": (
+        MODEL + "priority = { other = 2 }",
+        'models.m.priority: "other" is not among its upstreams; known: lab',
+    ),
+    "no weight": (
+        MODEL + 'balance = "weighted"\nweight = { lab = 0 }',
+        "models.m.weight: expected number > 0",
+    ),
+    "weights in an order": (
+        MODEL + "weight = { lab = 2 }",
+        'models.m.weight: counts only among equals; add balance = "weighted"',
+    ),
+    "unknown balance": (
+        MODEL + 'balance = "least_bussy"',
+        "models.m.balance: expected one of affinity, weighted, least_busy, fastest, got "
+        '"least_bussy"; did you mean "least_busy"?',
+    ),
+    "unknown fallback": (
+        MODEL + 'fallbacks = ["n"]',
+        'models.m.fallbacks: no model "n"; known: m',
+    ),
+    "its own fallback": (
+        MODEL + 'long_prompt_fallback = "m"',
+        "models.m.long_prompt_fallback: names the model itself",
+    ),
+    "fallback twice": (
+        MODEL + 'fallbacks = ["n", "n"]\n[models.n]\nupstream = "lab"',
+        "models.m.fallbacks: names a model twice",
+    ),
+    "unknown image fallback": (
+        MODEL + 'image_fallback = "mm"',
+        'models.m.image_fallback: no model "mm"',
+    ),
+    "never open": (
+        "[routing]\nfailures_to_open = 0",
+        "routing.failures_to_open: expected integer >= 1",
+    ),
+    "unknown routing": (
+        "[routing]\nopen = 3",
+        'routing.open: unknown key; did you mean "open_s"?',
+    ),
     "redis without an address": ("[redis]", "redis.url: required"),
     "redis elsewhere": (
         '[redis]\nurl = "http://h"',
@@ -583,3 +659,27 @@ def test_limits_that_cannot_be(tmp_path: Path, text: str, line: str) -> None:
     path.write_text(text.replace("KEY ", key), encoding="utf-8")
     examined = examine_config(path, environ={})
     assert examined.problems[0] == line
+
+
+def test_addresses_and_keys_of_an_upstream(tmp_path: Path) -> None:
+    text = """
+[upstreams.gpus]
+base_urls = ["http://127.0.0.1:11434/v1/", "http://10.0.0.2:8000/v1"]
+[upstreams.vendor]
+preset = "deepseek"
+api_keys = ["env:ONE", "two-two"]
+[upstreams.native]
+kind = "anthropic"
+base_urls = ["http://h/v1"]
+"""
+    path = tmp_path / "c.toml"
+    path.write_text(text, encoding="utf-8")
+    config = load_config(path, environ={"ONE": "one-one"})
+    gpus, vendor, native = config.upstreams.values()
+    assert gpus.base_url == "http://127.0.0.1:11434/v1"
+    assert gpus.base_urls == ("http://127.0.0.1:11434/v1", "http://10.0.0.2:8000/v1")
+    assert gpus.platform == "ollama"
+    assert vendor.base_url == "https://api.deepseek.com"
+    assert [key.reveal() for key in vendor.keys] == ["one-one", "two-two"]
+    assert vendor.api_key is None
+    assert native.base_urls == ("http://h",)

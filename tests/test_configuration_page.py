@@ -20,6 +20,7 @@ from dragoman.settings import (
     PriceConfig,
     RedisConfig,
     RolesConfig,
+    RoutingConfig,
     ServerConfig,
     StoreConfig,
     UpstreamConfig,
@@ -36,6 +37,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "## `[models.NAME]`": ModelConfig,
     "### `[models.NAME.profile]`": DialectProfile,
     "## `[roles]`": RolesConfig,
+    "## `[routing]`": RoutingConfig,
     "## `[limits]`": LimitsConfig,
     "### Limits": Limits,
     "### Budgets": BudgetConfig,
@@ -44,7 +46,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "## Prices": PriceConfig,
 }
 # Their true default depends on something, which the page says in words.
-IN_WORDS = {"data_dir", "platform", "upstream", "profile", "name", "limits"}
+IN_WORDS = {"base_url", "data_dir", "platform", "upstream", "profile", "name", "limits"}
 
 
 def rows(heading: str) -> list[list[str]]:

@@ -1,6 +1,7 @@
 """Config -> Gateway: the composition root, the only place that picks classes."""
 
 import os
+import random
 import secrets
 import ssl
 from collections.abc import Mapping
@@ -13,9 +14,13 @@ from dragoman.core.signatures import Signer
 from dragoman.engine import Engine, EngineLink
 from dragoman.gateway import Gateway, Lasting, Switch
 from dragoman.policy.calibration import Calibration
+from dragoman.policy.choice import Chooser
 from dragoman.policy.cross_origin import CrossOrigin
+from dragoman.policy.endpoints import Endpoint, endpoints_of
+from dragoman.policy.health import Health
 from dragoman.policy.keys import KeyRing
 from dragoman.policy.learned import LearnedFacts
+from dragoman.policy.load import Load
 from dragoman.policy.prices import Prices
 from dragoman.policy.routes import Routes
 from dragoman.presets import is_loopback
@@ -98,7 +103,10 @@ def build_gateway(
         calibration=lasting.calibration,
     )
     server = config.server
+    # Not lasting either: who was left alone for a wrong key gets a call with the new one.
+    health = Health(config.routing)
     services = Services(
+        routes=routes,
         upstreams=upstreams,
         secrets={name: secrets_of(upstream) for name, upstream in config.upstreams.items()},
         planner=planner,
@@ -108,6 +116,9 @@ def build_gateway(
         limits=_message_limits(server),
         log=log,
         prices=Prices(config.prices, {n: u.platform for n, u in config.upstreams.items()}),
+        health=health,
+        load=lasting.load,
+        chooser=Chooser(health, lasting.load, draw=random.random),
         metrics=lasting.metrics,
     )
     count_tokens = CountTokens(
@@ -141,6 +152,7 @@ def build_gateway(
         app=app,
         readiness=readiness,
         upstreams=upstreams,
+        health=health,
         lasting=lasting,
     )
 
@@ -181,6 +193,7 @@ def _lasting(config: Config, sharing: Sharing, *, log: EventLog) -> Lasting:
         calibration=Calibration(),
         tokenizers=LocalTokenizers(),
         vault=vault,
+        load=Load(),
         metrics=metrics,
         metrics_page=MetricsPage(metrics.samples, token=token.reveal() if token else None),
         store=store,
@@ -308,13 +321,24 @@ def _message_limits(server: ServerConfig) -> MessageLimits:
 def open_upstream(
     upstream: UpstreamConfig, *, environ: Mapping[str, str], tls: ssl.SSLContext | None = None
 ) -> HttpUpstream:
-    """Return a connection pool for *upstream*, with its credential."""
-    base_url = upstream.base_url
+    """Return a connection pool for *upstream* at its first endpoint, with its credential."""
+    return open_endpoint(endpoints_of("", upstream)[0], upstream, environ=environ, tls=tls)
+
+
+def open_endpoint(
+    endpoint: Endpoint,
+    upstream: UpstreamConfig,
+    *,
+    environ: Mapping[str, str],
+    tls: ssl.SSLContext | None,
+) -> HttpUpstream:
+    """Return a connection pool for one endpoint of *upstream*."""
+    base_url = endpoint.base_url
     if upstream.kind == "anthropic":  # its paths begin with /v1 themselves
         base_url = base_url.rstrip("/").removesuffix("/v1")
     return HttpUpstream(
         base_url,
-        credential=upstream.credential(),
+        credential=endpoint.credential,
         headers={name: value.reveal() for name, value in upstream.headers.items()},
         max_connections=upstream.max_connections,
         tls_context=tls,
@@ -332,22 +356,25 @@ def _upstreams(
     made: dict[str, HttpUpstream] = {}
     tls: ssl.SSLContext | None = None
     for name, upstream in config.upstreams.items():
+        endpoints = endpoints_of(name, upstream)
         if former is not None and former.config.upstreams.get(name) == upstream:
-            made[name] = former.upstreams[name]
+            made |= {each.name: former.upstreams[each.name] for each in endpoints}
             continue
         if engine is not None and name == ENGINE:
             key = ("authorization", f"Bearer {engine.api_key}")
             made[name] = HttpUpstream(engine.base_url, credential=key)
             continue
-        if upstream.base_url.startswith("https:") and tls is None:
+        if tls is None and any(each.base_url.startswith("https:") for each in endpoints):
             tls = ssl.create_default_context()  # 20 ms and half a megabyte: one for all
-        made[name] = open_upstream(upstream, environ=environ, tls=tls)
+        made |= {
+            each.name: open_endpoint(each, upstream, environ=environ, tls=tls) for each in endpoints
+        }
     return made
 
 
 def secrets_of(upstream: UpstreamConfig) -> tuple[str, ...]:
     """Return what must never be shown. A short header is no credential, and part of many words."""
-    keys = (upstream.api_key.reveal(),) if upstream.api_key else ()
+    keys = (key.reveal() for key in upstream.keys)
     others = (header.reveal() for header in upstream.headers.values())
     return (*keys, *(other for other in others if len(other) >= _MIN_CREDENTIAL))
 

@@ -26,6 +26,7 @@ from dragoman.settings import (
     ModelConfig,
     RedisConfig,
     RolesConfig,
+    RoutingConfig,
     Secret,
     ServerConfig,
     StoreConfig,
@@ -74,6 +75,7 @@ _TABLES: Final = (
     "upstreams",
     "models",
     "roles",
+    "routing",
     "limits",
     "redis",
 )
@@ -244,6 +246,8 @@ class _Builder:
             upstreams=upstreams,
             models=models,
             roles=roles or RolesConfig(),
+            routing=self._reader.read(self._document.get("routing", {}), RoutingConfig, "routing")
+            or RoutingConfig(),
             preset_roles=preset_roles,
             limits=limits or LimitsConfig(),
             automatic=tuple(automatic),
@@ -347,8 +351,8 @@ class _Builder:
         """Return *table* over the defaults of its preset, with the platform filled in."""
         name = table.get("preset")
         if name is None:
-            url = table.get("base_url")
-            return {"platform": guess_platform(url), **table} if isinstance(url, str) else table
+            url = _first_url(table)
+            return {"platform": guess_platform(url), **table} if url else table
         preset = self._catalog.presets.get(name) if isinstance(name, str) else None
         if preset is None:
             known = self._catalog.presets
@@ -357,10 +361,12 @@ class _Builder:
             )
             return {"base_url": NO_ADDRESS, **table, "preset": None}
         values = {**preset.defaults(table.get("kind")), **table}
-        if "base_url" not in values:
+        if "base_urls" in table:
+            values["base_url"] = table.get("base_url", "")
+        elif "base_url" not in values:
             self._reader.problems.append(f"{path}.base_url: {name} has no Anthropic endpoint")
             values["base_url"] = preset.base_url
-        if "api_key" not in values:
+        if "api_key" not in values and "api_keys" not in values:
             variable = preset.variable_in(self._environ) or preset.key_variables[0]
             values["api_key"] = f"env:{variable}"
         return values
@@ -438,9 +444,23 @@ def _renamed(roles: RolesConfig, aliases: Mapping[str, str]) -> RolesConfig:
     )
 
 
+def _first_url(table: Mapping[str, Any]) -> str:
+    """Return the address that says most about the platform, if it is one at all."""
+    urls = table.get("base_urls", table.get("base_url"))
+    url = urls[0] if isinstance(urls, list) and urls else urls
+    return url if isinstance(url, str) else ""
+
+
 def _tidy(upstream: UpstreamConfig) -> UpstreamConfig:
-    """Return *upstream* with a base URL to which a path can be appended."""
-    url = upstream.base_url.rstrip("/")
-    if upstream.kind == "anthropic":  # the path there begins with /v1 itself
-        url = url.removesuffix("/v1")
-    return msgspec.structs.replace(upstream, base_url=url)
+    """Return *upstream* with base URLs to which a path can be appended."""
+    urls = tuple(_tidy_url(url, upstream.kind) for url in upstream.base_urls)
+    first = upstream.base_url or (upstream.base_urls[0] if urls else "")
+    return msgspec.structs.replace(
+        upstream, base_url=_tidy_url(first, upstream.kind), base_urls=urls
+    )
+
+
+def _tidy_url(url: str, kind: str) -> str:
+    url = url.rstrip("/")
+    # The path of a native upstream begins with /v1 itself.
+    return url.removesuffix("/v1") if kind == "anthropic" else url

@@ -11,6 +11,7 @@ from dragoman.core.dialects.profile import DialectProfile
 from dragoman.core.dialects.registry import family_names, is_known, model_names
 from dragoman.limit_settings import BudgetConfig
 from dragoman.presets import is_loopback
+from dragoman.routing_rules import choice_problems, endpoint_problems
 from dragoman.settings import Config, KeyConfig, UpstreamConfig
 from dragoman.store_urls import read_store_url
 from dragoman.tables import TableReader, join, nearest, unknown_name
@@ -43,6 +44,7 @@ def rule_problems(config: Config) -> tuple[str, ...]:
         _key_problems,
         _upstream_problems,
         _model_problems,
+        choice_problems,
         _role_problems,
         _redis_problems,
     )
@@ -181,10 +183,16 @@ def _upstream_problems(config: Config) -> Iterator[str]:
         path = join("upstreams", name)
         if not _NAME.fullmatch(name):
             yield f"{path}: a name has letters, digits, '.', '_' and '-', at most 64 of them"
-        if line := url_problem(upstream.base_url):
-            yield f"{path}.base_url: {line}"
-        if upstream.api_key is not None and not _KEY.fullmatch(upstream.api_key.reveal()):
-            yield f"{path}.api_key: must be 1 to 512 visible ASCII characters, without spaces"
+        yield from endpoint_problems(upstream, path)
+        is_list = bool(upstream.base_urls)
+        for number, url in enumerate(upstream.base_urls or (upstream.base_url,)):
+            if url and (line := url_problem(url)):
+                yield f"{path}.{f'base_urls[{number}]' if is_list else 'base_url'}: {line}"
+        one = (upstream.api_key,) if upstream.api_key is not None else ()
+        for number, key in enumerate(upstream.api_keys or one):
+            if not _KEY.fullmatch(key.reveal()):
+                here = f"api_keys[{number}]" if upstream.api_keys else "api_key"
+                yield f"{path}.{here}: must be 1 to 512 visible ASCII characters, without spaces"
         yield from _header_problems(upstream, path)
 
 
@@ -275,9 +283,11 @@ def _warnings(config: Config) -> Iterator[str]:
         path = join("upstreams", name)
         if name not in used:
             yield f"{path}: no model uses it; add [models.NAME] with upstream = {name!r}"
-        parts = urlsplit(upstream.base_url if not url_problem(upstream.base_url) else "")
-        if parts.scheme == "http" and upstream.api_key and not is_loopback(parts.hostname or ""):
-            yield f"{path}.base_url: the key travels unencrypted over http"
+        for url in upstream.base_urls or (upstream.base_url,):
+            parts = urlsplit(url if not url_problem(url) else "")
+            if parts.scheme == "http" and upstream.keys and not is_loopback(parts.hostname or ""):
+                yield f"{path}.base_url: the key travels unencrypted over http"
+                break
     if config.redis and config.server.signing_secret is None:
         yield "server.signing_secret: not set; all gateways at one Redis need the same one"
     for alias in config.implied:

@@ -8,6 +8,8 @@ from msgspec import Struct
 from dragoman.core.errors import GatewayError
 from dragoman.core.signatures import Signer
 from dragoman.policy.calibration import Calibration
+from dragoman.policy.health import Health
+from dragoman.policy.load import Load
 from dragoman.policy.routes import Routes
 from dragoman.server.app import App
 from dragoman.server.documents import Documents
@@ -41,6 +43,7 @@ class Lasting(Struct, frozen=True, kw_only=True):
     calibration: Calibration
     tokenizers: LocalTokenizers
     vault: Vault
+    load: Load
     metrics: Metrics
     metrics_page: MetricsPage
     store: LazyStore | None  # None: nothing is kept; nor are there stored keys and a meter
@@ -74,7 +77,8 @@ class Gateway:
         routes: What model names mean.
         app: Answers requests.
         readiness: Whether it would.
-        upstreams: Closed with it.
+        upstreams: By the names of endpoints. Closed with it.
+        health: Which of their targets are left alone; ``tell`` and ``apply`` join it to others.
         lasting: Closed with the last one.
     """
 
@@ -86,11 +90,13 @@ class Gateway:
         app: App,
         readiness: Readiness,
         upstreams: Mapping[str, HttpUpstream],
+        health: Health,
         lasting: Lasting,
     ) -> None:
         self.config = config
         self.routes = routes
         self.upstreams = upstreams
+        self.health = health
         self.lasting = lasting
         self._app = app
         self._readiness = readiness

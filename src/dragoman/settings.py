@@ -20,6 +20,10 @@ Count = Annotated[int, Meta(ge=1, le=10_000_000)]
 Price = Annotated[float, Meta(ge=0, le=1_000_000)]
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 
+Priority = Annotated[int, Meta(ge=0, le=1_000)]
+Weight = Annotated[float, Meta(gt=0, le=1_000_000)]
+Balance = Literal["affinity", "weighted", "least_busy", "fastest"]
+
 CredentialHeader = Literal["authorization", "x-api-key", "api-key"]
 Platform = Literal[
     "generic",
@@ -147,13 +151,19 @@ class UsageConfig(Struct, frozen=True, kw_only=True):
 
 
 class UpstreamConfig(Struct, frozen=True, kw_only=True):
-    """A base URL with its credential, and how long to wait for it."""
+    """
+    A base URL with its credential, and how long to wait for it; or several of either.
 
-    base_url: str
+    Of several base URLs, all serve the same models; ``load_config`` makes the first one *base_url*.
+    """
+
+    base_url: str = ""
+    base_urls: tuple[str, ...] = ()
     kind: Literal["openai", "anthropic"] = "openai"
     preset: str | None = None
     platform: Platform = "generic"
     api_key: Secret | None = None
+    api_keys: tuple[Secret, ...] = ()
     # None: bearer, or x-api-key where the kind is anthropic.
     credential_header: CredentialHeader | None = None
     headers: dict[str, Secret] = field(default_factory=dict)  # may hold credentials, too
@@ -164,16 +174,24 @@ class UpstreamConfig(Struct, frozen=True, kw_only=True):
     max_connections: Count = 1_000
     allow_private_urls: bool = False
     trusted: bool = False
+    busy_at: Count | None = None  # calls at once, at each address; more spill over to others
     limits: Limits = Limits()
 
+    @property
+    def keys(self) -> tuple[Secret, ...]:
+        """All its keys; mostly one, or none."""
+        return self.api_keys or ((self.api_key,) if self.api_key else ())
+
     def credential(self) -> tuple[str, str] | None:
-        """Return the header that carries the key, in lower case, and its value."""
-        if not self.api_key:
-            return None
+        """Return the header that carries the first key, in lower case, and its value."""
+        return self.credential_of(self.keys[0]) if self.keys else None
+
+    def credential_of(self, key: Secret) -> tuple[str, str]:
+        """Return the header that carries *key*, in lower case, and its value."""
         default = "x-api-key" if self.kind == "anthropic" else "authorization"
         name = self.credential_header or default
-        key = self.api_key.reveal()
-        return name, f"Bearer {key}" if name == "authorization" else key
+        value = key.reveal()
+        return name, f"Bearer {value}" if name == "authorization" else value
 
 
 class ModelConfig(Struct, frozen=True, kw_only=True):
@@ -193,7 +211,25 @@ class ModelConfig(Struct, frozen=True, kw_only=True):
     ask_again_for_call: bool = True
     max_repeats: Annotated[int, Meta(ge=0, le=100)] = 5  # 0: nothing is a loop
     nudge_repeats: bool = False
+    # None: in the order of the list; the addresses and keys of one upstream by affinity.
+    balance: Balance | None = None
+    priority: dict[str, Priority] = field(default_factory=dict)  # by upstream; lower ones first
+    weight: dict[str, Weight] = field(default_factory=dict)  # by upstream; 1 where it is left out
+    fallbacks: tuple[str, ...] = ()  # models that answer where no upstream of this one can
+    long_prompt_fallback: str | None = None
+    image_fallback: str | None = None
     limits: Limits = Limits()
+
+
+class RoutingConfig(Struct, frozen=True, kw_only=True):
+    """When an upstream that fails is left alone, and for how long."""
+
+    failures_to_open: Annotated[int, Meta(ge=1, le=1_000)] = 5
+    open_s: Seconds = 5.0  # doubles each time that the first call after it fails, too
+    max_open_s: Seconds = 120.0
+    rate_limited_s: Seconds = 5.0  # where a 429 names no time; doubles
+    max_rate_limited_s: Seconds = 60.0  # of any wait that an upstream asks for
+    refused_s: Seconds = 600.0  # after 401, 402, 403
 
 
 class PriceConfig(Struct, frozen=True, kw_only=True):
@@ -269,6 +305,7 @@ class Config(Struct, frozen=True, kw_only=True):
     upstreams: dict[str, UpstreamConfig] = field(default_factory=dict)
     models: dict[str, ModelConfig] = field(default_factory=dict)
     roles: RolesConfig = RolesConfig()
+    routing: RoutingConfig = RoutingConfig()
     preset_roles: RolesConfig = RolesConfig()
     limits: LimitsConfig = LimitsConfig()
     automatic: tuple[str, ...] = ()

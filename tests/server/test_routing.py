@@ -1,6 +1,37 @@
 """Where a request goes: roles of side calls, choice, fallbacks; the whole path without sockets."""
 
-from support.app_case import ASK, AppCase, message_of, run, saying
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from dragoman.policy.affinity import affinity_key
+from dragoman.policy.choice import by_affinity
+from dragoman.policy.routes import Routes
+from dragoman.policy.senders import Sender
+from dragoman.settings import Secret
+from support.app_case import (
+    ASK,
+    GONE,
+    LATE,
+    RESET,
+    AppCase,
+    Script,
+    both_ways,
+    chunk,
+    deliver,
+    error_in,
+    error_of,
+    exchange_of,
+    failing,
+    message_of,
+    refusing,
+    run,
+    saying,
+)
+from support.fakes import data, fail, head
+from support.plans import parse
 
 CLAUDE_CODE = {b"user-agent": b"claude-cli/2.1.330 (external, cli)"}
 TITLE = {
@@ -28,3 +59,300 @@ def test_a_side_call_goes_to_the_model_of_its_role() -> None:
     assert (side["side_role"], side["model"], side["upstream"]) == ("title", "m", "small")
     assert "side_role" not in other
     assert other["upstream"] == "lab"
+
+
+# -- several endpoints
+
+REPLICAS = {"lab/1": (), "lab/2": ()}
+SESSION = {b"x-claude-code-session-id": b"a-session"}
+STREAM = {**ASK, "stream": True}
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not is_so():  # noqa: ASYNC110 - what is waited for tells nobody
+            await asyncio.sleep(0.001)
+
+
+def home(session: bytes = b"a-session") -> tuple[str, str]:
+    """Return the endpoints ``lab/1`` and ``lab/2`` in the order of a session."""
+    targets = Routes(AppCase(REPLICAS).config).resolve("m").targets
+    key = affinity_key(parse(ASK), "m", Sender(session.decode()))
+    first, second = by_affinity(targets, key)
+    return first.endpoint, second.endpoint
+
+
+def test_a_session_stays_at_one_replica() -> None:
+    async def case() -> AppCase:
+        made = AppCase({"lab/1": [saying("one")] * 40, "lab/2": [saying("two")] * 40})
+        for number in range(40):
+            session = f"session-{number % 10}".encode()
+            await made.ask(STREAM, headers={b"x-claude-code-session-id": session})
+        await made.close()
+        return made
+
+    made = run(case())
+    counts = [len(made.upstreams[name].requests) for name in REPLICAS]
+    assert sum(counts) == 40
+    assert all(count % 4 == 0 for count in counts)
+    assert all(counts)
+    assert {record["upstream"] for record in made.records} == {"lab"}
+
+
+def test_a_replica_that_is_away_is_not_waited_for() -> None:
+    async def case() -> AppCase:
+        first, second = home()
+        made = AppCase({first: [failing(GONE)] * 5, second: [saying("there")] * 9})
+        for _ in range(9):
+            answered = await made.ask(STREAM, headers=SESSION)
+            assert message_of(answered).text == "there"
+        await made.close()
+        return made
+
+    made = run(case())
+    # Five failures, each followed at once by the other replica; then it is left alone.
+    assert [record["attempts"] for record in made.records] == [2] * 5 + [1] * 4
+    assert made.health.n_trips["failing"] == 1
+
+
+def test_the_first_call_after_a_while_is_the_probe() -> None:
+    first, second = home()
+    slow = [0.05, *saying("back")]
+
+    async def case() -> AppCase:
+        made = AppCase(
+            {
+                first: [failing(GONE), slow, saying("back")],
+                second: [saying("there")] * 3,
+            },
+            routing={"failures_to_open": 1, "open_s": 0.05},
+        )
+        assert message_of(await made.ask(STREAM, headers=SESSION)).text == "there"
+        assert message_of(await made.ask(STREAM, headers=SESSION)).text == "there"
+        await asyncio.sleep(0.06)
+        probe = asyncio.create_task(made.ask(STREAM, headers=SESSION))
+        await asyncio.sleep(0)
+        beside = asyncio.create_task(made.ask(STREAM, headers=SESSION))
+        assert message_of(await beside).text == "there"
+        assert message_of(await probe).text == "back"
+        assert message_of(await made.ask(STREAM, headers=SESSION)).text == "back"
+        assert made.health.is_clear
+        await made.close()
+        return made
+
+    run(case())
+
+
+def test_a_probe_is_over_with_its_first_content() -> None:
+    first, second = home()
+
+    async def case() -> None:
+        slow = [*saying("back")[:2], 0.2, *saying("back")[2:]]
+        made = AppCase(
+            {first: [failing(GONE), slow, saying("back")], second: [saying("there")]},
+            routing={"failures_to_open": 1, "open_s": 0.01},
+        )
+        await made.ask(STREAM, headers=SESSION)
+        await asyncio.sleep(0.02)
+        probe = asyncio.create_task(made.ask(STREAM, headers=SESSION))
+        await until(lambda: made.health.is_clear)
+        assert message_of(await made.ask(STREAM, headers=SESSION)).text == "back"
+        assert not probe.done()
+        await probe
+        await made.close()
+
+    run(case())
+
+
+KEYS = {"lab": {"api_keys": (Secret("key-one-key-one"), Secret("key-two-key-two"))}}
+
+
+def test_keys_are_parked_one_by_one() -> None:
+    first, second = home()
+
+    async def case() -> AppCase:
+        made = AppCase(
+            {
+                first: [refusing(401), refusing(401)],
+                second: [saying("x"), saying("y"), refusing(429, "slow", retry_after="30")],
+            },
+            options=KEYS,
+        )
+        assert message_of(await made.ask(STREAM, headers=SESSION)).text == "x"
+        assert message_of(await made.ask(STREAM, headers=SESSION)).text == "y"
+        # Both are spent: the refused one is asked once more, for its owner may have paid.
+        assert (await made.ask(STREAM, headers=SESSION)).status == 502
+        await made.close()
+        return made
+
+    made = run(case())
+    assert [record["attempts"] for record in made.records] == [2, 1, 2]
+    assert {illness.cause for illness in made.health.illnesses(0)} == {"refused", "rate_limited"}
+
+
+def test_all_keys_spent_are_one_honest_answer() -> None:
+    async def case() -> AppCase:
+        limited = refusing(429, "slow", retry_after="30")
+        made = AppCase({"lab/1": [limited], "lab/2": [limited]}, options=KEYS)
+        for _ in range(3):
+            answer = await made.ask(STREAM)
+            assert error_of(answer)["type"] == "rate_limit_error"
+            assert answer.status == 429
+            assert answer.reply_headers[b"retry-after"] in (b"30", b"31")
+        await made.close()
+        return made
+
+    made = run(case())
+    assert [record["attempts"] for record in made.records] == [2, 0, 0]
+    assert {record["upstream"] for record in made.records} == {"lab"}
+
+
+def test_a_reply_that_was_the_last_is_followed_by_none() -> None:
+    async def case() -> AppCase:
+        spent = [
+            head(x_ratelimit_remaining_requests="0", x_ratelimit_reset_requests="20s"),
+            *saying("x")[1:],
+        ]
+        made = AppCase({"lab": [spent]})
+        assert message_of(await made.ask(STREAM)).text == "x"
+        answer = await made.ask(STREAM)
+        assert answer.status == 429
+        assert answer.reply_headers[b"retry-after"] in (b"20", b"21")
+        await made.close()
+        return made
+
+    run(case())
+
+
+def test_a_client_that_leaves_is_no_failure() -> None:
+    async def case() -> AppCase:
+        made = AppCase({"lab": [[30.0]] * 6}, routing={"failures_to_open": 1})
+        for _ in range(6):
+            exchange = exchange_of(STREAM)
+            task = asyncio.create_task(made.app.handle(exchange))
+            await until(lambda: made.load.busy.get("lab") == 1)
+            exchange.leave()
+            await task
+        assert made.health.is_clear
+        assert made.load.busy == {"lab": 0}
+        await made.close()
+        return made
+
+    run(case())
+
+
+def test_no_more_than_eight_targets_are_asked() -> None:
+    scripts = {f"lab/{number}": [failing(GONE)] * 3 for number in range(1, 13)}
+
+    async def case() -> AppCase:
+        made = AppCase(scripts, options={"lab": {"retries": 0}})
+        assert (await made.ask(STREAM)).status == 502
+        await made.close()
+        return made
+
+    assert run(case()).record["attempts"] == 8
+
+
+# -- fallbacks
+
+SMALL = {"upstream": ("lab",), "profile": {"context_window": 1000}}
+OVERFLOW = refusing(400, "This model's maximum context length is 1000 tokens")
+
+
+def chain(**of_m: Any) -> dict[str, Any]:
+    return {
+        "m": {**SMALL, **of_m},
+        "n": {"upstream": ("other",)},
+        "o": {"upstream": ("third",)},
+    }
+
+
+FALLBACKS: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
+    "no upstream answers": (
+        {"fallbacks": ("n", "o")},
+        {"lab": [failing(LATE)], "other": [saying("n")]},
+        "other",
+        "no upstream answered for m",
+    ),
+    "nor the next": (
+        {"fallbacks": ("n", "o")},
+        {"lab": [failing(LATE)], "other": [failing(LATE)], "third": [saying("o")]},
+        "third",
+        "no upstream answered for m",
+    ),
+    "the prompt is too long": (
+        {"long_prompt_fallback": "n", "fallbacks": ("o",)},
+        {"lab": [OVERFLOW], "other": [saying("n")]},
+        "other",
+        "the prompt does not fit m",
+    ),
+    "too long, then away": (
+        {"long_prompt_fallback": "n", "fallbacks": ("n", "o")},
+        {"lab": [OVERFLOW], "other": [failing(LATE)], "third": [saying("o")]},
+        "third",
+        "no upstream answered for m",
+    ),
+}
+
+
+@both_ways
+@pytest.mark.parametrize(("of_m", "scripts", "upstream", "why"), FALLBACKS.values(), ids=FALLBACKS)
+def test_fallbacks(
+    of_m: dict[str, Any], scripts: dict[str, Any], upstream: str, why: str, is_stream: bool
+) -> None:
+    scripts = {"lab": [], "other": [], "third": [], **scripts}
+    exchange, case = deliver(scripts, models=chain(**of_m), is_stream=is_stream)
+    assert message_of(exchange).model == "m"
+    assert case.record["upstream"] == upstream
+    assert why.encode() in exchange.reply_headers[b"x-dragoman-adjustments"]
+    assert case.record["adjustments"][0].startswith("model emulated: answered by ")
+
+
+NO_FALLBACK: dict[str, tuple[dict[str, Any], Script, int]] = {
+    "refused": ({"fallbacks": ("n",)}, refusing(400), 400),
+    "too long, without a longer one": ({"fallbacks": ("n",)}, OVERFLOW, 400),
+    "away, with only a longer one": ({"long_prompt_fallback": "n"}, failing(LATE), 504),
+}
+
+
+@pytest.mark.parametrize(("of_m", "script", "status"), NO_FALLBACK.values(), ids=NO_FALLBACK)
+def test_no_fallback(of_m: dict[str, Any], script: Script, status: int) -> None:
+    exchange, case = deliver({"lab": [script], "other": [], "third": []}, models=chain(**of_m))
+    assert exchange.status == status
+    assert "adjustments" not in case.record
+
+
+def test_after_content_no_other_model_goes_on() -> None:
+    broken = [head(), data(chunk(content="Hel")), fail(RESET)]
+    exchange, _ = deliver(
+        {"lab": [broken], "other": [], "third": []}, models=chain(fallbacks=("n",))
+    )
+    assert error_in(exchange)["type"] == "api_error"
+
+
+IMAGE = {
+    "type": "image",
+    "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="},
+}
+
+
+@pytest.mark.parametrize(
+    ("content", "profile", "upstream"),
+    [
+        ([IMAGE], {}, "other"),
+        ([{"type": "text", "text": "Hi"}], {}, "lab"),
+        ([IMAGE], {"sees_images": True}, "lab"),
+    ],
+)
+def test_images_go_to_a_model_that_sees(
+    content: list[Any], profile: dict[str, Any], upstream: str
+) -> None:
+    models = chain(image_fallback="n", profile=profile)
+    models["n"]["profile"] = {"sees_images": True}
+    body = {**ASK, "messages": [{"role": "user", "content": content}]}
+    exchange, case = deliver(
+        {"lab": [saying("m")], "other": [saying("n")], "third": []}, models=models, body=body
+    )
+    assert case.record["upstream"] == upstream
+    said = exchange.reply_headers.get(b"x-dragoman-adjustments", b"")
+    assert (b"m sees no images" in said) == (upstream == "other")

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import random
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -13,9 +14,12 @@ from dragoman.core.dialects.profile import Vocabulary
 from dragoman.core.errors import UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from dragoman.core.signatures import Signer
 from dragoman.policy.calibration import Calibration
+from dragoman.policy.choice import Chooser
 from dragoman.policy.cross_origin import CrossOrigin
+from dragoman.policy.health import Health
 from dragoman.policy.keys import KeyRing
 from dragoman.policy.learned import LearnedFacts
+from dragoman.policy.load import Load
 from dragoman.policy.prices import Prices
 from dragoman.policy.routes import Routes
 from dragoman.server.app import App
@@ -34,7 +38,14 @@ from dragoman.server.services import MessageLimits, Services
 from dragoman.server.telemetry import EventLog
 from dragoman.server.tokenizers import Count, LocalTokenizers
 from dragoman.server.vault import Vault
-from dragoman.settings import Config, ModelConfig, PriceConfig, RolesConfig, UpstreamConfig
+from dragoman.settings import (
+    Config,
+    ModelConfig,
+    PriceConfig,
+    RolesConfig,
+    RoutingConfig,
+    UpstreamConfig,
+)
 from support.fakes import FakeExchange, FakeUpstream, Step, data, end, head
 from support.sse_grammar import AssembledMessage, check_error, check_message, check_stream
 
@@ -56,11 +67,13 @@ class AppCase:
     Must be made and used inside one event loop; ``run`` does both.
 
     Args:
-        scripts: For each upstream, by name; ``native...`` is an Anthropic upstream.
+        scripts: For each upstream, by name; ``native...`` is an Anthropic upstream, and one with a
+            number (``lab/2``) an endpoint of it.
         profile: Overrides facts about the model.
         options: Further settings of upstreams, by name; of ``m`` as ``model``.
         models: Settings of models by name, instead of ``m``.
         roles: Names of roles and their models.
+        routing: Settings of ``[routing]``.
         keys: Client keys.
         stored_keys: Those of a store.
         names: What the upstreams' hosts in URLs resolve to.
@@ -79,6 +92,7 @@ class AppCase:
         options: Mapping[str, Mapping[str, Any]] | None = None,
         models: Mapping[str, Mapping[str, Any]] | None = None,
         roles: Mapping[str, str] | None = None,
+        routing: Mapping[str, Any] | None = None,
         keys: Sequence[tuple[str, str]] = (),
         stored_keys: KeyCache | None = None,
         names: Mapping[str, str] | None = None,
@@ -92,13 +106,12 @@ class AppCase:
         scripts = {"lab": ()} if scripts is None else scripts
         self.upstreams = {name: FakeUpstream(*calls) for name, calls in scripts.items()}
         self.config = _config(scripts, profile or {}, options=options or {})
-        if models or roles:
-            self.config = msgspec.structs.replace(
-                self.config,
-                models={n: ModelConfig(**m) for n, m in (models or {}).items()}
-                or self.config.models,
-                roles=RolesConfig(**(roles or {})),
-            )
+        self.config = msgspec.structs.replace(
+            self.config,
+            models={n: ModelConfig(**m) for n, m in (models or {}).items()} or self.config.models,
+            roles=RolesConfig(**(roles or {})),
+            routing=RoutingConfig(**(routing or {})),
+        )
         self.log_text = io.StringIO()
         self._names = {"public.example": "93.184.216.34", **(names or {})}
         self.documents = Documents(fetcher := GuardedFetcher(resolve=self._resolve))
@@ -111,7 +124,10 @@ class AppCase:
         log = EventLog("json", self.log_text)
         self.metrics = Metrics()
         bounds = _limits(limits)
+        self.health = Health(self.config.routing)
+        self.load = Load()
         services = Services(
+            routes=routes,
             upstreams=self.upstreams,
             secrets=dict.fromkeys(scripts, (KEY,)),
             planner=planner,
@@ -121,6 +137,9 @@ class AppCase:
             limits=bounds,
             log=log,
             prices=Prices(prices, dict.fromkeys(scripts, "deepseek")),
+            health=self.health,
+            load=self.load,
+            chooser=Chooser(self.health, self.load, draw=random.random),
             metrics=self.metrics,
         )
         self.app = App(
@@ -360,20 +379,29 @@ def _config(
     names: Mapping[str, Any], profile: Mapping[str, Any], *, options: Mapping[str, Any]
 ) -> Config:
     upstreams = {
-        name: UpstreamConfig(
-            base_url="http://lab/v1",
-            kind="anthropic" if name.startswith("native") else "openai",
-            **options.get(name, {}),
-        )
-        for name in names
+        name: _upstream(name, [n for n in names if n.startswith(f"{name}/")], options)
+        for name in dict.fromkeys(name.partition("/")[0] for name in names)
     }
     model = ModelConfig(
-        upstream=tuple(names),
+        upstream=tuple(upstreams),
         upstream_model="real-m",
         profile=dict(profile),
         **options.get("model", {}),
     )
     return Config(upstreams=upstreams, models={"m": model})
+
+
+def _upstream(
+    name: str, endpoints: Sequence[str], options: Mapping[str, Mapping[str, Any]]
+) -> UpstreamConfig:
+    own = options.get(name, {})
+    urls = tuple(f"http://{n.replace('/', '-')}/v1" for n in endpoints)
+    return UpstreamConfig(
+        base_url="http://lab/v1",
+        base_urls=() if "api_keys" in own else urls,
+        kind="anthropic" if name.startswith("native") else "openai",
+        **own,
+    )
 
 
 def _limits(changes: Mapping[str, Any]) -> MessageLimits:

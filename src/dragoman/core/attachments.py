@@ -44,6 +44,11 @@ def find_urls(request: MessagesRequest) -> list[tuple[str, str]]:
     ]
 
 
+def has_images(request: MessagesRequest) -> bool:
+    """Tell whether *request* holds or points at an image, in results of tools, too."""
+    return any(kind == "image" for _, kind, _ in _sources(request))
+
+
 def attachment_key(source: Source) -> str:
     """Return the key under which the text of *source* is found."""
     held = source.url if source.type == "url" else source.data

@@ -24,6 +24,7 @@ from dragoman.core.errors import (
     UpstreamUnauthorized,
     UpstreamUnavailable,
 )
+from dragoman.core.rate_headers import spent_for_s
 from dragoman.core.usage import bounded_count
 
 _decode: Final = msgspec.json.Decoder().decode
@@ -402,7 +403,7 @@ def _retry_after_s(headers: Mapping[bytes, bytes]) -> float | None:
             continue
         if 0 <= value < 1e9:
             return value * unit_s
-    return None
+    return spent_for_s(headers)
 
 
 def _text(value: object) -> str:

@@ -18,8 +18,9 @@ from dragoman.core.errors import PermissionDenied, UnknownModel
 from dragoman.core.guards import Guards
 from dragoman.core.plan import Deployment
 from dragoman.policy.access import Caller
+from dragoman.policy.endpoints import endpoints_of
 from dragoman.policy.side_traffic import SIDE_ROLES, SideRole
-from dragoman.settings import Config, RolesConfig
+from dragoman.settings import Balance, Config, RolesConfig
 from dragoman.tables import nearest
 
 ROLES: Final = ("opus", "sonnet", "haiku", "fable")
@@ -30,9 +31,23 @@ _MAX_SHOWN: Final = 100
 
 
 class Target(Struct, frozen=True, kw_only=True):
-    """A deployment and what the configuration says about calling it."""
+    """
+    A deployment at one endpoint, and what the configuration says about calling it.
+
+    Attributes:
+        endpoint: Name of the address and key to use.
+        id: The endpoint with the model's name there.
+        priority: Lower ones are asked first.
+        weight: Its share among those of the same priority.
+        busy_at: Calls at once from which on it counts as overloaded; None: by its fair share.
+    """
 
     deployment: Deployment
+    endpoint: str
+    id: str
+    priority: int = 0
+    weight: float = 1.0
+    busy_at: int | None = None
     connect_timeout_s: float
     first_byte_timeout_s: float
     idle_timeout_s: float
@@ -50,12 +65,25 @@ class Target(Struct, frozen=True, kw_only=True):
 
 
 class Route(Struct, frozen=True, kw_only=True):
-    """A model alias and where it leads; the targets are tried in order."""
+    """
+    A model alias and where it leads.
+
+    Attributes:
+        targets: In the order of the configuration.
+        balance: How targets of the same priority are put in order for a request.
+        fallbacks: Aliases that may answer where none of the targets can.
+        long_prompt_fallback: Alias for prompts that do not fit.
+        image_fallback: Alias for requests with images that the model does not see.
+    """
 
     alias: str
     targets: tuple[Target, ...]
     display_name: str
     description: str | None = None
+    balance: Balance = "affinity"
+    fallbacks: tuple[str, ...] = ()
+    long_prompt_fallback: str | None = None
+    image_fallback: str | None = None
 
     @property
     def profile(self) -> DialectProfile:
@@ -214,13 +242,33 @@ def _known(roles: RolesConfig, config: Config) -> dict[str, str]:
 
 def _route(config: Config, alias: str) -> Route:
     model = config.models[alias]
-    targets = tuple(_target(config, alias, name) for name in model.upstream)
+    targets = tuple(_targets(config, alias))
     return Route(
         alias=alias,
         targets=targets,
         display_name=model.display_name or alias,
         description=model.description,
+        balance=model.balance or "affinity",
+        fallbacks=model.fallbacks,
+        long_prompt_fallback=model.long_prompt_fallback,
+        image_fallback=model.image_fallback,
     )
+
+
+def _targets(config: Config, alias: str) -> Iterator[Target]:
+    """Yield the targets of every upstream: as many as it has endpoints."""
+    model = config.models[alias]
+    is_list = model.balance is None and not model.priority  # its order is the priority
+    for number, name in enumerate(model.upstream):
+        target = _target(config, alias, name)
+        priority = number if is_list else model.priority.get(name, 0)
+        for endpoint in endpoints_of(name, config.upstreams[name]):
+            yield msgspec.structs.replace(
+                target,
+                endpoint=endpoint.name,
+                id=f"{endpoint.name} {target.deployment.model}",
+                priority=priority,
+            )
 
 
 def _target(config: Config, alias: str, name: str) -> Target:
@@ -243,6 +291,10 @@ def _target(config: Config, alias: str, name: str) -> Target:
     )
     return Target(
         deployment=deployment,
+        endpoint=name,
+        id=name,
+        weight=model.weight.get(name, 1.0),
+        busy_at=upstream.busy_at,
         connect_timeout_s=_first(model.connect_timeout_s, upstream.connect_timeout_s),
         first_byte_timeout_s=_first(model.first_byte_timeout_s, upstream.first_byte_timeout_s),
         idle_timeout_s=_first(model.idle_timeout_s, upstream.idle_timeout_s),

@@ -25,6 +25,7 @@ from dragoman.server.reply_repairs import ReplyRepairs
 from dragoman.server.services import Asked, Services
 from dragoman.server.telemetry import RequestRecord, UpstreamCall
 from dragoman.server.transport.seams import ClientGone, Exchange, HeaderList, UpstreamRequest
+from dragoman.server.trials import Trial
 
 _Turn = TypeVar("_Turn", bound=Turn)
 
@@ -44,6 +45,8 @@ class Attempts:
         adjustments: Of the plan in use.
         repairs: Of what has come back.
         stream_sink: Whatever is tried, a stream is one message with one start; None: not a stream.
+        model_adjustment: Says that another model answers than was asked for.
+        may_wait: Whether the same target may be asked again, after a pause; set before each.
     """
 
     def __init__(
@@ -59,6 +62,8 @@ class Attempts:
         self.asked = asked
         self.record = record
         self.adjustments: tuple[Adjustment, ...] = ()
+        self.model_adjustment: Adjustment | None = None
+        self.may_wait = True
         self.repairs = ReplyRepairs()
         self._base_headers = headers
         self._turn: Turn | None = None
@@ -105,16 +110,22 @@ class Attempts:
     ) -> None:
         """Make one call; its reply goes through *turn* to the client."""
         self._follow(turn)
-        deployment, record = target.deployment, self.record
-        record.attempts += 1
+        deployment, services, relay = target.deployment, self.services, self.relay
+        self.record.attempts += 1
         call = UpstreamCall(deployment.upstream, deployment.model, time.monotonic())
-        record.calls.append(call)
-        upstream = self.services.upstreams[deployment.upstream]
+        self.record.calls.append(call)
+        trial = Trial(target, health=services.health, load=services.load, clock=relay.clock)
+        upstream = services.upstreams[target.endpoint]
         try:
-            await self.relay.attempt(upstream, request, turn=turn, context=context)
+            await relay.attempt(
+                upstream, request, turn=turn, context=context, on_content=trial.take_content
+            )
         except BaseException as error:
             call.outcome = _outcome_of(error)
+            trial.end(error)
             raise
+        else:
+            trial.succeed(relay.reply_headers)
         finally:
             call.ended_s = time.monotonic()
 
@@ -148,6 +159,7 @@ class Attempts:
             "attempt_failed",
             request_id=self.record.request_id,
             upstream=self.record.upstream,
+            endpoint=self.record.endpoint,
             error=error.kind,
             detail=error.log_detail or error.message,
             then=then,
@@ -158,7 +170,7 @@ class Attempts:
         record, turn = self.record, self._turn
         record.status = self.relay.status
         record.first_content_s = self.relay.first_content_s
-        record.adjustments = (*self.adjustments, *self.repairs.adjustments)
+        record.adjustments = self._all_adjustments()
         record.repairs = self.repairs.counts
         if turn is not None:
             record.usage, record.stop_reason = turn.usage, turn.stop_reason or ""
@@ -172,14 +184,18 @@ class Attempts:
         self.repairs.current = turn if isinstance(turn, ChatTurn) else None
 
     def _delay_s(self, error: GatewayError, target: Target, failed: int) -> float | None:
-        if self.relay.has_content or failed > target.retries:
+        if not self.may_wait or self.relay.has_content or failed > target.retries:
             return None
         jitter = random.random()  # noqa: S311 - spreads load, hides nothing
         delay_s = retry_delay_s(error, failed, jitter=jitter)
         return delay_s if delay_s is not None and delay_s <= self._wait_left_s else None
 
+    def _all_adjustments(self) -> tuple[Adjustment, ...]:
+        of_model = (self.model_adjustment,) if self.model_adjustment is not None else ()
+        return (*of_model, *self.adjustments, *self.repairs.adjustments)
+
     def _headers(self) -> HeaderList:
-        adjustments = (*self.adjustments, *self.repairs.adjustments)
+        adjustments = self._all_adjustments()
         if not adjustments:
             return self._base_headers
         value = render_adjustments(adjustments)

@@ -80,7 +80,7 @@ class CountTokens:
 
     Args:
         routes: What a model name means.
-        upstreams: By the names that targets use.
+        upstreams: By the names of endpoints.
         planner: Plans requests, and is told what upstreams count.
         tokenizers: Count where the upstream does not.
         max_body_bytes: As for messages.
@@ -246,7 +246,7 @@ class CountTokens:
             return estimate_body(body)
 
     async def _send(self, target: Target, request: UpstreamRequest) -> Answer | None:
-        upstream = self._upstreams[target.deployment.upstream]
+        upstream = self._upstreams[target.endpoint]
         try:
             return await ask(upstream, request)
         except GatewayError:

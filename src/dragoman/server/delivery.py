@@ -1,18 +1,24 @@
-"""One request on its way through the targets of its route."""
+"""One request on its way through the targets of its route, and of stand-ins for it."""
 
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Final
 
-from dragoman.core.errors import GatewayError
+from dragoman.core.errors import GatewayError, UpstreamRateLimited
+from dragoman.policy.affinity import affinity_key
+from dragoman.policy.fallbacks import Fallbacks
 from dragoman.policy.retries import may_try_next
-from dragoman.policy.routes import Target
+from dragoman.policy.routes import Route, Target
 from dragoman.server.ask_chat import ChatAsk
 from dragoman.server.ask_native import ask_native
 from dragoman.server.attempts import Attempts
+from dragoman.server.telemetry import RequestRecord
 from dragoman.server.transport.seams import ClientGone
 
+_MAX_TRIED: Final = 8  # targets of one route for one request: a client does not wait for hundreds
 
-async def deliver(attempts: Attempts, targets: Sequence[Target]) -> None:
+
+async def deliver(attempts: Attempts, route: Route) -> None:
     """
     Answer the request of *attempts* by the first target that can, and fill in its record.
 
@@ -22,7 +28,7 @@ async def deliver(attempts: Attempts, targets: Sequence[Target]) -> None:
     """
     relay = attempts.relay
     try:
-        await _try_each(attempts, targets)
+        await _try_routes(attempts, route)
         relay.end()
     except GatewayError as error:
         record = attempts.record
@@ -39,9 +45,29 @@ async def deliver(attempts: Attempts, targets: Sequence[Target]) -> None:
         attempts.fill_record()
 
 
-async def _try_each(attempts: Attempts, targets: Sequence[Target]) -> None:
+async def _try_routes(attempts: Attempts, route: Route) -> None:
+    """Ask the route's targets, then those of its fallbacks."""
+    fallbacks = Fallbacks(attempts.services.routes, route, attempts.record.caller)
+    route = fallbacks.first(attempts.asked.request)
+    while True:
+        attempts.model_adjustment = fallbacks.adjustment
+        try:
+            await _try_each(attempts, route)
+        except GatewayError as error:
+            following = None if attempts.relay.has_content else fallbacks.after(error)
+            if following is None:
+                raise
+            attempts.log_failure(error, f"model {following.alias}")
+            route = following
+        else:
+            return
+
+
+async def _try_each(attempts: Attempts, route: Route) -> None:
     """Ask one target after the other, as long as nothing of an answer has gone out."""
+    targets = _in_order(attempts, route)
     for number, target in enumerate(targets, 1):
+        attempts.may_wait = not _has_equal(attempts, target, targets[number:])
         try:
             await _ask(attempts, target)
         except GatewayError as error:
@@ -52,11 +78,56 @@ async def _try_each(attempts: Attempts, targets: Sequence[Target]) -> None:
             return
 
 
+def _in_order(attempts: Attempts, route: Route) -> Sequence[Target]:
+    """
+    Return the targets to ask, without those that are under a rate limit.
+
+    Raises:
+        UpstreamRateLimited: All of them are.
+    """
+    services = attempts.services
+    targets: Sequence[Target] = route.targets
+    now_s = attempts.relay.clock()
+    if len(targets) > 1:
+        targets = services.chooser.order(
+            targets,
+            balance=route.balance,
+            affinity=lambda: affinity_key(
+                attempts.asked.request, route.alias, attempts.record.sender
+            ),
+            now_s=now_s,
+        )
+    if services.health.is_clear:
+        return targets[:_MAX_TRIED]
+    limits_s = {target.id: services.health.limited_for_s(target, now_s) for target in targets}
+    free = [target for target in targets if not limits_s[target.id]]
+    if not free:
+        _note_target(attempts.record, targets[0])
+        raise UpstreamRateLimited(
+            "The model's provider limits the gateway's rate. Try again later.",
+            retry_after_s=min(limits_s.values()),
+            log_detail="not asked: it has named a time before which it will not answer",
+        )
+    return free[:_MAX_TRIED]
+
+
+def _has_equal(attempts: Attempts, target: Target, others: Sequence[Target]) -> bool:
+    """Tell whether going on is better than waiting: an equal is well and has not been asked."""
+    health, now_s = attempts.services.health, attempts.relay.clock()
+    return any(
+        other.priority == target.priority and health.may_ask(other, now_s) for other in others
+    )
+
+
 async def _ask(attempts: Attempts, target: Target) -> None:
-    deployment, record = target.deployment, attempts.record
-    target = target.for_caller(record.caller)
-    record.upstream, record.upstream_model = deployment.upstream, deployment.model
-    if deployment.kind == "anthropic":
+    _note_target(attempts.record, target)
+    target = target.for_caller(attempts.record.caller)
+    if target.deployment.kind == "anthropic":
         await ask_native(attempts, target)
     else:
         await ChatAsk(attempts, target).run()
+
+
+def _note_target(record: RequestRecord, target: Target) -> None:
+    record.upstream, record.upstream_model = target.deployment.upstream, target.deployment.model
+    record.endpoint = target.endpoint

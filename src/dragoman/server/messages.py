@@ -65,6 +65,6 @@ class Messages:
         metrics = self._services.metrics
         metrics.open_streams += request.stream
         try:
-            await deliver(attempts, route.targets)
+            await deliver(attempts, route)
         finally:
             metrics.open_streams -= request.stream

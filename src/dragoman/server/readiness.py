@@ -22,7 +22,7 @@ class Readiness:
 
     Args:
         routes: The default model is the one that an unknown claude name becomes.
-        upstreams: By the names that targets use.
+        upstreams: By the names of endpoints.
         engine_ready: Whether the embedded engine serves; None: there is none.
     """
 
@@ -57,9 +57,7 @@ class Readiness:
 
     async def _ask_all(self, alias: str) -> str:
         targets = self._routes.resolve(alias).targets
-        answers = await asyncio.gather(
-            *(self._ask(t.deployment.upstream, t.deployment.kind) for t in targets)
-        )
+        answers = await asyncio.gather(*(self._ask(t.endpoint, t.deployment.kind) for t in targets))
         if not all(answers):  # one that answers is enough
             return ""
         return f"no upstream of {alias} would answer: {', '.join(answers)}"

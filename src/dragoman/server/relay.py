@@ -68,6 +68,7 @@ class Relay:
         self._request_id = request_id
         self._headers = headers
         self._loop = asyncio.get_running_loop()
+        self.clock = self._loop.time
         self._ping_interval_s = ping_interval_s
         self._turn: Turn | None = None
         self._attempt: _Attempt | None = None
@@ -83,6 +84,8 @@ class Relay:
             self._early_timer = self._loop.call_later(early_start_s, self._start_early)
         self.status = 0
         self.first_content_s: float | None = None
+        self.reply_headers: Headers = {}  # of the last reply of an upstream
+        self._on_content: Callable[[], None] | None = None
         exchange.watch(self)
 
     @property
@@ -118,10 +121,23 @@ class Relay:
         return task.result()
 
     async def attempt(
-        self, upstream: Upstream, request: UpstreamRequest, *, turn: Turn, context: ReplyContext
+        self,
+        upstream: Upstream,
+        request: UpstreamRequest,
+        *,
+        turn: Turn,
+        context: ReplyContext,
+        on_content: Callable[[], None] | None = None,
     ) -> None:
         """
         Send *request* and relay the reply through *turn* until the message is complete.
+
+        Args:
+            upstream: Where to.
+            request: What.
+            turn: Reads the reply.
+            context: What must be known of the reply.
+            on_content: Called once, when the first content of a stream goes out.
 
         Raises:
             GatewayError: The upstream failed; nothing has been said of it to the client.
@@ -129,6 +145,7 @@ class Relay:
         """
         self._check_present()
         self._turn = turn
+        self._on_content = on_content
         self._start_if_due()
         self._waiter = self._loop.create_future()
         attempt = self._attempt = _Attempt(self, turn, context)
@@ -236,6 +253,8 @@ class Relay:
         self.write(data)
         if self.first_content_s is None and self.has_content:
             self.first_content_s = self._loop.time()
+            if self._is_stream and self._on_content is not None:
+                self._on_content()
 
     def finish(self, attempt: "_Attempt", error: Exception | None) -> None:
         """Take note that *attempt* is over."""
@@ -317,6 +336,7 @@ class _Attempt:
 
     def on_head(self, status: int, headers: Headers) -> None:
         self._status, self._reply_headers = status, headers
+        self._relay.reply_headers = headers
         if status != 200:
             self._whole, self._blank = bytearray(), None
             loop = asyncio.get_running_loop()

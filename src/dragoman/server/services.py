@@ -5,8 +5,12 @@ from collections.abc import Mapping, Sequence
 from msgspec import Struct
 
 from dragoman.core.signatures import Signer
+from dragoman.policy.choice import Chooser
+from dragoman.policy.health import Health
 from dragoman.policy.learned import LearnedFacts
+from dragoman.policy.load import Load
 from dragoman.policy.prices import Prices
+from dragoman.policy.routes import Routes
 from dragoman.server.metrics import Metrics
 from dragoman.server.planner import Planner
 from dragoman.server.telemetry import EventLog
@@ -32,7 +36,8 @@ class Services(Struct, frozen=True, kw_only=True):
     The parts that requests are served with.
 
     Attributes:
-        upstreams: By the names that targets use.
+        routes: What model names mean.
+        upstreams: By the names of endpoints.
         secrets: Of each upstream; never shown, whatever the upstream says.
         planner: Plans requests.
         learned: Told what refusals teach; the planner reads it.
@@ -41,9 +46,13 @@ class Services(Struct, frozen=True, kw_only=True):
         limits: Bounds and times.
         log: Told of attempts that were followed by another.
         prices: For the cost of a reply.
+        health: Which targets are left alone.
+        load: How busy targets are.
+        chooser: Puts the targets of a route in order.
         metrics: Told how many streams there are.
     """
 
+    routes: Routes
     upstreams: Mapping[str, Upstream]
     secrets: Mapping[str, Sequence[str]]
     planner: Planner
@@ -53,6 +62,9 @@ class Services(Struct, frozen=True, kw_only=True):
     limits: MessageLimits
     log: EventLog
     prices: Prices
+    health: Health
+    load: Load
+    chooser: Chooser
     metrics: Metrics
 
 

@@ -44,6 +44,7 @@ class RequestRecord(Struct):
     model: str = ""
     alias: str = ""  # of the model, whatever name was sent; empty until it is known
     upstream: str = ""
+    endpoint: str = ""  # of the upstream: address and key
     upstream_model: str = ""
     is_stream: bool = False
     status: int = 0
@@ -191,6 +192,8 @@ def _fields_of(record: RequestRecord) -> dict[str, Any]:
         fields["adjustments"] = [f"{a.field} {a.action}: {a.reason}" for a in record.adjustments]
     if record.repairs:
         fields["repairs"] = record.repairs
+    if record.endpoint != record.upstream:
+        fields["endpoint"] = record.endpoint
     if record.side_role:
         fields["side_role"] = record.side_role
     return fields
