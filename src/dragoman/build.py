@@ -92,7 +92,6 @@ def build_gateway(
     lasting = former.lasting if former else _lasting(config, sharing, log=log)
     routes = Routes(config)
     upstreams = _upstreams(config, environ=environ, engine=engine, former=former)
-    lasting.metrics.sources["upstreams"] = partial(upstream_samples, upstreams)
     # Not lasting: what the file says now stands above what a refusal has taught before.
     learned = LearnedFacts(lasting.sharing.board)
     planner = Planner(
@@ -146,6 +145,7 @@ def build_gateway(
         metrics_page=None if config.metrics.port else lasting.metrics_page,
         meter=lasting.meter,
     )
+    lasting.metrics.sources["upstreams"] = partial(upstream_samples, upstreams)
     return Gateway(
         config,
         routes=routes,
@@ -257,6 +257,19 @@ def server_tls(settings: ServerConfig) -> ssl.SSLContext | None:
         hint = "check that they belong together and that the key has no password"
         raise ConfigError([line + hint]) from None
     return context
+
+
+def renew_certificate(server: HttpServer, settings: ServerConfig) -> None:
+    """
+    Read the certificate again; connections that are open keep the one they have.
+
+    Raises:
+        ConfigError: It cannot be used, and the former one stays.
+    """
+    if server.tls is None or settings.tls_certificate is None:
+        return
+    server_tls(settings)  # tries them: what has failed halfway would be neither the old nor the new
+    server.tls.load_cert_chain(settings.tls_certificate, settings.tls_key, password=_no_password)
 
 
 def _unreadable(path: Path) -> str:

@@ -26,6 +26,7 @@ from dragoman.banner import Serving, banner_lines, base_url, listening_line, own
 from dragoman.build import (
     ENGINE,
     build_gateway,
+    renew_certificate,
     signing_secret,
     start_metrics_server,
     start_server,
@@ -37,6 +38,7 @@ from dragoman.exit_codes import CANNOT_START, OK, USAGE, CommandFailed
 from dragoman.gateway import Gateway, Switch
 from dragoman.local import FoundEngine, choose_local_model, find_local_engines, with_found_engines
 from dragoman.presets import load_catalog
+from dragoman.reload import Reloading, ReloadSteps
 from dragoman.server.loop_watch import LoopWatch
 from dragoman.server.metrics_share import MetricsShare
 from dragoman.server.metrics_sources import connection_samples
@@ -102,6 +104,22 @@ class Running(Struct, frozen=True, kw_only=True):
     gateway: Switch
     server: HttpServer
     serving: Serving
+    engine: Engine | EngineLink | None = None
+
+
+class Told(Struct, frozen=True, kw_only=True):
+    """
+    What a process that serves was told, and whom it tells.
+
+    Attributes:
+        options: Of the command line; asked again for a new configuration.
+        environ: As at the start.
+        announce: Told what is served, once it is.
+    """
+
+    options: StartOptions
+    environ: Mapping[str, str]
+    announce: Callable[[Serving], None]
 
 
 def serve(options: StartOptions, *, environ: Mapping[str, str]) -> int:
@@ -122,8 +140,9 @@ def serve(options: StartOptions, *, environ: Mapping[str, str]) -> int:
         tell_that_it_listens(structs.replace(serving, is_moved=moved), log)
 
     opening = open_gateway(config, model=model, log=log, environ=environ)
+    told = Told(options=options, environ=environ, announce=announce)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        return runner.run(serve_until_told(opening, log=log, announce=announce))
+        return runner.run(serve_until_told(opening, told, log=log))
 
 
 def engine_model(options: StartOptions, *, environ: Mapping[str, str]) -> EngineModel | None:
@@ -214,7 +233,7 @@ async def open_gateway(
         if engine:  # last: a port that is taken shows before gigabytes are read
             await start_engine(engine, log)
         serving = describe(config, server.port, model=model, found=found, environ=environ)
-        yield Running(gateway=switch, server=server, serving=serving)
+        yield Running(gateway=switch, server=server, serving=serving, engine=engine or link)
 
 
 async def _show_metrics(
@@ -352,28 +371,49 @@ def _log_engine(log: EventLog, engine: Engine, state: EngineState) -> None:
 
 async def serve_until_told(
     opening: AbstractAsyncContextManager[Running],
+    told: Told,
     *,
     log: EventLog,
-    announce: Callable[[Serving], None],
     signals: StopSignals | None = None,
 ) -> int:
-    """Open a gateway, *announce* it, and close it when a signal comes; return the exit code."""
+    """Open a gateway, announce it, and close it when a signal comes; return the exit code."""
     signals = signals or StopSignals()
     async with AsyncExitStack() as stack:
         running = await unless(signals.first, stack.enter_async_context(opening))
         if running is None:  # told to stop while it was starting
             return OK
-        announce(running.serving)
+        steps = _reload_steps(told, running, log=log)
+        reloading = Reloading(running.gateway, steps, log=log, on_hangup=signals.first.set)
+        reloading.start()  # first: whoever hears that we listen may send the signal at once
+        stack.push_async_callback(reloading.stop)
+        told.announce(running.serving)
         gc.collect()
         gc.set_threshold(*_COLLECT_AFTER)
         gc.freeze()  # what is there now stays: looking through it again and again gives nothing
         await signals.first.wait()
-        grace_s = running.serving.config.server.shutdown_timeout_s
+        grace_s = running.gateway.config.server.shutdown_timeout_s
         log.event("stopping", grace_s=grace_s)
         await unless(signals.second, running.server.close(grace_s))
     signals.release()
     log.event("stopped")
     return OK
+
+
+def _reload_steps(told: Told, running: Running, *, log: EventLog) -> ReloadSteps:
+    """Return how another configuration is loaded and built, just as the first one was."""
+    options, environ, engine = told.options, told.environ, running.engine
+
+    async def load() -> Config:
+        config = await asyncio.to_thread(
+            load_config, options.config, environ=environ, overrides=options.overrides
+        )
+        return complete_config(config, engine, await find_local_engines(config))
+
+    def build(config: Config, former: Gateway) -> Gateway:
+        return build_gateway(config, log=log, environ=environ, engine=engine, former=former)
+
+    renew = partial(renew_certificate, running.server)
+    return ReloadSteps(load=load, renew=renew, build=build)
 
 
 def is_moved(options: StartOptions, config: Config) -> bool:

@@ -85,6 +85,7 @@ class ServerConfig(Struct, frozen=True, kw_only=True):
     cors_origins: tuple[str, ...] = ()  # web pages that may read answers; none by default
     environment_presets: bool = True
     local_engines: bool = True
+    watch_config: bool = True
     signing_secret: Secret | None = None
     prices_file: Path | None = None
     tls_certificate: Path | None = None  # PEM, with the chain; None: plain HTTP

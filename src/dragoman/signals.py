@@ -1,7 +1,9 @@
 """Signals as events of the loop, and work that an event can end."""
 
 import asyncio
+import os
 import signal
+import sys
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -27,6 +29,42 @@ class StopSignals:
 
     def _take(self) -> None:
         (self.second if self.first.is_set() else self.first).set()
+
+
+class Hangups:
+    """
+    SIGHUP: the wish for a reload, or the end of the terminal in which all began.
+
+    Args:
+        reload: Called for the first.
+        end: Called for the second.
+    """
+
+    def __init__(self, reload: Callable[[], None], end: Callable[[], None]) -> None:
+        self._reload, self._end = reload, end
+        self._had_terminal = _has_terminal()
+        self._number: signal.Signals | None = getattr(signal, "SIGHUP", None)  # None: Windows
+        if self._number is not None:
+            on_signal(self._number, self._take)
+
+    def release(self) -> None:
+        """Ignore the signal from now on."""
+        if self._number is not None:
+            asyncio.get_running_loop().remove_signal_handler(self._number)
+            signal.signal(self._number, signal.SIG_IGN)
+
+    def _take(self) -> None:
+        if self._had_terminal and not _has_terminal():
+            self._end()
+        else:
+            self._reload()
+
+
+def _has_terminal() -> bool:
+    """Tell whether any of our streams is a terminal; one that has been closed is none."""
+    with suppress(OSError, ValueError, AttributeError):  # a stream that is not there at all
+        return any(os.isatty(stream.fileno()) for stream in (sys.stdin, sys.stdout, sys.stderr))
+    return False
 
 
 def on_signal(number: signal.Signals, callback: Callable[[], None]) -> None:

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
@@ -30,6 +31,7 @@ from dragoman.local import find_local_engines
 from dragoman.serve import (
     Running,
     StartOptions,
+    Told,
     WorkerPlace,
     complete_config,
     describe,
@@ -44,7 +46,7 @@ from dragoman.serve import (
     tell_that_it_listens,
 )
 from dragoman.server.telemetry import EventLog
-from dragoman.signals import StopSignals, unless
+from dragoman.signals import Hangups, StopSignals, unless
 from dragoman.stores.owner import Owner
 
 _READY: Final = b"ready\n"
@@ -257,12 +259,14 @@ async def _supervise(
         workers = Workers(n, told, owner=owner, log=log, environ=environ)
         stack.push_async_callback(workers.stop, 0)
         await unless(signals.first, workers.start())
+        hangups = Hangups(partial(workers.signal, signal.SIGHUP), signals.first.set)
         if not signals.first.is_set():
             serving = describe(full, port, model=model, found=found, environ=environ)
             moved = is_moved(options, config)
             tell_that_it_listens(structs.replace(serving, is_moved=moved), log)
             log.event("workers", n=n, note=_PER_PROCESS)
         await signals.first.wait()
+        hangups.release()
         await _stop(workers, signals, grace_s=grace_s)
     signals.release()
     return OK
@@ -302,14 +306,15 @@ def main() -> int:
     config = load_config(start.config, environ=environ, overrides=start.overrides)
     log = new_log(config.server)
     opening = open_gateway(config, link=told.engine, place=told.place, log=log, environ=environ)
+    serving = Told(options=start, environ=environ, announce=_say_ready)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        return runner.run(_work(opening, log))
+        return runner.run(_work(opening, serving, log))
 
 
-async def _work(opening: AbstractAsyncContextManager[Running], log: EventLog) -> int:
+async def _work(opening: AbstractAsyncContextManager[Running], told: Told, log: EventLog) -> int:
     signals = StopSignals()
     asyncio.get_running_loop().add_reader(sys.stdin.fileno(), _watch_input, signals)
-    return await serve_until_told(opening, log=log, announce=_say_ready, signals=signals)
+    return await serve_until_told(opening, told, log=log, signals=signals)
 
 
 def _watch_input(signals: StopSignals) -> None:

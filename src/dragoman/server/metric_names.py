@@ -142,6 +142,12 @@ FAMILIES: Final[dict[str, Family]] = {
         kind="gauge", help="1 while the store of keys does not answer.", merge="max"
     ),
     "dragoman_memory_bytes": Family(kind="gauge", help="Resident memory; Linux only."),
+    "dragoman_config_reloads_total": Family(
+        kind="counter", help="New configurations by what came of them.", labels=("result",)
+    ),
+    "dragoman_config_loaded_timestamp_seconds": Family(
+        kind="gauge", help="When the last new configuration was taken over.", merge="max"
+    ),
     "dragoman_workers": Family(kind="gauge", help="Processes that these figures are the sum of."),
     "dragoman_build_info": Family(
         kind="gauge", help="Always 1; the label says what runs.", labels=("version",), merge="max"

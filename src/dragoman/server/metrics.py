@@ -8,7 +8,7 @@ becomes a series. What is left over, and what would be one series too many, is `
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final
+from typing import Final, Literal
 
 from msgspec import structs
 
@@ -167,6 +167,11 @@ class Metrics:
         self._adjustments = _Counter("dragoman_adjustments_total")
         self._repairs = _Counter("dragoman_repairs_total")
         self._calls = _Counter("dragoman_upstream_calls_total")
+        self._reloads = _Counter("dragoman_config_reloads_total")
+        self._loaded_at_s = 0.0
+        self._counters = (
+            *(self._requests, self._adjustments, self._repairs, self._calls, self._reloads),
+        )
 
     def observe(self, record: RequestRecord, now_s: float) -> None:
         """Count one request that is over; *now_s* is on the clock of the record."""
@@ -190,10 +195,17 @@ class Metrics:
         for kind, n in record.repairs.items():
             self._repairs.add((model, kind), n)
 
+    def count_reload(self, result: Literal["done", "refused"], now_s: float = 0.0) -> None:
+        """Count a new configuration; *now_s*, on the wall's clock, where it is taken over."""
+        self._reloads.add((result,))
+        self._loaded_at_s = now_s or self._loaded_at_s
+
     def samples(self) -> Iterator[Sample]:
         """Return every series there is."""
-        for counter in (self._requests, self._adjustments, self._repairs, self._calls):
+        for counter in self._counters:
             yield from counter.samples()
+        if self._loaded_at_s:
+            yield Sample("dragoman_config_loaded_timestamp_seconds", (), self._loaded_at_s)
         for messages in self._messages.values():
             yield from messages.samples()
         yield from self.loop_lag.samples()

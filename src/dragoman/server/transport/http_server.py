@@ -26,6 +26,9 @@ class HttpServer:
         limits: On every connection.
         render_refusal: Makes the reply to what never reaches *handler*.
         on_crash: Told of what *handler* raised, and of its other faults.
+
+    Attributes:
+        tls: With the certificate that new connections get; None: plain HTTP.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class HttpServer:
         self._site = Site(handler, limits=limits, render_refusal=render_refusal, on_crash=on_crash)
         self._server: asyncio.Server | None = None
         self._ticker: asyncio.TimerHandle | None = None
+        self.tls: ssl.SSLContext | None = None
 
     @property
     def port(self) -> int:
@@ -78,6 +82,7 @@ class HttpServer:
         Raises:
             OSError: The address is not ours, or in use.
         """
+        self.tls = tls
         site, loop = self._site, asyncio.get_running_loop()
         site.tick(loop.time())
         self._server = await loop.create_server(

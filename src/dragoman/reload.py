@@ -1,0 +1,189 @@
+"""
+A new configuration while the gateway serves: all of it, or nothing.
+
+A file that cannot be used is refused with a line in the log, and what was loaded before stays. One
+that can be used makes a new gateway, which gets the next request; requests under way end with the
+gateway that they began with. Connections to upstreams about which nothing has changed are kept.
+"""
+
+import asyncio
+import gc
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from dragoman.exit_codes import CommandFailed
+from dragoman.gateway import Gateway, Switch
+from dragoman.server.telemetry import EventLog
+from dragoman.settings import Config
+from dragoman.signals import Hangups
+from dragoman.tables import ConfigError
+
+# What is read once: it belongs to sockets, files and processes that stay. A dot is a table's field.
+NEEDS_RESTART: Final = (
+    "server.host",
+    "server.port",
+    "server.data_dir",
+    "server.signing_secret",
+    "server.max_header_bytes",
+    "server.header_timeout_s",
+    "server.body_timeout_s",
+    "server.keep_alive_timeout_s",
+    "server.max_connections",
+    "server.log_format",
+    "server.log_hold_s",
+    "server.tls_certificate",
+    "server.tls_key",
+    "server.watch_config",
+    "metrics",
+    "store",
+    "usage",
+    "redis",
+)
+_LOOK_INTERVAL_S: Final = 1.0
+_Seen = tuple[tuple[int, int, int] | None, ...]
+
+
+class ReloadSteps(Struct, frozen=True, kw_only=True):
+    """
+    How a configuration comes to be served.
+
+    Attributes:
+        load: Returns what a start would serve now; raises what a start would.
+        renew: Reads other files again that hang on it.
+        build: Makes its gateway, to take over from another one.
+    """
+
+    load: Callable[[], Awaitable[Config]]
+    renew: Callable[[Config], None]
+    build: Callable[[Config, Gateway], Gateway]
+
+
+class Reloading:
+    """
+    Reload on SIGHUP, and when a file of the configuration has changed.
+
+    Args:
+        switch: Turned to each new gateway.
+        steps: Towards it.
+        log: Told what came of it.
+        on_hangup: Called on SIGHUP where a terminal is gone: then it means the end, as ever.
+    """
+
+    def __init__(
+        self,
+        switch: Switch,
+        steps: ReloadSteps,
+        *,
+        log: EventLog,
+        on_hangup: Callable[[], None],
+    ) -> None:
+        self._switch = switch
+        self._steps = steps
+        self._log = log
+        self._on_hangup = on_hangup
+        self._is_asked = asyncio.Event()
+        self._hangups: Hangups | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Begin to listen for the signal and to look at the files."""
+        self._hangups = Hangups(self._is_asked.set, self._on_hangup)
+        self._tasks = [asyncio.create_task(self._serve(), name="reload")]
+        if self._switch.config.server.watch_config and _files(self._switch.config):
+            self._tasks.append(asyncio.create_task(self._watch(), name="watch configuration"))
+
+    async def stop(self) -> None:
+        """Reload no more; one that is under way is given up."""
+        if self._hangups is not None:
+            self._hangups.release()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def reload(self) -> None:
+        """Serve what the files say now, or say why not."""
+        former = self._switch.gateway
+        count = former.lasting.metrics.count_reload
+        try:
+            config, waiting = keep_fixed(await self._steps.load(), former.config)
+            self._steps.renew(config)
+            if config == former.config:
+                self._log.event("reload", state="unchanged", needs_restart=waiting)
+                return
+            gateway = self._steps.build(config, former)
+        except (ConfigError, CommandFailed) as error:
+            count("refused")
+            self._log.event("reload", state="refused", problem=str(error))
+            return
+        self._switch.turn(gateway)
+        count("done", time.time())
+        self._log.event("reload", state="done", models=len(config.models), needs_restart=waiting)
+        gc.unfreeze()  # else the gateway that retires would stay for ever
+        gc.collect()
+        gc.freeze()
+
+    async def _serve(self) -> None:
+        while True:
+            await self._is_asked.wait()
+            self._is_asked.clear()
+            try:
+                await self.reload()
+            except Exception as error:  # a bug of ours: what is served goes on
+                self._log.crash(error)
+
+    async def _watch(self) -> None:
+        """Ask for a reload when files have changed, and have then stayed the same for a while."""
+        served = before = _look(_files(self._switch.config))
+        while True:
+            await asyncio.sleep(_LOOK_INTERVAL_S)
+            now = _look(_files(self._switch.config))
+            # Half a file is no configuration: whoever writes it is given the time to end.
+            if now == before and now != served and None not in now:
+                served = now
+                self._is_asked.set()
+            before = now
+
+
+def keep_fixed(config: Config, former: Config) -> tuple[Config, str]:
+    """Return *config* with what cannot change as it was, and the names of what would have."""
+    changed = [name for name in NEEDS_RESTART if _get(config, name) != _get(former, name)]
+    for name in changed:
+        table, _, setting = name.partition(".")
+        value = _get(former, table)
+        if setting:
+            old = {setting: getattr(value, setting)}
+            value = msgspec.structs.replace(_get(config, table), **old)
+        config = msgspec.structs.replace(config, **{table: value})
+    return config, ", ".join(changed)
+
+
+def _get(config: Config, path: str) -> Struct:
+    value: Struct = config
+    for name in path.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def _files(config: Config) -> tuple[Path, ...]:
+    """Return the files that *config* was read from."""
+    server = config.server
+    files = (config.source, server.prices_file, server.tls_certificate, server.tls_key)
+    return tuple(path for path in files if path is not None)
+
+
+def _look(files: tuple[Path, ...]) -> _Seen:
+    return tuple(_signature(path) for path in files)
+
+
+def _signature(path: Path) -> tuple[int, int, int] | None:
+    """Return what changes whenever a file does; None: it is not there."""
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    return state.st_mtime_ns, state.st_size, state.st_ino
