@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from dragoman.build_limits import build_admission, build_limiter, build_lines
 from dragoman.config import Config, ConfigError
 from dragoman.core.signatures import Signer
 from dragoman.engine import Engine, EngineLink
@@ -17,6 +18,7 @@ from dragoman.policy.calibration import Calibration
 from dragoman.policy.choice import Chooser
 from dragoman.policy.cross_origin import CrossOrigin
 from dragoman.policy.endpoints import Endpoint, endpoints_of
+from dragoman.policy.expected_use import ExpectedUse
 from dragoman.policy.health import Health
 from dragoman.policy.keys import KeyRing
 from dragoman.policy.learned import LearnedFacts
@@ -25,6 +27,7 @@ from dragoman.policy.prices import Prices
 from dragoman.policy.routes import Routes
 from dragoman.presets import is_loopback
 from dragoman.server.app import App
+from dragoman.server.budget_seeds import BudgetSeeds
 from dragoman.server.callers import Callers
 from dragoman.server.count_tokens import CountTokens
 from dragoman.server.documents import Documents
@@ -37,6 +40,8 @@ from dragoman.server.metrics_page import MetricsPage
 from dragoman.server.metrics_site import MetricsSite
 from dragoman.server.metrics_sources import (
     key_samples,
+    limit_samples,
+    line_samples,
     process_samples,
     upstream_samples,
     usage_samples,
@@ -104,6 +109,9 @@ def build_gateway(
     server = config.server
     # Not lasting either: who was left alone for a wrong key gets a call with the new one.
     health = Health(config.routing)
+    prices = Prices(config.prices, {n: u.platform for n, u in config.upstreams.items()})
+    lines = build_lines(config)
+    admission = build_admission(config, lasting, prices=prices, log=log)
     services = Services(
         routes=routes,
         upstreams=upstreams,
@@ -114,11 +122,14 @@ def build_gateway(
         signer=lasting.signer,
         limits=_message_limits(server),
         log=log,
-        prices=Prices(config.prices, {n: u.platform for n, u in config.upstreams.items()}),
         health=health,
         load=lasting.load,
         chooser=Chooser(health, lasting.load, draw=random.random),
+        prices=prices,
         metrics=lasting.metrics,
+        admission=admission,
+        lines=lines,
+        max_wait_s=server.max_wait_s,
     )
     count_tokens = CountTokens(
         routes=routes,
@@ -139,13 +150,17 @@ def build_gateway(
         routes=routes,
         readiness=readiness,
         cross_origin=CrossOrigin(server.cors_origins),
-        max_concurrent=server.max_concurrent_requests,
+        max_inside=server.max_concurrent_requests + server.max_waiting_requests,
+        line=lines.own,
         log=log,
         metrics=lasting.metrics,
         metrics_page=None if config.metrics.port else lasting.metrics_page,
         meter=lasting.meter,
     )
-    lasting.metrics.sources["upstreams"] = partial(upstream_samples, upstreams)
+    sources = lasting.metrics.sources
+    sources["upstreams"] = partial(upstream_samples, upstreams)
+    sources["lines"] = partial(line_samples, lines)
+    sources["limits"] = partial(limit_samples, admission, lasting.limiter)
     return Gateway(
         config,
         routes=routes,
@@ -199,6 +214,9 @@ def _lasting(config: Config, sharing: Sharing, *, log: EventLog) -> Lasting:
         store=store,
         keys=keys,
         meter=meter,
+        limiter=build_limiter(config, sharing, log=log),
+        expected_use=ExpectedUse(),
+        budget_seeds=BudgetSeeds(store.get if store else None),
     )
 
 

@@ -8,10 +8,12 @@ from msgspec import Struct
 from dragoman.core.errors import GatewayError
 from dragoman.core.signatures import Signer
 from dragoman.policy.calibration import Calibration
+from dragoman.policy.expected_use import ExpectedUse
 from dragoman.policy.health import Health
 from dragoman.policy.load import Load
 from dragoman.policy.routes import Routes
 from dragoman.server.app import App
+from dragoman.server.budget_seeds import BudgetSeeds
 from dragoman.server.documents import Documents
 from dragoman.server.fetch import GuardedFetcher
 from dragoman.server.key_cache import KeyCache
@@ -25,6 +27,7 @@ from dragoman.server.transport.seams import Exchange, HeaderList
 from dragoman.server.vault import Vault
 from dragoman.settings import Config
 from dragoman.sharing import Sharing
+from dragoman.stores.limiter_fallback import FallbackLimiter
 from dragoman.stores.opening import LazyStore
 
 
@@ -49,6 +52,9 @@ class Lasting(Struct, frozen=True, kw_only=True):
     store: LazyStore | None  # None: nothing is kept; nor are there stored keys and a meter
     keys: KeyCache | None
     meter: Meter | None
+    limiter: FallbackLimiter
+    expected_use: ExpectedUse
+    budget_seeds: BudgetSeeds
 
     def start(self) -> None:
         """Begin what goes on behind the requests."""
@@ -62,6 +68,8 @@ class Lasting(Struct, frozen=True, kw_only=True):
         await self.documents.close()
         if self.keys is not None:
             await self.keys.close()
+        await self.budget_seeds.close()
+        await self.limiter.close()
         if self.meter is not None:
             await self.meter.close()
         if self.store is not None:

@@ -218,6 +218,10 @@ def test_more_than_the_maximum_at_once_are_told_to_come_back(tmp_path: Path) -> 
                 await asyncio.sleep(0.02)
         assert read(reply).text == "Hello"
 
-    with open_site(tmp_path, DRAGOMAN_SERVER_MAX_CONCURRENT_REQUESTS="2") as site:
+    full = {
+        "DRAGOMAN_SERVER_MAX_CONCURRENT_REQUESTS": "2",
+        "DRAGOMAN_SERVER_MAX_WAITING_REQUESTS": "0",
+    }
+    with open_site(tmp_path, **full) as site:
         site.upstream.script(hang(times=-1))
         asyncio.run(main(site))

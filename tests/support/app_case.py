@@ -4,25 +4,32 @@ import asyncio
 import io
 import json
 import random
+import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
 import pytest
 
+from dragoman.build_limits import build_lines, build_rules, with_fallback
 from dragoman.core.dialects.profile import Vocabulary
 from dragoman.core.errors import UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from dragoman.core.signatures import Signer
 from dragoman.policy.calibration import Calibration
 from dragoman.policy.choice import Chooser
 from dragoman.policy.cross_origin import CrossOrigin
+from dragoman.policy.expected_use import ExpectedUse
 from dragoman.policy.health import Health
 from dragoman.policy.keys import KeyRing
 from dragoman.policy.learned import LearnedFacts
+from dragoman.policy.limits import Limiter
 from dragoman.policy.load import Load
 from dragoman.policy.prices import Prices
 from dragoman.policy.routes import Routes
+from dragoman.policy.store import GetStore
+from dragoman.server.admission import Admission
 from dragoman.server.app import App
+from dragoman.server.budget_seeds import BudgetSeeds
 from dragoman.server.callers import Callers
 from dragoman.server.count_tokens import CountTokens
 from dragoman.server.documents import Documents
@@ -44,8 +51,10 @@ from dragoman.settings import (
     PriceConfig,
     RolesConfig,
     RoutingConfig,
+    ServerConfig,
     UpstreamConfig,
 )
+from dragoman.stores.limiter_memory import MemoryLimiter
 from support.fakes import FakeExchange, FakeUpstream, Step, data, end, head
 from support.sse_grammar import AssembledMessage, check_error, check_message, check_stream
 
@@ -81,6 +90,10 @@ class AppCase:
         tokenizers: What loads local tokenizers; none are installed otherwise.
         metrics_token: What scrapes must send; None: they come from this machine.
         meter: Writes down what requests were.
+        settings: Further fields of the configuration. Without ``server`` nobody waits in line.
+        limiter: Counts; one of its own otherwise.
+        get_store: Where budgets find what was used before.
+        clock: Seconds since 1970, for limits and budgets.
         limits: Overrides of the messages' limits.
     """
 
@@ -97,6 +110,10 @@ class AppCase:
         stored_keys: KeyCache | None = None,
         names: Mapping[str, str] | None = None,
         max_concurrent: int = 100,
+        settings: Mapping[str, Any] | None = None,
+        limiter: Limiter | None = None,
+        get_store: GetStore | None = None,
+        clock: Callable[[], float] = time.time,
         prices: Sequence[PriceConfig] = (),
         tokenizers: Mapping[Vocabulary, Callable[[], Count | None]] | None = None,
         metrics_token: str | None = None,
@@ -112,6 +129,10 @@ class AppCase:
             roles=RolesConfig(**(roles or {})),
             routing=RoutingConfig(**(routing or {})),
         )
+        server = ServerConfig(max_concurrent_requests=max_concurrent, max_waiting_requests=0)
+        configured = {"server": server, **(settings or {})}
+        self.config = msgspec.structs.replace(self.config, **configured)
+        keys = [*keys, *((key.name, key.key.reveal()) for key in self.config.keys)]
         self.log_text = io.StringIO()
         self._names = {"public.example": "93.184.216.34", **(names or {})}
         self.documents = Documents(fetcher := GuardedFetcher(resolve=self._resolve))
@@ -123,9 +144,23 @@ class AppCase:
         )
         log = EventLog("json", self.log_text)
         self.metrics = Metrics()
-        bounds = _limits(limits)
         self.health = Health(self.config.routing)
         self.load = Load()
+        bounds, server = _limits(limits), self.config.server
+        self.limiter = limiter or MemoryLimiter()
+        self.lines = build_lines(self.config)
+        pricing = Prices(prices, dict.fromkeys(scripts, "deepseek"))
+        self.seeds = BudgetSeeds(get_store)
+        self.admission = Admission(
+            build_rules(self.config),
+            with_fallback(self.config, self.limiter, log=log),
+            expected=ExpectedUse(),
+            prices=pricing,
+            seeds=self.seeds,
+            log=log,
+            contact=self.config.limits.contact,
+            clock=clock,
+        )
         services = Services(
             routes=routes,
             upstreams=self.upstreams,
@@ -136,11 +171,14 @@ class AppCase:
             signer=signer,
             limits=bounds,
             log=log,
-            prices=Prices(prices, dict.fromkeys(scripts, "deepseek")),
             health=self.health,
             load=self.load,
             chooser=Chooser(self.health, self.load, draw=random.random),
+            prices=pricing,
             metrics=self.metrics,
+            admission=self.admission,
+            lines=self.lines,
+            max_wait_s=server.max_wait_s,
         )
         self.app = App(
             callers=Callers(KeyRing(keys), stored_keys),
@@ -158,7 +196,8 @@ class AppCase:
             routes=routes,
             readiness=Readiness(routes, self.upstreams, engine_ready=None),
             cross_origin=CrossOrigin(["https://app.example"]),
-            max_concurrent=max_concurrent,
+            max_inside=server.max_concurrent_requests + server.max_waiting_requests,
+            line=self.lines.own,
             log=log,
             metrics=self.metrics,
             metrics_page=MetricsPage(self.metrics.samples, token=metrics_token),
@@ -199,6 +238,8 @@ class AppCase:
 
     async def close(self) -> None:
         """End what a case may have started."""
+        self.admission.close()
+        await self.seeds.close()
         await self.documents.close()
 
     async def _resolve(self, host: str, port: int) -> Sequence[str]:

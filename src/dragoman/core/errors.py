@@ -12,6 +12,9 @@ GatewayError                    500 api_error: a bug of ours
 │   │   └── HeadersTooLarge     431 request_too_large
 │   └── RequestTimeout          408 timeout_error: the client sent its request too slowly
 ├── LimitError                  the client: wait
+│   ├── LimitExceeded           429 rate_limit_error: too much at a time
+│   │   └── UpstreamLimitExceeded   429, of what an upstream is asked; another one may be free
+│   ├── BudgetExhausted         429 billing_error: nothing more in this day or month
 │   └── Overloaded              529 overloaded_error: this gateway is full
 ├── SharedStateUnavailable      503 api_error: what gateways share is away; the client: try again
 ├── StoreUnavailable            503 api_error: our database is away; the client: try again
@@ -30,6 +33,8 @@ Statuses and types: Anthropic API reference, "Errors". Retry rules: architecture
 from typing import Any, ClassVar, Final
 
 import msgspec
+
+HeaderFields = tuple[tuple[bytes, bytes], ...]
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -52,6 +57,7 @@ class GatewayError(Exception):
     upstream_status: int = 0  # of the reply that this error was read from; 0: there was none
     passthrough_body: bytes = b""  # a native upstream's own error body, sent on as it is
     default_should_retry: ClassVar[bool | None] = None
+    headers: HeaderFields = ()  # further ones for the answer
 
     def __init__(
         self,
@@ -165,6 +171,47 @@ class RequestTimeout(RequestError):
 
 class LimitError(GatewayError):
     """The client can repair it by waiting."""
+
+
+class LimitExceeded(LimitError):
+    """
+    A limit of a key, workspace, model or upstream leaves no room for the request now.
+
+    Args:
+        message: Which limit, and when there is room again.
+        retry_after_s: The same in seconds.
+        headers: The state of the limits, for the client.
+        limit: Whose and which it is, for logs and metrics: ``key requests``.
+    """
+
+    status = 429
+    kind = "rate_limit_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_s: float,
+        headers: HeaderFields = (),
+        limit: str = "",
+        log_detail: str = "",
+    ) -> None:
+        super().__init__(message, retry_after_s=retry_after_s, log_detail=log_detail)
+        self.headers = headers
+        self.limit = limit
+
+
+class UpstreamLimitExceeded(LimitExceeded):
+    """The upstream is asked no more at present. Another one may be free."""
+
+    retryable = True
+
+
+class BudgetExhausted(LimitExceeded):
+    """The budget of a day or month is used up: trying again is no use before its end."""
+
+    kind = "billing_error"
+    default_should_retry = False
 
 
 class Overloaded(LimitError):
@@ -300,4 +347,5 @@ def error_headers(error: GatewayError) -> list[tuple[bytes, bytes]]:
         headers.append((b"retry-after", b"%d" % max(0, round(error.retry_after_s + 0.49))))
     if error.should_retry is not None:
         headers.append((b"x-should-retry", b"true" if error.should_retry else b"false"))
+    headers += error.headers
     return headers

@@ -25,6 +25,7 @@ from dragoman.server.answers import CLIENT_GONE, answer, refuse
 from dragoman.server.callers import Callers
 from dragoman.server.count_tokens import CountTokens
 from dragoman.server.ids import new_request_id
+from dragoman.server.line import Line
 from dragoman.server.messages import Messages
 from dragoman.server.meter import Meter
 from dragoman.server.metrics import Metrics
@@ -66,7 +67,8 @@ class App:
         routes: What the models' endpoints show.
         readiness: What ``/readyz`` says.
         cross_origin: Which web pages may read answers.
-        max_concurrent: Messages and counts at work; more are told to come back.
+        max_inside: Messages and counts at work or in line; more are told to come back.
+        line: Where counts wait for their turn; messages do so themselves.
         log: One line per request.
         metrics: Told of every request.
         metrics_page: What ``/metrics`` shows; None: nothing is there.
@@ -83,7 +85,8 @@ class App:
         routes: Routes,
         readiness: Readiness,
         cross_origin: CrossOrigin,
-        max_concurrent: int,
+        max_inside: int,
+        line: Line,
         log: EventLog,
         metrics: Metrics,
         metrics_page: MetricsPage | None,
@@ -96,7 +99,8 @@ class App:
         self._routes = routes
         self._readiness = readiness
         self._cross_origin = cross_origin
-        self._max_concurrent = max_concurrent
+        self._max_inside = max_inside
+        self._line = line
         self._log = log
         self._metrics = metrics
         self._metrics_page = metrics_page
@@ -196,9 +200,9 @@ class App:
         self, exchange: Exchange, path: str, *, record: RequestRecord, headers: HeaderList
     ) -> None:
         metrics = self._metrics
-        if metrics.open_requests >= self._max_concurrent:
+        if metrics.open_requests >= self._max_inside:
             raise Overloaded(
-                f"this gateway is at work on {self._max_concurrent} requests; try again",
+                f"{metrics.open_requests} requests are at work or wait for it; try again",
                 retry_after_s=_RETRY_AFTER_S,
             )
         metrics.open_requests += 1
@@ -206,9 +210,19 @@ class App:
             if path == _MESSAGES:
                 await self._messages.serve(exchange, record, headers=headers)
             else:
-                await self._count_tokens.serve(exchange, record, headers=headers)
+                await self._count(exchange, record, headers=headers)
         finally:
             metrics.open_requests -= 1
+
+    async def _count(
+        self, exchange: Exchange, record: RequestRecord, *, headers: HeaderList
+    ) -> None:
+        if not self._line.try_enter():
+            await self._line.enter(record.caller.key_id, is_background=record.is_background)
+        try:
+            await self._count_tokens.serve(exchange, record, headers=headers)
+        finally:
+            self._line.leave()
 
     async def _show_metrics(
         self,

@@ -17,12 +17,14 @@ from dragoman.core.plan import Plan
 from dragoman.core.sinks import MessageHead, SseSink
 from dragoman.core.turn import ChatTurn, Turn
 from dragoman.core.upstream_errors import ReplyContext
+from dragoman.core.usage import Usage
 from dragoman.policy.retries import MAX_WAIT_S, retry_delay_s
 from dragoman.policy.routes import Target
+from dragoman.server.asked import Asked
 from dragoman.server.ids import new_message_id
 from dragoman.server.relay import Relay
 from dragoman.server.reply_repairs import ReplyRepairs
-from dragoman.server.services import Asked, Services
+from dragoman.server.services import Services
 from dragoman.server.telemetry import RequestRecord, UpstreamCall
 from dragoman.server.transport.seams import ClientGone, Exchange, HeaderList, UpstreamRequest
 from dragoman.server.trials import Trial
@@ -134,6 +136,14 @@ class Attempts:
         self._follow(turn)
         self.relay.relay(turn.end_as_it_is())
 
+    @property
+    def counted_usage(self) -> Usage | None:
+        """Tokens that were used; None: no upstream has answered, so that nothing was."""
+        turn = self._turn
+        if turn is None or not (turn.has_content or not turn.usage.is_estimate):
+            return None
+        return turn.usage
+
     def head(self) -> MessageHead:
         """Return how the client's message begins."""
         return MessageHead(
@@ -174,9 +184,9 @@ class Attempts:
         record.repairs = self.repairs.counts
         if turn is not None:
             record.usage, record.stop_reason = turn.usage, turn.stop_reason or ""
-        if turn is not None and (turn.has_content or not turn.usage.is_estimate):
+        if (usage := self.counted_usage) is not None:
             record.cost_micros = self.services.prices.cost_micros(
-                turn.usage, model=record.upstream_model, upstream=record.upstream
+                usage, model=record.upstream_model, upstream=record.upstream
             )
 
     def _follow(self, turn: Turn) -> None:

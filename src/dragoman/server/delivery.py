@@ -14,6 +14,7 @@ from dragoman.server.ask_native import ask_native
 from dragoman.server.attempts import Attempts
 from dragoman.server.telemetry import RequestRecord
 from dragoman.server.transport.seams import ClientGone
+from dragoman.server.waiting import Place, UpstreamStay
 
 _MAX_TRIED: Final = 8  # targets of one route for one request: a client does not wait for hundreds
 
@@ -26,8 +27,10 @@ async def deliver(attempts: Attempts, route: Route) -> None:
         ClientGone: The client left.
         Exception: A bug of ours; the client has been told that there was one.
     """
-    relay = attempts.relay
+    relay, place = attempts.relay, Place(attempts.services.lines.own)
     try:
+        if not place.try_take():
+            await place.wait(attempts)
         await _try_routes(attempts, route)
         relay.end()
     except GatewayError as error:
@@ -41,6 +44,7 @@ async def deliver(attempts: Attempts, route: Route) -> None:
             relay.fail(GatewayError("The gateway failed; its log says more."))
         raise
     finally:
+        place.leave()
         relay.close()
         attempts.fill_record()
 
@@ -69,7 +73,7 @@ async def _try_each(attempts: Attempts, route: Route) -> None:
     for number, target in enumerate(targets, 1):
         attempts.may_wait = not _has_equal(attempts, target, targets[number:])
         try:
-            await _ask(attempts, target)
+            await _ask(attempts, target, is_last=number == len(targets))
         except GatewayError as error:
             if number == len(targets) or attempts.relay.has_content or not may_try_next(error):
                 raise
@@ -119,13 +123,20 @@ def _has_equal(attempts: Attempts, target: Target, others: Sequence[Target]) -> 
     )
 
 
-async def _ask(attempts: Attempts, target: Target) -> None:
+async def _ask(attempts: Attempts, target: Target, *, is_last: bool) -> None:
+    """Ask one target within its limits; where there is another one, nobody waits for this one."""
     _note_target(attempts.record, target)
     target = target.for_caller(attempts.record.caller)
-    if target.deployment.kind == "anthropic":
-        await ask_native(attempts, target)
-    else:
-        await ChatAsk(attempts, target).run()
+    stay = UpstreamStay(attempts, target)
+    try:
+        if not stay.try_begin():
+            await stay.wait(may_wait=is_last)
+        if target.deployment.kind == "anthropic":
+            await ask_native(attempts, target)
+        else:
+            await ChatAsk(attempts, target).run()
+    finally:
+        stay.end()
 
 
 def _note_target(record: RequestRecord, target: Target) -> None:

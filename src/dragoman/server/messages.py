@@ -1,16 +1,19 @@
 """
 POST /v1/messages: the request path, top to bottom.
 
-    read body -> parse -> find route -> for each target: plan, render, send, relay -> record
+    read body -> parse -> find route -> reserve limits -> wait for a place
+        -> for each target: plan, render, send, relay -> record, settle limits
 """
 
 from dragoman.core.validate import parse_request
 from dragoman.policy.routes import Routes
 from dragoman.policy.senders import with_user_id
 from dragoman.policy.side_traffic import read_side_role
+from dragoman.server.admission import Admitted
+from dragoman.server.asked import Asked
 from dragoman.server.attempts import Attempts
 from dragoman.server.delivery import deliver
-from dragoman.server.services import Asked, Services
+from dragoman.server.services import Services
 from dragoman.server.telemetry import RequestRecord
 from dragoman.server.transport.seams import Exchange, HeaderList
 from dragoman.server.upstream_requests import native_headers
@@ -61,10 +64,17 @@ class Messages:
             alias=route.alias,
             native_headers=native_headers(exchange),
         )
+        metrics, admission = self._services.metrics, self._services.admission
+        admitted: Admitted | None = None
+        if rules := admission.rules_of(record.caller, route.alias):
+            admitted = await admission.admit(rules, asked, record, target=route.targets[0])
+            headers = (*headers, *admitted.headers)
         attempts = Attempts(self._services, exchange, asked=asked, record=record, headers=headers)
-        metrics = self._services.metrics
         metrics.open_streams += request.stream
         try:
             await deliver(attempts, route)
         finally:
             metrics.open_streams -= request.stream
+            if admitted is not None:
+                usage, cost = attempts.counted_usage, record.cost_micros
+                admission.settle(admitted, asked, usage=usage, cost_micros=cost)

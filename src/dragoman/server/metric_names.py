@@ -110,9 +110,34 @@ FAMILIES: Final[dict[str, Family]] = {
     "dragoman_upstream_connections": Family(
         kind="gauge", help="Connections to an upstream: busy or idle.", labels=("upstream", "state")
     ),
-    "dragoman_open_requests": Family(kind="gauge", help="Messages and counts at work."),
+    "dragoman_open_requests": Family(kind="gauge", help="Messages and counts at work or in line."),
     "dragoman_open_streams": Family(kind="gauge", help="Streamed messages at work."),
     "dragoman_client_connections": Family(kind="gauge", help="Open connections of clients."),
+    "dragoman_limit_refusals_total": Family(
+        kind="counter", help="Requests that a limit or budget stood against.", labels=("limit",)
+    ),
+    "dragoman_limit_reservations": Family(
+        kind="gauge", help="Places and parts of budgets that requests at work hold."
+    ),
+    "dragoman_limits_alone": Family(
+        kind="gauge",
+        help="1: the shared counters of limits cannot be reached.",
+        merge="max",
+    ),
+    "dragoman_limits_alone_total": Family(
+        kind="counter",
+        help="Requests that were let in or refused without the shared counters of limits.",
+    ),
+    "dragoman_requests_waiting": Family(
+        kind="gauge",
+        help="Requests in line for a place: at an upstream, or where that is empty at the gateway.",
+        labels=("upstream",),
+    ),
+    "dragoman_requests_turned_away_total": Family(
+        kind="counter",
+        help="Requests for which the line was full, or the wait too long.",
+        labels=("upstream",),
+    ),
     "dragoman_event_loop_lag_seconds": Family(
         kind="histogram",
         help="How late a timer came that was due every half second.",

@@ -152,7 +152,7 @@ class Metrics:
     Attributes:
         sources: What else has figures, asked when somebody wants to see them; by a name under
             which another configuration puts its own. A source must be quick and must not fail.
-        open_requests: Messages and counts at work.
+        open_requests: Messages and counts at work or in line.
         open_streams: Streamed messages at work.
         loop_lag: Told by whoever keeps the timer.
     """
@@ -167,10 +167,12 @@ class Metrics:
         self._adjustments = _Counter("dragoman_adjustments_total")
         self._repairs = _Counter("dragoman_repairs_total")
         self._calls = _Counter("dragoman_upstream_calls_total")
+        self._refusals = _Counter("dragoman_limit_refusals_total")
         self._reloads = _Counter("dragoman_config_reloads_total")
         self._loaded_at_s = 0.0
         self._counters = (
             *(self._requests, self._adjustments, self._repairs, self._calls, self._reloads),
+            self._refusals,
         )
 
     def observe(self, record: RequestRecord, now_s: float) -> None:
@@ -194,6 +196,8 @@ class Metrics:
             self._adjustments.add((model, field, adjustment.action))
         for kind, n in record.repairs.items():
             self._repairs.add((model, kind), n)
+        if record.refused_by:
+            self._refusals.add((record.refused_by,))
 
     def count_reload(self, result: Literal["done", "refused"], now_s: float = 0.0) -> None:
         """Count a new configuration; *now_s*, on the wall's clock, where it is taken over."""

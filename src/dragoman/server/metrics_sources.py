@@ -5,7 +5,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, Protocol
 
+from dragoman.server.admission import Admission
 from dragoman.server.key_cache import KeyCache
+from dragoman.server.line import Lines
 from dragoman.server.meter import Meter
 from dragoman.server.metric_names import Sample
 from dragoman.server.transport.http_server import HttpServer
@@ -24,6 +26,13 @@ class PooledUpstream(Protocol):
     def n_idle(self) -> int: ...
     @property
     def n_calls(self) -> int: ...
+
+
+class CountingAlone(Protocol):
+    """What a limiter knows of its shared counters."""
+
+    is_alone: bool
+    n_alone: int
 
 
 def upstream_samples(upstreams: Mapping[str, PooledUpstream]) -> Iterator[Sample]:
@@ -46,6 +55,22 @@ def vault_samples(vault: Vault) -> Iterable[Sample]:
     return (
         Sample("dragoman_vault_entries", (), vault.n_entries),
         Sample("dragoman_vault_bytes", (), vault.n_bytes),
+    )
+
+
+def line_samples(lines: Lines) -> Iterator[Sample]:
+    """Return who waits in which line, and who was sent away."""
+    for name, line in lines.all():
+        yield Sample("dragoman_requests_waiting", (name,), line.n_waiting)
+        yield Sample("dragoman_requests_turned_away_total", (name,), line.n_refused)
+
+
+def limit_samples(admission: Admission, limiter: CountingAlone) -> Iterable[Sample]:
+    """Return what limits hold, and how often they were held without their counters."""
+    return (
+        Sample("dragoman_limit_reservations", (), admission.n_held),
+        Sample("dragoman_limits_alone", (), int(limiter.is_alone)),
+        Sample("dragoman_limits_alone_total", (), limiter.n_alone),
     )
 
 

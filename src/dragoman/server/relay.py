@@ -7,7 +7,7 @@ is called by the transport; only ``wait``, ``attempt`` and ``sleep`` are awaited
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from dragoman.core.errors import (
     GatewayError,
@@ -40,6 +40,27 @@ _SSE_HEADERS: Final = (
 _T = TypeVar("_T")
 
 
+class Shown(Protocol):
+    """What the relay shows of a message that is being answered, or waits to be."""
+
+    @property
+    def has_content(self) -> bool:
+        """Tell whether a content block has begun."""
+        ...
+
+    def start(self) -> bytes:
+        """Return the message's start, if it can begin now."""
+        ...
+
+    def ping(self) -> bytes:
+        """Return a sign of life."""
+        ...
+
+    def fail(self, error: GatewayError) -> bytes:
+        """Return the error event that ends it."""
+        ...
+
+
 class Relay:
     """
     Carry upstream replies to one client.
@@ -70,7 +91,7 @@ class Relay:
         self._loop = asyncio.get_running_loop()
         self.clock = self._loop.time
         self._ping_interval_s = ping_interval_s
-        self._turn: Turn | None = None
+        self._turn: Shown | None = None
         self._attempt: _Attempt | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._is_started = False
@@ -98,6 +119,12 @@ class Relay:
         if not self._is_stream:
             return self._is_started
         return self._turn is not None and self._turn.has_content
+
+    def show(self, message: Shown) -> None:
+        """Show *message* to the client as long as no upstream has been asked."""
+        if self._turn is None:
+            self._turn = message
+            self._start_if_due()
 
     async def wait(self, work: Coroutine[Any, Any, _T]) -> _T:
         """

@@ -11,12 +11,13 @@ from dragoman.policy.learned import LearnedFacts
 from dragoman.policy.load import Load
 from dragoman.policy.prices import Prices
 from dragoman.policy.routes import Routes
+from dragoman.server.admission import Admission
+from dragoman.server.line import Lines
 from dragoman.server.metrics import Metrics
 from dragoman.server.planner import Planner
 from dragoman.server.telemetry import EventLog
-from dragoman.server.transport.seams import HeaderList, Upstream
+from dragoman.server.transport.seams import Upstream
 from dragoman.server.vault import Vault
-from dragoman.wire.anthropic import MessagesRequest
 
 
 class MessageLimits(Struct, frozen=True, kw_only=True):
@@ -50,6 +51,9 @@ class Services(Struct, frozen=True, kw_only=True):
         load: How busy targets are.
         chooser: Puts the targets of a route in order.
         metrics: Told how many streams there are.
+        admission: Holds limits and budgets.
+        lines: Where requests wait for their turn.
+        max_wait_s: How long they do.
     """
 
     routes: Routes
@@ -66,12 +70,6 @@ class Services(Struct, frozen=True, kw_only=True):
     load: Load
     chooser: Chooser
     metrics: Metrics
-
-
-class Asked(Struct, frozen=True, kw_only=True):
-    """One client's request: its bytes, decoded, and what native upstreams get beside them."""
-
-    body: bytes
-    request: MessagesRequest
-    alias: str  # of the model, whatever name was sent
-    native_headers: HeaderList
+    admission: Admission
+    lines: Lines
+    max_wait_s: float

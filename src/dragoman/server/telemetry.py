@@ -61,6 +61,8 @@ class RequestRecord(Struct):
     # Of our estimate of the prompt, against the upstream's count; None: it counted nothing.
     estimate_error_pct: float | None = None
     cost_micros: int | None = None  # None: no price is known
+    refused_by: str = ""  # the limit that stood against it, as ``key requests``
+    waited_s: float = 0.0  # for its turn
 
     @property
     def is_background(self) -> bool:
@@ -186,6 +188,10 @@ def _fields_of(record: RequestRecord) -> dict[str, Any]:
         fields.update({k: v for k, v in structs.asdict(usage).items() if v})
     if record.cost_micros is not None:
         fields["cost_micros"] = record.cost_micros
+    if record.refused_by:
+        fields["refused_by"] = record.refused_by
+    if record.waited_s:
+        fields["waited_ms"] = round(record.waited_s * 1000)
     if record.estimate_error_pct is not None:
         fields["estimate_error_pct"] = record.estimate_error_pct
     if record.adjustments:

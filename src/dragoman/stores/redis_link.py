@@ -5,7 +5,8 @@ While Redis is away nothing waits for it: calls fail at once, and one task asks 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import hashlib
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 from dragoman.core.errors import SharedStateUnavailable
@@ -206,3 +207,29 @@ def _redis_errors() -> tuple[type[Exception], ...]:
 def _reason(error: Exception) -> str:
     text = f"{type(error).__name__}: {error}"
     return text[:_MAX_REASON_CHARS]
+
+
+class Script:
+    """
+    A script that Redis runs as one step, sent whole only where Redis does not know it yet.
+
+    Args:
+        text: In Lua.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+    async def run(
+        self, client: "Redis", keys: Sequence[str], arguments: Sequence[str | int]
+    ) -> Any:  # noqa: ANN401 - what the script returns
+        """Return what it returns; keys come before arguments."""
+        from redis.exceptions import NoScriptError  # noqa: PLC0415 - as above
+
+        answer: Any = client.evalsha(self._digest, len(keys), *keys, *arguments)
+        try:
+            return await answer
+        except NoScriptError:
+            answer = client.eval(self._text, len(keys), *keys, *arguments)
+            return await answer

@@ -1,0 +1,348 @@
+"""
+What a request may use: the rules of its key, workspace, model and upstream, and what they say.
+
+A rule is one number of a ``Limits`` or ``Budget`` and whose it is. With what a request is expected
+to use it becomes a claim on a counter; the limiter's verdict becomes headers, warnings, an error.
+"""
+
+import datetime as dt
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final, Literal
+
+from msgspec import Struct
+
+from dragoman.core.errors import BudgetExhausted, HeaderFields, LimitExceeded
+from dragoman.limit_settings import Budget, Limits
+from dragoman.policy.access import Caller
+from dragoman.policy.limits import (
+    REQUESTS_AT_WORK_RETRY_S,
+    WINDOW_S,
+    Claim,
+    Mode,
+    Verdict,
+)
+
+Scope = Literal["key", "workspace", "model", "upstream"]
+Kind = Literal["requests", "input_tokens", "output_tokens", "concurrent", "cost_micros", "tokens"]
+Period = Literal["", "day", "month"]
+
+_MODES: Final[Mapping[Kind, Mode]] = {
+    "requests": "window",
+    "input_tokens": "window",
+    "output_tokens": "window",
+    "concurrent": "held",
+    "cost_micros": "budget",
+    "tokens": "budget",
+}
+_HEADER_NAMES: Final = {
+    "requests": b"requests",
+    "input_tokens": b"input-tokens",
+    "output_tokens": b"output-tokens",
+}
+_BUDGET_HELD_RETRY_S: Final = 2.0  # until a request at work has ended and said what it used
+_DOLLAR: Final = 1_000_000  # in millionths
+_MAX_KNOWN: Final = 4_096  # pairs of key and model whose rules are kept ready
+
+
+class Use(Struct, frozen=True, kw_only=True, gc=False):
+    """What a request uses, or is expected to."""
+
+    requests: int = 1
+    input_tokens: int = 0  # those that came from no cache
+    output_tokens: int = 0
+    tokens: int = 0  # all of prompt and reply
+    cost_micros: int = 0
+    concurrent: int = 1
+
+
+class Rule(Struct, frozen=True, kw_only=True, gc=False):
+    """
+    One number that holds for somebody.
+
+    Attributes:
+        owner: Id of whose it is, as in usage records.
+        name: The same for people.
+        warn_at: Of a budget: what to warn from.
+    """
+
+    scope: Scope
+    owner: str
+    name: str
+    kind: Kind
+    limit: int
+    period: Period = ""
+    warn_at: int = 0
+
+    @property
+    def mode(self) -> Mode:
+        """How its counter counts."""
+        return _MODES[self.kind]
+
+    @property
+    def whose(self) -> str:
+        """Whose it is, for people."""
+        return f'{self.scope} "{self.name}"'
+
+
+class Span(Struct, frozen=True, gc=False):
+    """A day or month of UTC, in seconds since 1970."""
+
+    label: str
+    starts_s: float
+    ends_s: float
+
+
+class RuleBook:
+    """
+    All rules of a configuration, and those of the keys and workspaces that call.
+
+    Args:
+        key: For every key, number by number where it says nothing itself.
+        workspace: For every workspace, in the same way.
+        keys: Limits and budgets of keys that are in no store, by their ids.
+        models: Limits of models, by alias.
+        upstreams: Limits of upstreams, by name.
+    """
+
+    def __init__(
+        self,
+        *,
+        key: Limits,
+        workspace: Limits,
+        keys: Mapping[str, tuple[Limits, Sequence[Budget]]],
+        models: Mapping[str, Limits],
+        upstreams: Mapping[str, Limits],
+    ) -> None:
+        self._key = key
+        self._workspace = workspace
+        self._keys = dict(keys)
+        self._models = {
+            alias: tuple(rules_of("model", alias, alias, limits=limits))
+            for alias, limits in models.items()
+        }
+        self._upstreams = {
+            name: tuple(rules_of("upstream", name, name, limits=limits))
+            for name, limits in upstreams.items()
+        }
+        self._known: dict[tuple[str, str], tuple[Caller, tuple[Rule, ...]]] = {}
+
+    def of_request(self, caller: Caller, alias: str) -> tuple[Rule, ...]:
+        """Return what holds for a request of *caller* for a model; empty: nothing does."""
+        known = self._known.get((caller.key_id, alias))
+        if known is not None and known[0] is caller:
+            return known[1]
+        rules = (*self._of_caller(caller), *self._models.get(alias, ()))
+        if len(self._known) >= _MAX_KNOWN:
+            self._known.clear()
+        self._known[caller.key_id, alias] = (caller, rules)
+        return rules
+
+    def of_upstream(self, name: str) -> tuple[Rule, ...]:
+        """Return what holds for a call of an upstream."""
+        return self._upstreams.get(name, ())
+
+    def _of_caller(self, caller: Caller) -> Iterator[Rule]:
+        limits, budgets = self._keys.get(caller.key_id, (Limits(), ()))
+        if caller.key is not None:
+            limits, budgets = caller.key.limits, caller.key.budgets
+        filled = _filled(limits, self._key)
+        yield from rules_of("key", caller.key_id, caller.key_name, limits=filled, budgets=budgets)
+        if (team := caller.workspace) is not None:
+            filled = _filled(team.limits, self._workspace)
+            yield from rules_of(
+                "workspace", team.id, team.name, limits=filled, budgets=team.budgets
+            )
+
+
+def rules_of(
+    scope: Scope, owner: str, name: str, *, limits: Limits, budgets: Iterable[Budget] = ()
+) -> Iterator[Rule]:
+    """Return a rule for each number that is given."""
+    numbers: dict[Kind, int | None] = {
+        "requests": limits.requests_per_minute,
+        "input_tokens": limits.input_tokens_per_minute,
+        "output_tokens": limits.output_tokens_per_minute,
+        "concurrent": limits.concurrent,
+    }
+    for kind, limit in numbers.items():
+        if limit is not None:
+            yield Rule(scope=scope, owner=owner, name=name, kind=kind, limit=limit)
+    for budget in budgets:
+        amounts: dict[Kind, int | None] = {
+            "cost_micros": budget.cost_micros,
+            "tokens": budget.tokens,
+        }
+        for kind, limit in amounts.items():
+            if limit is not None:
+                yield Rule(
+                    scope=scope,
+                    owner=owner,
+                    name=name,
+                    kind=kind,
+                    limit=limit,
+                    period=budget.period,
+                    warn_at=math.ceil(limit * budget.warn_at_pct / 100),
+                )
+
+
+def claim_of(rule: Rule, use: Use, now_s: float) -> Claim:
+    """Return what a request that uses *use* takes of the rule's counter."""
+    counter, ends_s = f"{rule.scope}:{rule.owner}:{rule.kind}", 0.0
+    if rule.period:
+        span = span_of(rule.period, now_s)
+        counter, ends_s = f"{counter}:{span.label}", span.ends_s
+    amount: int = getattr(use, rule.kind)
+    return Claim(counter=counter, mode=rule.mode, limit=rule.limit, amount=amount, ends_s=ends_s)
+
+
+def span_of(period: Period, now_s: float) -> Span:
+    """Return the day or month that *now_s* lies in."""
+    now = dt.datetime.fromtimestamp(now_s, dt.UTC)
+    start = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    if period == "month":
+        start = start.replace(day=1)
+        after = (start + dt.timedelta(days=32)).replace(day=1)
+        return Span(f"{start:%Y-%m}", start.timestamp(), after.timestamp())
+    after = start + dt.timedelta(days=1)
+    return Span(f"{start:%Y-%m-%d}", start.timestamp(), after.timestamp())
+
+
+# -- what people and clients are told
+
+
+def limit_headers(rules: Sequence[Rule], verdict: Verdict) -> HeaderFields:
+    """
+    Return the API's own headers: of each kind, those of the rule that is nearest to its limit.
+
+    ``reset`` is when all of it will be there again, if no other request comes.
+    """
+    nearest = _nearest(rules, verdict)
+    if not nearest:
+        return ()
+    reset = _rfc3339(verdict.at_s + WINDOW_S + 1)
+    fields: list[tuple[bytes, bytes]] = []
+    for kind, (limit, left) in nearest.items():
+        fields += _fields(_HEADER_NAMES[kind], limit, left, reset=reset)
+    tokens = [nearest[kind] for kind in ("input_tokens", "output_tokens") if kind in nearest]
+    if tokens:
+        limit, left = sum(t[0] for t in tokens), sum(t[1] for t in tokens)
+        fields += _fields(b"tokens", limit, left, reset=reset)
+    return tuple(fields)
+
+
+def budget_warnings(rules: Sequence[Rule], verdict: Verdict) -> list[tuple[Rule, str]]:
+    """Return a sentence for each budget that is used up so far that it warns."""
+    return [
+        (rule, f"{_budget(rule)}: {_amounts(rule, used)} used; {_anew(rule, verdict.at_s)}")
+        for rule, used in zip(rules, verdict.used, strict=True)
+        if rule.period and used >= rule.warn_at
+    ]
+
+
+def refusal(
+    rules: Sequence[Rule], verdict: Verdict, *, expected: Use, contact: str
+) -> LimitExceeded:
+    """Return the error for a request that was refused: a used-up budget before all others."""
+    refused = [(rules[i], verdict.used[i]) for i in verdict.refused]
+    headers = limit_headers(rules, verdict)
+    for rule, used in refused:
+        if rule.period and used >= rule.limit:
+            return BudgetExhausted(
+                f"The {_budget(rule)} is used up: {_amounts(rule, used)}. To go on before "
+                f"{_anew(rule, verdict.at_s)}, ask {contact}.",
+                retry_after_s=span_of(rule.period, verdict.at_s).ends_s - verdict.at_s,
+                headers=headers,
+                limit=label_of(rule),
+            )
+    rule, used = max(refused, key=lambda each: each[0].mode == "window")
+    wait_s = max(verdict.retry_after_s, _least_wait_s(rule))
+    return LimitExceeded(
+        f"{_limit_state(rule, used, expected)}; try again in {math.ceil(wait_s)} s",
+        retry_after_s=wait_s,
+        headers=headers,
+        limit=label_of(rule),
+    )
+
+
+def label_of(rule: Rule) -> str:
+    """Return the rule's name for logs and metrics; it does not say whose it is."""
+    return f"{rule.scope} {rule.kind}{f' per {rule.period}' if rule.period else ''}"
+
+
+def _filled(own: Limits, others: Limits) -> Limits:
+    def first(one: int | None, other: int | None) -> int | None:
+        return other if one is None else one
+
+    return Limits(
+        requests_per_minute=first(own.requests_per_minute, others.requests_per_minute),
+        input_tokens_per_minute=first(own.input_tokens_per_minute, others.input_tokens_per_minute),
+        output_tokens_per_minute=first(
+            own.output_tokens_per_minute, others.output_tokens_per_minute
+        ),
+        concurrent=first(own.concurrent, others.concurrent),
+    )
+
+
+def _nearest(rules: Sequence[Rule], verdict: Verdict) -> dict[str, tuple[int, int]]:
+    """Return limit and rest of the window of each kind that has the smallest rest."""
+    nearest: dict[str, tuple[int, int]] = {}
+    for rule, used in zip(rules, verdict.used, strict=True):
+        if rule.mode != "window":
+            continue
+        left = max(0, rule.limit - used)
+        known = nearest.get(rule.kind)
+        if known is None or left < known[1]:
+            nearest[rule.kind] = rule.limit, left
+    return nearest
+
+
+def _fields(name: bytes, limit: int, left: int, *, reset: bytes) -> HeaderFields:
+    prefix = b"anthropic-ratelimit-%b-" % name
+    return (
+        (prefix + b"limit", b"%d" % limit),
+        (prefix + b"remaining", b"%d" % left),
+        (prefix + b"reset", reset),
+    )
+
+
+def _rfc3339(time_s: float) -> bytes:
+    at = dt.datetime.fromtimestamp(math.ceil(time_s), dt.UTC)
+    return at.strftime("%Y-%m-%dT%H:%M:%SZ").encode()
+
+
+def _least_wait_s(rule: Rule) -> float:
+    if rule.mode == "window":
+        return 1.0
+    return _BUDGET_HELD_RETRY_S if rule.period else REQUESTS_AT_WORK_RETRY_S
+
+
+def _limit_state(rule: Rule, used: int, expected: Use) -> str:
+    if rule.period:
+        return f"what is left of the {_budget(rule)} is held by requests at work"
+    if rule.kind == "concurrent":
+        return f"{rule.whose} has {used} requests at work and may have {rule.limit}"
+    if rule.kind == "requests":
+        return f"{rule.whose} may send {rule.limit} requests per minute"
+    what = rule.kind.replace("_", " ")
+    left, wanted = max(0, rule.limit - used), getattr(expected, rule.kind)
+    return (
+        f"{rule.whose} may use {rule.limit} {what} per minute: {left} are left, and this request "
+        f"needs about {wanted}"
+    )
+
+
+def _budget(rule: Rule) -> str:
+    return f"{rule.period}'s budget of {rule.whose}"
+
+
+def _amounts(rule: Rule, used: int) -> str:
+    if rule.kind == "tokens":
+        return f"{used:,} of {rule.limit:,} tokens"
+    digits = 2 if rule.limit >= _DOLLAR else 4
+    return f"${used / _DOLLAR:,.{digits}f} of ${rule.limit / _DOLLAR:,.{digits}f}"
+
+
+def _anew(rule: Rule, now_s: float) -> str:
+    ends = dt.datetime.fromtimestamp(span_of(rule.period, now_s).ends_s, dt.UTC)
+    return f"it begins anew on {ends:%Y-%m-%d} at 00:00 UTC"

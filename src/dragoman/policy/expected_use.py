@@ -1,0 +1,100 @@
+"""What a request will use, before it has: learnt from what others for the same model have used."""
+
+import re
+from typing import Final
+
+from msgspec import Struct
+
+from dragoman.core.usage import Usage
+
+_MAX_MODELS: Final = 10_000
+_MIN_OBSERVATIONS: Final = 8
+_WEIGHT: Final = 1 / 16  # of a new observation; the last few dozen decide
+_DEVIATIONS: Final = 2.0  # above the mean: few requests use more than was held for them
+_TOKENS_PER_BYTE: Final = 0.3  # of a body, until better is known
+_UNKNOWN_OUTPUT: Final = 4_096  # tokens, until better is known
+_TOKENS_PER_FILE: Final = 1_500
+_BASE64: Final = re.compile(rb'"data"\s*:\s*"([A-Za-z0-9+/=]{1000,})"')
+
+
+class Expected(Struct, frozen=True, gc=False):
+    """Tokens of one request: those of the prompt that no cache gives, all of it, the reply's."""
+
+    fresh: int
+    prompt: int
+    output: int
+
+
+class _Average:
+    """A moving mean, and how far observations are from it."""
+
+    def __init__(self) -> None:
+        self.mean = 0.0
+        self.deviation = 0.0
+
+    def take(self, value: float, weight: float) -> None:
+        difference = value - self.mean
+        self.mean += weight * difference
+        self.deviation += weight * (abs(difference) - self.deviation)
+
+    @property
+    def high(self) -> float:
+        """What most are below."""
+        return self.mean + _DEVIATIONS * self.deviation
+
+
+class _Learnt:
+    def __init__(self) -> None:
+        self.n = 0
+        self.fresh = _Average()  # for each byte of the body
+        self.prompt = _Average()
+        self.output = _Average()
+
+
+class ExpectedUse:
+    """
+    Estimates by model alias. Belongs to one event loop; a restart begins anew.
+
+    Prompts are reckoned by the size of the body. Most of a long conversation comes from the
+    upstream's cache, which only experience can say: a limit counts what did not.
+    """
+
+    def __init__(self) -> None:
+        self._learnt: dict[str, _Learnt] = {}
+
+    def of(self, alias: str, body: bytes, max_tokens: int | None) -> Expected:
+        """Return what a request with this *body* will probably use, by its *max_tokens* at most."""
+        most = _UNKNOWN_OUTPUT if max_tokens is None else max_tokens
+        size, files = _size_of(body)
+        known = self._learnt.get(alias)
+        if known is None or known.n < _MIN_OBSERVATIONS:
+            prompt = round(size * _TOKENS_PER_BYTE) + files
+            return Expected(prompt, prompt, min(most, _UNKNOWN_OUTPUT))
+        return Expected(
+            round(size * known.fresh.high) + files,
+            round(size * known.prompt.high) + files,
+            min(most, round(known.output.high)),
+        )
+
+    def observe(self, alias: str, body: bytes, usage: Usage) -> None:
+        """Learn from what the upstream has counted for a request with this *body*."""
+        size, files = _size_of(body)
+        known = self._learnt.get(alias)
+        if known is None:
+            if len(self._learnt) >= _MAX_MODELS:
+                self._learnt.pop(next(iter(self._learnt)))
+            known = self._learnt[alias] = _Learnt()
+        known.n += 1
+        weight = max(_WEIGHT, 1 / known.n)  # a plain mean of the first ones
+        fresh = usage.input_tokens + usage.cache_creation_input_tokens
+        known.fresh.take(max(0, fresh - files) / size, weight)
+        known.prompt.take(max(0, usage.prompt_tokens - files) / size, weight)
+        known.output.take(usage.output_tokens, weight)
+
+
+def _size_of(body: bytes) -> tuple[int, int]:
+    """Return the bytes of *body* without files in it, at least 1, and tokens for those files."""
+    if b"base64" not in body:
+        return max(1, len(body)), 0
+    files = [found.end(1) - found.start(1) for found in _BASE64.finditer(body)]
+    return max(1, len(body) - sum(files)), _TOKENS_PER_FILE * len(files)

@@ -1,0 +1,298 @@
+"""Limits and budgets on the request path: reserve before, settle after, tell the client."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+from msgspec import Struct
+
+from dragoman.core.errors import (
+    HeaderFields,
+    SharedStateUnavailable,
+    UpstreamLimitExceeded,
+)
+from dragoman.core.usage import Usage
+from dragoman.policy.access import Caller
+from dragoman.policy.allowances import (
+    Rule,
+    RuleBook,
+    Use,
+    budget_warnings,
+    claim_of,
+    label_of,
+    limit_headers,
+    refusal,
+)
+from dragoman.policy.expected_use import ExpectedUse
+from dragoman.policy.limits import RENEW_S, Claim, Limiter, Reservation, Verdict
+from dragoman.policy.prices import Prices
+from dragoman.policy.routes import Target
+from dragoman.server.asked import Asked
+from dragoman.server.budget_seeds import BudgetSeeds
+from dragoman.server.telemetry import EventLog, RequestRecord
+
+_WARNING_HEADER: Final = b"x-dragoman-budget-warning"
+_MAX_TOLD: Final = 20_000  # budgets whose warning is in the log
+_TELL_AGAIN_S: Final = 60.0
+_COUNTED_KINDS: Final = frozenset({"input_tokens", "output_tokens", "tokens", "cost_micros"})
+
+
+class LimiterAtHand(Limiter, Protocol):
+    """A limiter that can go on without its shared counters."""
+
+    def reserve_alone(
+        self,
+        request_id: str,
+        claims: Sequence[Claim],
+        *,
+        now_s: float,
+        cause: SharedStateUnavailable,
+    ) -> Verdict:
+        """Reserve without the counters that count, or raise *cause*."""
+        ...
+
+
+class Admitted(Struct, frozen=True, kw_only=True):
+    """What a request has reserved; *headers* are for its answer."""
+
+    rules: tuple[Rule, ...]
+    reservation: Reservation
+    headers: HeaderFields
+
+
+class Admission:
+    """
+    Admits requests within the limits. Belongs to one event loop.
+
+    Args:
+        rules: What holds for whom.
+        limiter: Counts.
+        expected: What requests will probably use.
+        prices: Of what they use.
+        seeds: What was used of budgets before.
+        log: Told of budgets that run out.
+        contact: Whom people are told to ask.
+        clock: Seconds since 1970.
+
+    Attributes:
+        n_held: Requests at work that have reserved something.
+    """
+
+    def __init__(
+        self,
+        rules: RuleBook,
+        limiter: LimiterAtHand,
+        *,
+        expected: ExpectedUse,
+        prices: Prices,
+        seeds: BudgetSeeds,
+        log: EventLog,
+        contact: str,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._rules = rules
+        self._limiter = limiter
+        self._expected = expected
+        self._prices = prices
+        self._seeds = seeds
+        self._log = log
+        self._contact = contact
+        self._clock = clock
+        self._held: dict[str, Reservation] = {}
+        self._renewal: asyncio.TimerHandle | None = None
+        self._told: dict[str, str] = {}
+        self._told_of_unknown_s = -_TELL_AGAIN_S
+
+    @property
+    def n_held(self) -> int:
+        """How many reservations are open."""
+        return len(self._held)
+
+    def rules_of(self, caller: Caller, alias: str) -> tuple[Rule, ...]:
+        """Return what holds for a request; empty: nothing does, and nothing need be admitted."""
+        return self._rules.of_request(caller, alias)
+
+    def rules_of_upstream(self, name: str) -> tuple[Rule, ...]:
+        """Return what holds for a call of an upstream; mostly nothing does."""
+        return self._rules.of_upstream(name)
+
+    async def admit(
+        self, rules: tuple[Rule, ...], asked: Asked, record: RequestRecord, *, target: Target
+    ) -> Admitted:
+        """
+        Reserve what a request will probably use.
+
+        Args:
+            rules: What holds for it, at least one.
+            asked: The request.
+            record: Of it.
+            target: Which will probably answer; its price counts.
+
+        Raises:
+            LimitExceeded: There is no room now.
+            BudgetExhausted: There is none in this day or month.
+            SharedStateUnavailable: Nobody can say, and the configuration wants to be sure.
+        """
+        use = self._use_of(rules, asked, target)
+        reservation, verdict = await self._reserve(record.request_id, rules, use)
+        self._tell_of_budgets(rules, reservation, verdict)
+        if verdict.is_granted:
+            return Admitted(
+                rules=rules,
+                reservation=reservation,
+                headers=(*limit_headers(rules, verdict), *_warning(rules, verdict)),
+            )
+        error = refusal(rules, verdict, expected=use, contact=self._contact)
+        record.refused_by = error.limit
+        raise error
+
+    async def admit_to_upstream(
+        self, rules: tuple[Rule, ...], asked: Asked, reservation_id: str, *, target: Target
+    ) -> Admitted:
+        """
+        Reserve what a call of an upstream will probably use.
+
+        Raises:
+            UpstreamLimitExceeded: It shall not be asked now.
+            SharedStateUnavailable: As for ``admit``.
+        """
+        use = self._use_of(rules, asked, target)
+        reservation, verdict = await self._reserve(reservation_id, rules, use)
+        if verdict.is_granted:
+            return Admitted(rules=rules, reservation=reservation, headers=())
+        error = refusal(rules, verdict, expected=use, contact=self._contact)
+        raise UpstreamLimitExceeded(
+            "the model's servers are asked no more at present; try again",
+            retry_after_s=error.retry_after_s or 1.0,
+            limit=error.limit,
+            log_detail=error.message,
+        )
+
+    def settle(
+        self, admitted: Admitted, asked: Asked, *, usage: Usage | None, cost_micros: int | None
+    ) -> None:
+        """
+        Replace what was reserved by what was used.
+
+        Args:
+            admitted: Of ``admit`` or ``admit_to_upstream``.
+            asked: The request.
+            usage: Tokens; None: none were used.
+            cost_micros: Their price; None: nothing, or nobody knows.
+        """
+        use = used(usage, cost_micros)
+        actual = [getattr(use, rule.kind) for rule in admitted.rules]
+        reservation = admitted.reservation
+        self._held.pop(reservation.id, None)
+        self._limiter.settle(reservation, actual, now_s=self._clock())
+        if usage is not None and not usage.is_estimate and _counts_tokens(admitted.rules):
+            self._expected.observe(asked.alias, asked.body, usage)
+
+    def close(self) -> None:
+        """Renew nothing any more."""
+        if self._renewal is not None:
+            self._renewal.cancel()
+            self._renewal = None
+
+    def _use_of(self, rules: Sequence[Rule], asked: Asked, target: Target) -> Use:
+        if not _counts_tokens(rules):
+            return Use()
+        expected = self._expected.of(asked.alias, asked.body, asked.request.max_tokens)
+        deployment = target.deployment
+        usage = Usage(
+            input_tokens=expected.fresh,
+            cache_read_input_tokens=max(0, expected.prompt - expected.fresh),
+            output_tokens=expected.output,
+        )
+        cost = self._prices.cost_micros(usage, model=deployment.model, upstream=deployment.upstream)
+        return used(usage, cost)
+
+    async def _reserve(
+        self, reservation_id: str, rules: tuple[Rule, ...], use: Use
+    ) -> tuple[Reservation, Verdict]:
+        now_s = self._clock()
+        claims = tuple(claim_of(rule, use, now_s) for rule in rules)
+        verdict = await self._limiter.reserve(reservation_id, claims, now_s=now_s)
+        if verdict.unknown:
+            verdict = await self._reserve_with_seeds(reservation_id, rules, claims, first=verdict)
+        reservation = Reservation(id=reservation_id, claims=claims, at_s=verdict.at_s)
+        if verdict.is_granted and any(claim.mode != "window" for claim in claims):
+            self._held[reservation_id] = reservation
+            if self._renewal is None:
+                self._renewal = asyncio.get_running_loop().call_later(RENEW_S, self._renew)
+        return reservation, verdict
+
+    async def _reserve_with_seeds(
+        self,
+        reservation_id: str,
+        rules: tuple[Rule, ...],
+        claims: tuple[Claim, ...],
+        *,
+        first: Verdict,
+    ) -> Verdict:
+        """Reserve once more, with what was used of budgets that have no counter yet."""
+        now_s = self._clock()
+        try:
+            unknown = [rules[i] for i in first.unknown]
+            amounts = await self._seeds.used(unknown, now_s=first.at_s)
+        except SharedStateUnavailable as error:
+            if now_s - self._told_of_unknown_s >= _TELL_AGAIN_S:
+                self._told_of_unknown_s = now_s
+                self._log.event("limits", state="unknown budgets", reason=error.log_detail)
+            return self._limiter.reserve_alone(reservation_id, claims, now_s=now_s, cause=error)
+        counters = [claims[i].counter for i in first.unknown]
+        seeds = dict(zip(counters, amounts, strict=True))
+        return await self._limiter.reserve(reservation_id, claims, now_s=now_s, seeds=seeds)
+
+    def _renew(self) -> None:
+        self._renewal = None
+        if self._held:
+            self._limiter.renew([*self._held.values()], now_s=self._clock())
+            self._renewal = asyncio.get_running_loop().call_later(RENEW_S, self._renew)
+
+    def _tell_of_budgets(
+        self, rules: Sequence[Rule], reservation: Reservation, verdict: Verdict
+    ) -> None:
+        """Log each budget once when it passes its threshold, and once when it is used up."""
+        for rule, claim, used_ in zip(rules, reservation.claims, verdict.used, strict=True):
+            if not rule.period or used_ < rule.warn_at:
+                continue
+            state = "used up" if used_ >= rule.limit else "nearly used up"
+            if self._told.get(claim.counter) == state:
+                continue
+            if len(self._told) >= _MAX_TOLD:
+                self._told.pop(next(iter(self._told)))
+            self._told[claim.counter] = state
+            self._log.event(
+                "budget",
+                state=state,
+                whose=rule.whose,
+                budget=label_of(rule),
+                used=used_,
+                limit=rule.limit,
+            )
+
+
+def used(usage: Usage | None, cost_micros: int | None) -> Use:
+    """Return what limits and budgets count of a reply."""
+    if usage is None:
+        return Use(cost_micros=cost_micros or 0)
+    return Use(
+        input_tokens=usage.input_tokens + usage.cache_creation_input_tokens,
+        output_tokens=usage.output_tokens,
+        tokens=usage.prompt_tokens + usage.output_tokens,
+        cost_micros=cost_micros or 0,
+    )
+
+
+def _counts_tokens(rules: Sequence[Rule]) -> bool:
+    return any(rule.kind in _COUNTED_KINDS for rule in rules)
+
+
+def _warning(rules: Sequence[Rule], verdict: Verdict) -> HeaderFields:
+    warnings = budget_warnings(rules, verdict)
+    if not warnings:
+        return ()
+    text = "; ".join(sentence for _, sentence in warnings)
+    return ((_WARNING_HEADER, text.encode("ascii", "backslashreplace")),)

@@ -1,0 +1,159 @@
+"""A bounded number of places, and a fair line of those who wait for one."""
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import Mapping
+from typing import Final
+
+from dragoman.core.errors import Overloaded
+
+_RETRY_AFTER_S: Final = 1.0
+
+
+class Line:
+    """
+    Places for requests at work. Those who find none wait, and are served key by key in turn.
+
+    Interactive requests come before background ones; within a key, who came first is first.
+    Belongs to one event loop.
+
+    Args:
+        what: What is full, for the errors.
+        places: At work at a time.
+        max_waiting: In line; more are sent away.
+        max_per_key: The same for each key.
+        max_wait_s: Who has waited this long is sent away.
+
+    Attributes:
+        n_inside: How many are at work.
+        n_refused: How many were sent away so far.
+    """
+
+    def __init__(
+        self, what: str, places: int, *, max_waiting: int, max_per_key: int, max_wait_s: float
+    ) -> None:
+        self._what = what
+        self._places = places
+        self._max_waiting = max_waiting
+        self._max_per_key = max_per_key
+        self._max_wait_s = max_wait_s
+        self._interactive = _Turns()
+        self._background = _Turns()
+        self.n_inside = 0
+        self.n_refused = 0
+
+    @property
+    def n_waiting(self) -> int:
+        """How many are in line."""
+        return self._interactive.n + self._background.n
+
+    def try_enter(self) -> bool:
+        """Take a place if one is free; nobody waits then."""
+        if self.n_inside >= self._places:
+            return False
+        self.n_inside += 1
+        return True
+
+    async def enter(self, key: str, *, is_background: bool) -> None:
+        """
+        Wait for a place, and take it. Whoever enters leaves.
+
+        Raises:
+            Overloaded: The line is full, or the wait has been too long.
+        """
+        if self.try_enter():
+            return
+        turns = self._background if is_background else self._interactive
+        self._check_room(key)
+        waiter = asyncio.get_running_loop().create_future()
+        turns.add(key, waiter)
+        try:
+            async with asyncio.timeout(self._max_wait_s):
+                await waiter
+        except BaseException as error:
+            if waiter.done() and not waiter.cancelled():
+                self.leave()  # the place came as it was too late
+            turns.remove(key, waiter)
+            if isinstance(error, TimeoutError):
+                raise self._full(f"no turn came within {self._max_wait_s:g} s") from None
+            raise
+
+    def leave(self) -> None:
+        """Give the place back; who is next gets it."""
+        waiter = self._interactive.pop() or self._background.pop()
+        if waiter is None:
+            self.n_inside -= 1
+        else:
+            waiter.set_result(None)
+
+    def _check_room(self, key: str) -> None:
+        if self.n_waiting >= self._max_waiting:
+            raise self._full(f"{self.n_waiting} more wait")
+        n = self._interactive.of(key) + self._background.of(key)
+        if n >= self._max_per_key:
+            raise self._full(f"{n} more of this key wait")
+
+    def _full(self, reason: str) -> Overloaded:
+        self.n_refused += 1
+        return Overloaded(
+            f"{self._what} is at work on {self._places} requests, and {reason}; try again",
+            retry_after_s=_RETRY_AFTER_S,
+        )
+
+
+class Lines:
+    """
+    The lines of a gateway: the one at its own door, and one for each endpoint of its upstreams.
+
+    Args:
+        own: For the gateway as a whole.
+        endpoints: Of the upstreams, by name.
+    """
+
+    def __init__(self, own: Line, endpoints: Mapping[str, Line]) -> None:
+        self.own = own
+        self._endpoints = dict(endpoints)
+
+    def of_endpoint(self, name: str) -> Line:
+        """Return the line of an endpoint."""
+        return self._endpoints[name]
+
+    def all(self) -> list[tuple[str, Line]]:
+        """Return all lines by their endpoints; that of the gateway itself has an empty name."""
+        return [("", self.own), *self._endpoints.items()]
+
+
+class _Turns:
+    """Waiters of several keys; keys take turns."""
+
+    def __init__(self) -> None:
+        self._keys: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+        self.n = 0
+
+    def of(self, key: str) -> int:
+        return len(self._keys.get(key, ()))
+
+    def add(self, key: str, waiter: asyncio.Future[None]) -> None:
+        self._keys.setdefault(key, deque()).append(waiter)
+        self.n += 1
+
+    def remove(self, key: str, waiter: asyncio.Future[None]) -> None:
+        """Take one out of the line who waits no more; does nothing if it was popped."""
+        waiters = self._keys.get(key)
+        if waiters is not None and waiter in waiters:
+            waiters.remove(waiter)
+            self.n -= 1
+            if not waiters:
+                del self._keys[key]
+
+    def pop(self) -> asyncio.Future[None] | None:
+        """Return who is next, None: nobody waits."""
+        while self._keys:
+            key, waiters = self._keys.popitem(last=False)
+            waiter = waiters.popleft()
+            self.n -= 1
+            if waiters:
+                self._keys[key] = waiters  # behind the others
+            if not waiter.done():
+                return waiter
+        return None

@@ -1,0 +1,131 @@
+"""What happens when counters cannot be reached: this process counts alone, or refuses."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Literal
+
+from msgspec import structs
+
+from dragoman.core.errors import SharedStateUnavailable
+from dragoman.policy.limits import NO_SEEDS, Claim, Limiter, Reservation, Verdict
+from dragoman.stores.limiter_memory import MemoryLimiter
+
+_MAX_KNOWN: Final = 20_000  # budgets whose last state is remembered
+State = Literal["alone", "shared"]
+Told = Callable[[State], None]
+
+
+class FallbackLimiter:
+    """
+    Ask *main*; while it cannot be reached, give out a share of every limit and budget alone.
+
+    Of a budget no more than that share is given out alone in the whole of its period, nor more
+    than was left when its counter was last seen. It is told to *main* when that is back.
+
+    Args:
+        main: The counters that count.
+        is_open: Whether to go on alone at all; may be changed, as may *share_pct*.
+        share_pct: Of each limit and budget.
+        told: Called with ``alone`` when *main* cannot be reached, with ``shared`` when it can.
+
+    Attributes:
+        is_alone: Whether *main* could not be reached the last time.
+        n_alone: Requests that were counted alone, or refused for want of counters.
+    """
+
+    def __init__(self, main: Limiter, *, is_open: bool, share_pct: int, told: Told) -> None:
+        self._main = main
+        self._alone = MemoryLimiter()
+        self.is_open = is_open
+        self.share_pct = share_pct
+        self._told = told
+        self._reserved_alone: set[str] = set()
+        self._last_used: dict[str, int] = {}
+        self.is_alone = False
+        self.n_alone = 0
+
+    async def reserve(
+        self,
+        request_id: str,
+        claims: Sequence[Claim],
+        *,
+        now_s: float,
+        seeds: Mapping[str, int] = NO_SEEDS,
+    ) -> Verdict:
+        try:
+            verdict = await self._main.reserve(request_id, claims, now_s=now_s, seeds=seeds)
+        except SharedStateUnavailable as error:
+            if not self.is_alone:
+                self._turn(is_alone=True)
+            return self.reserve_alone(request_id, claims, now_s=now_s, cause=error)
+        if self.is_alone:
+            self._turn(is_alone=False)
+        for claim, used in zip(claims, verdict.used, strict=False):
+            if claim.mode == "budget":
+                self._remember(claim.counter, used)
+        return verdict
+
+    def reserve_alone(
+        self,
+        request_id: str,
+        claims: Sequence[Claim],
+        *,
+        now_s: float,
+        cause: SharedStateUnavailable,
+    ) -> Verdict:
+        """
+        Reserve without the counters that count.
+
+        Raises:
+            SharedStateUnavailable: *cause*, where nothing may be given out alone.
+        """
+        self.n_alone += 1
+        if not self.is_open:
+            raise cause
+        scaled = [self._share(claim) for claim in claims]
+        seeds = {claim.counter: 0 for claim in claims if claim.mode == "budget"}
+        verdict = self._alone.reserve_now(request_id, scaled, now_s=now_s, seeds=seeds)
+        if verdict.is_granted:
+            self._reserved_alone.add(request_id)
+        return verdict
+
+    def settle(self, reservation: Reservation, actual: Sequence[int], *, now_s: float) -> None:
+        if reservation.id not in self._reserved_alone:
+            self._main.settle(reservation, actual, now_s=now_s)
+            return
+        self._reserved_alone.discard(reservation.id)
+        self._alone.settle(reservation, actual, now_s=now_s)
+        pairs = zip(reservation.claims, actual, strict=True)
+        owed = [(claim, amount) for claim, amount in pairs if claim.mode == "budget" and amount]
+        if owed:  # windows and places are over by the time that it is back
+            claims, amounts = zip(*owed, strict=True)
+            debt = structs.replace(reservation, claims=claims)
+            self._main.settle(debt, amounts, now_s=now_s)
+
+    def renew(self, reservations: Sequence[Reservation], *, now_s: float) -> None:
+        alone = [each for each in reservations if each.id in self._reserved_alone]
+        if alone:
+            self._alone.renew(alone, now_s=now_s)
+            reservations = [each for each in reservations if each.id not in self._reserved_alone]
+        if reservations:
+            self._main.renew(reservations, now_s=now_s)
+
+    async def close(self) -> None:
+        await self._main.close()
+
+    def _share(self, claim: Claim) -> Claim:
+        share = claim.limit * self.share_pct // 100
+        if claim.mode == "budget":
+            left = claim.limit - self._last_used.get(claim.counter, 0)
+            share = min(share, max(0, left))
+        elif claim.limit:
+            share = max(1, share)
+        return structs.replace(claim, limit=share)
+
+    def _remember(self, counter: str, used: int) -> None:
+        if counter not in self._last_used and len(self._last_used) >= _MAX_KNOWN:
+            self._last_used.pop(next(iter(self._last_used)))
+        self._last_used[counter] = used
+
+    def _turn(self, *, is_alone: bool) -> None:
+        self.is_alone = is_alone
+        self._told("alone" if is_alone else "shared")
