@@ -3,7 +3,8 @@
 import asyncio
 import io
 import json
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -367,3 +368,55 @@ def test_a_segment_that_cannot_be_read_stops_no_other(tmp_path: Path) -> None:
     second.write_bytes(b"00000000 {}\n" + second.read_bytes())
     run(take_them())
     assert [path.suffix for path in tmp_path.glob("spool/*/0*")] == [".odd"]
+
+
+def test_writing_goes_on_while_the_disk_takes_its_time(tmp_path: Path, monkeypatch) -> None:
+    started, go_on = threading.Event(), threading.Event()
+    synced: list[int] = []
+
+    def sync(paths: Iterable[Path]) -> None:
+        started.set()
+        assert go_on.wait(20)
+        synced.append(len(list(paths)))
+
+    monkeypatch.setattr(meter_module, "sync_segments", sync)
+
+    async def main() -> None:
+        case = MeterCase(tmp_path)
+        case.store.error = GatewayError("away")
+        case.meter.start()
+        case.note(1)
+        await case.until(lambda: case.meter.counts().is_store_away)
+        case.note(2)
+        await case.until(started.is_set)
+        waiting = case.meter.counts().spool_bytes
+        case.note(3)
+        await case.until(lambda: case.meter.counts().spool_bytes > waiting)
+        go_on.set()
+        await case.until(lambda: len(synced) == 1)
+        case.note(4)
+        await case.until(lambda: len(synced) == 2)
+        await case.meter.close()
+
+    run(main())
+
+
+def test_a_disk_that_cannot_sync_is_told_of(tmp_path: Path, monkeypatch) -> None:
+    def sync(_: Iterable[Path]) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(meter_module, "sync_segments", sync)
+
+    async def main() -> None:
+        case = MeterCase(tmp_path)
+        case.store.error = GatewayError("away")
+        case.meter.start()
+        case.note(1)
+        await case.until(lambda: case.meter.counts().is_store_away)
+        case.note(2)
+        await case.until(lambda: case.meter.counts().held == 0)
+        await case.meter.close()
+        (event,) = [event for event in case.events if event["event"] == "usage_spool"]
+        assert event == {"event": "usage_spool", "state": "failing", "detail": "Input/output error"}
+
+    run(main())

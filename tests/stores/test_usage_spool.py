@@ -17,7 +17,7 @@ from dragoman.policy.records import UsageRecord
 from dragoman.stores import usage_spool
 from dragoman.stores.folder_claims import FolderClaim, dead_claims
 from dragoman.stores.usage_lines import decode_lines, encode_lines
-from dragoman.stores.usage_spool import SpoolFull, UsageSpool, waiting_bytes
+from dragoman.stores.usage_spool import SpoolFull, UsageSpool, sync_segments, waiting_bytes
 
 AT = dt.datetime(2026, 11, 25, 14, 3, 11, 482000, dt.UTC)
 MANY_BYTES = 2**20
@@ -190,8 +190,7 @@ def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
 
 def test_files_are_for_their_owner_alone(tmp_path: Path) -> None:
     spool = new_spool(tmp_path / "spool")
-    spool.append(records(1))
-    spool.sync()
+    sync_segments([spool.append(records(1)), tmp_path / "taken by the store"])
     (folder,) = (tmp_path / "spool").iterdir()
     assert folder.stat().st_mode & 0o777 == 0o700
     assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o600}

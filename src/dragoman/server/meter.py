@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 from typing import Final, TypeVar
 
 from msgspec import Struct
@@ -23,7 +24,7 @@ from dragoman.policy.store import GetStore
 from dragoman.server.telemetry import RequestRecord
 from dragoman.server.usage_log import UsageLog
 from dragoman.server.usage_records import usage_record
-from dragoman.stores.usage_spool import Segment, UsageSpool
+from dragoman.stores.usage_spool import Segment, UsageSpool, sync_segments
 
 _T = TypeVar("_T")
 
@@ -91,6 +92,8 @@ class Meter:
         self._closing = asyncio.Event()
         self._wrote = asyncio.Event()
         self._last_written = asyncio.Event()
+        self._unsynced: set[Path] = set()
+        self._syncing: asyncio.Future[None] | None = None
         self._thread: ThreadPoolExecutor | None = None
         self._tasks: tuple[asyncio.Task[None], asyncio.Task[None]] | None = None
 
@@ -139,6 +142,9 @@ class Meter:
         with suppress(TimeoutError):
             async with asyncio.timeout(_FLUSH_S):
                 await self._on_thread(self._spool.close)
+                if self._syncing is not None:
+                    await asyncio.wait([self._syncing])
+                    self._end_sync()
         if self._thread is not None:
             self._thread.shutdown(wait=False)
         self._lose(self._n_held)
@@ -167,7 +173,7 @@ class Meter:
         if not records:
             return
         try:
-            await self._on_thread(self._append, records)
+            path = await self._on_thread(self._spool.append, records)
         except OSError as error:
             self._stuck = records
             self._noted.set()
@@ -175,12 +181,30 @@ class Meter:
         else:
             self._n_held -= len(records)
             self._log.disk(None)
+            self._sync(path)
         self._wrote.set()
 
-    def _append(self, records: Sequence[UsageRecord]) -> None:
-        self._spool.append(records)
-        if self._log.is_store_away:  # else it is there for a moment, and a sync costs more
-            self._spool.sync()
+    def _sync(self, path: Path) -> None:
+        """
+        Bring what will stay onto the disk itself.
+
+        In a thread of its own: writing goes on while the disk takes its time. What stays only for
+        the moment until the store takes it is left to the system, for a sync costs more.
+        """
+        if not self._log.is_store_away:
+            return
+        self._unsynced.add(path)
+        if self._syncing is not None and not self._syncing.done():
+            return
+        self._end_sync()
+        paths, self._unsynced = self._unsynced, set()
+        loop = asyncio.get_running_loop()
+        self._syncing = loop.run_in_executor(None, sync_segments, paths)
+
+    def _end_sync(self) -> None:
+        """Take note of how the last one ended."""
+        if self._syncing is not None and isinstance(error := self._syncing.exception(), OSError):
+            self._log.disk(error)
 
     # -- disk to store
 

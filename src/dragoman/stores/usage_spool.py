@@ -6,12 +6,13 @@ A segment that the store has taken is removed. The folders of processes that hav
 their segments are read like our own.
 
 Blocking, and for one thread at a time. What is appended survives the end of the process; only what
-``sync`` was called for survives a power cut as well.
+``sync_segments`` was called for survives a power cut as well.
 """
 
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -73,9 +74,9 @@ class UsageSpool:
                 claim.release()
         return len(self._sealed) - before
 
-    def append(self, records: Sequence[UsageRecord]) -> None:
+    def append(self, records: Sequence[UsageRecord]) -> Path:
         """
-        Write records behind all others.
+        Write records behind all others, return the file that they are in.
 
         Raises:
             SpoolFull: They do not fit.
@@ -93,16 +94,7 @@ class UsageSpool:
         self.waiting_bytes += len(lines)
         if live.n_bytes >= self._segment_bytes:
             self._seal()
-
-    def sync(self) -> None:
-        """
-        Bring what was appended last onto the disk itself.
-
-        Raises:
-            OSError: The disk refuses.
-        """
-        if self._live is not None:
-            self._live.sync()
+        return live.path
 
     def oldest(self) -> Segment | None:
         """Return the segment to read next; None: nothing waits."""
@@ -195,17 +187,30 @@ class _LiveSegment:
             raise
         self.n_bytes += len(lines)
 
-    def sync(self) -> None:
-        os.fsync(self._descriptor)
-        if os.name == "posix":  # else the file may be there without its name
-            folder = os.open(self.path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-
     def close(self) -> None:
         os.close(self._descriptor)
+
+
+def sync_segments(paths: Iterable[Path]) -> None:
+    """
+    Bring segments onto the disk itself; from any thread, and it may take seconds.
+
+    Raises:
+        OSError: The disk refuses.
+    """
+    for path in paths:
+        with suppress(FileNotFoundError):  # the store has taken it
+            _sync(path, os.O_RDWR)
+            if os.name == "posix":  # else the file may be there without its name
+                _sync(path.parent, os.O_RDONLY)
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def waiting_bytes(root: Path) -> int:
