@@ -98,6 +98,16 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
         "",
         {"thinking_switch": "none"},
     ),
+    "a thinking switch, as a path": (
+        "body.thinking: extra_forbidden",
+        "",
+        {"thinking_switch": "none"},
+    ),
+    "a thinking switch, at the beginning": (
+        "thinking: unsupported property",
+        "",
+        {"thinking_switch": "none"},
+    ),
     "a budget": ("thinking_budget must be positive", "", {"thinking_budget_field": None}),
     "usage in streams": ("Unknown parameter stream_options", "", {"stream_options": False}),
     "stop": ("Invalid 'stop': too many", "", {"reports_stop": False}),

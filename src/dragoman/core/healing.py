@@ -108,7 +108,9 @@ def _mention(rule: _Rule, body: Body, refusal: Refusal) -> int:
     name = re.escape(rule.field)
     pattern = rf"(?<![a-z_]){name}(?![a-z_])"
     if rule.is_word:
-        pattern = rf"""['"`.]{name}['"`\]]|(?:supplied|parameter|field|argument)s?:? {name}\b"""
+        pattern = (
+            rf"""(?:^|['"`.]){name}['"`\]:]|(?:supplied|parameter|field|argument)s?:? {name}\b"""
+        )
     found = re.search(pattern, refusal.text)
     return found.start() + 1 if found else -1
 

@@ -12,7 +12,9 @@ from typing import Final
 from dragoman.core.dialects.facts import PlatformFacts
 
 PLATFORMS: Final[Mapping[str, PlatformFacts]] = {
-    "generic": PlatformFacts(),
+    # Nobody knows what it takes. Silence would leave thinking on, and billed, for most models; the
+    # vendor's switch is ignored, or refused by its name, and then it is left out from there on.
+    "generic": PlatformFacts(switch="vendor"),
     "kspmas": PlatformFacts(
         switch="vendor",
         # docs.ksyun.com/documents/44863 (2026-04-16): any and tool are supported for every model.
