@@ -300,6 +300,11 @@ PROBLEMS = {
         MODEL + 'image_fallback = "mm"',
         'models.m.image_fallback: no model "mm"',
     ),
+    "nobody to hedge with": (
+        MODEL + "hedge_percentile = 95",
+        "models.m.hedge_percentile: there is no second address, key or upstream to ask",
+    ),
+    "no percentile": (MODEL + "hedge_percentile = 100", "models.m.hedge_percentile: expected"),
     "never open": (
         "[routing]\nfailures_to_open = 0",
         "routing.failures_to_open: expected integer >= 1",

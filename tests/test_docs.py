@@ -151,6 +151,7 @@ def test_every_field_of_the_log_is_documented() -> None:
         estimate_error_pct=1.5,
         repairs={"type": 1},
         side_role="title",
+        hedge="first",
         endpoint="lab/2",
     )
     stream = io.StringIO()

@@ -20,6 +20,7 @@ from dragoman.policy.cross_origin import CrossOrigin
 from dragoman.policy.endpoints import Endpoint, endpoints_of
 from dragoman.policy.expected_use import ExpectedUse
 from dragoman.policy.health import Health
+from dragoman.policy.hedges import Hedges
 from dragoman.policy.keys import KeyRing
 from dragoman.policy.learned import LearnedFacts
 from dragoman.policy.load import Load
@@ -126,6 +127,7 @@ def build_gateway(
         load=lasting.load,
         chooser=Chooser(health, lasting.load, draw=random.random),
         prices=prices,
+        hedges=Hedges(lasting.load),
         metrics=lasting.metrics,
         admission=admission,
         lines=lines,

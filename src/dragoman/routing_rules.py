@@ -22,7 +22,7 @@ def endpoint_problems(upstream: UpstreamConfig, path: str) -> Iterator[str]:
     for name, values in (("base_urls", upstream.base_urls), ("api_keys", upstream.api_keys)):
         if (place := _repeated(values)) is not None:
             yield f"{path}.{name}[{place}]: is in the list already"
-    n_endpoints = max(1, len(upstream.base_urls)) * max(1, len(upstream.api_keys))
+    n_endpoints = _n_endpoints_of(upstream)
     if n_endpoints > _MAX_ENDPOINTS:
         yield f"{path}: {n_endpoints} addresses times keys; at most {_MAX_ENDPOINTS}"
 
@@ -33,6 +33,17 @@ def choice_problems(config: Config) -> Iterator[str]:
         path = join("models", alias)
         yield from _table_problems(model, path)
         yield from _fallback_problems(config, alias, path)
+        if model.hedge_percentile is not None and _n_endpoints(config, model) == 1:
+            yield f"{path}.hedge_percentile: there is no second address, key or upstream to ask"
+
+
+def _n_endpoints_of(upstream: UpstreamConfig) -> int:
+    return max(1, len(upstream.base_urls)) * max(1, len(upstream.api_keys))
+
+
+def _n_endpoints(config: Config, model: ModelConfig) -> int:
+    known = (config.upstreams.get(name) for name in model.upstream)
+    return sum(_n_endpoints_of(upstream) for upstream in known if upstream is not None)
 
 
 def _table_problems(model: ModelConfig, path: str) -> Iterator[str]:

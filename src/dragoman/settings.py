@@ -219,6 +219,8 @@ class ModelConfig(Struct, frozen=True, kw_only=True):
     fallbacks: tuple[str, ...] = ()  # models that answer where no upstream of this one can
     long_prompt_fallback: str | None = None
     image_fallback: str | None = None
+    hedge_percentile: Annotated[float, Meta(ge=50, lt=100)] | None = None  # None: no second call
+    hedge_min_s: Seconds = 1.0
     limits: Limits = Limits()
 
 

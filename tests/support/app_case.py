@@ -20,6 +20,7 @@ from dragoman.policy.choice import Chooser
 from dragoman.policy.cross_origin import CrossOrigin
 from dragoman.policy.expected_use import ExpectedUse
 from dragoman.policy.health import Health
+from dragoman.policy.hedges import Hedges
 from dragoman.policy.keys import KeyRing
 from dragoman.policy.learned import LearnedFacts
 from dragoman.policy.limits import Limiter
@@ -175,6 +176,7 @@ class AppCase:
             load=self.load,
             chooser=Chooser(self.health, self.load, draw=random.random),
             prices=pricing,
+            hedges=Hedges(self.load),
             metrics=self.metrics,
             admission=self.admission,
             lines=self.lines,

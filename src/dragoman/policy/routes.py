@@ -19,8 +19,9 @@ from dragoman.core.guards import Guards
 from dragoman.core.plan import Deployment
 from dragoman.policy.access import Caller
 from dragoman.policy.endpoints import endpoints_of
+from dragoman.policy.hedges import HedgeRule
 from dragoman.policy.side_traffic import SIDE_ROLES, SideRole
-from dragoman.settings import Balance, Config, RolesConfig
+from dragoman.settings import Balance, Config, ModelConfig, RolesConfig
 from dragoman.tables import nearest
 
 ROLES: Final = ("opus", "sonnet", "haiku", "fable")
@@ -74,6 +75,7 @@ class Route(Struct, frozen=True, kw_only=True):
         fallbacks: Aliases that may answer where none of the targets can.
         long_prompt_fallback: Alias for prompts that do not fit.
         image_fallback: Alias for requests with images that the model does not see.
+        hedge: When a second target is asked beside the first; None: never.
     """
 
     alias: str
@@ -84,6 +86,7 @@ class Route(Struct, frozen=True, kw_only=True):
     fallbacks: tuple[str, ...] = ()
     long_prompt_fallback: str | None = None
     image_fallback: str | None = None
+    hedge: HedgeRule | None = None
 
     @property
     def profile(self) -> DialectProfile:
@@ -252,7 +255,14 @@ def _route(config: Config, alias: str) -> Route:
         fallbacks=model.fallbacks,
         long_prompt_fallback=model.long_prompt_fallback,
         image_fallback=model.image_fallback,
+        hedge=_hedge_rule(model),
     )
+
+
+def _hedge_rule(model: ModelConfig) -> HedgeRule | None:
+    if model.hedge_percentile is None:
+        return None
+    return HedgeRule(percentile=model.hedge_percentile, min_s=model.hedge_min_s)
 
 
 def _targets(config: Config, alias: str) -> Iterator[Target]:

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from msgspec import structs
+
 from dragoman.core.adjustments import Adjustment, render_adjustments
 from dragoman.core.errors import GatewayError
 from dragoman.core.plan import Plan
@@ -48,6 +50,7 @@ class Attempts:
         repairs: Of what has come back.
         stream_sink: Whatever is tried, a stream is one message with one start; None: not a stream.
         model_adjustment: Says that another model answers than was asked for.
+        answered_by: Others that have answered instead, and filled the record in.
         may_wait: Whether the same target may be asked again, after a pause; set before each.
     """
 
@@ -61,11 +64,13 @@ class Attempts:
         headers: HeaderList,
     ) -> None:
         self.services = services
+        self.exchange = exchange
         self.asked = asked
         self.record = record
         self.adjustments: tuple[Adjustment, ...] = ()
         self.model_adjustment: Adjustment | None = None
         self.may_wait = True
+        self.answered_by: Attempts | None = None
         self.repairs = ReplyRepairs()
         self._base_headers = headers
         self._turn: Turn | None = None
@@ -139,6 +144,8 @@ class Attempts:
     @property
     def counted_usage(self) -> Usage | None:
         """Tokens that were used; None: no upstream has answered, so that nothing was."""
+        if self.answered_by is not None:
+            return self.answered_by.counted_usage
         turn = self._turn
         if turn is None or not (turn.has_content or not turn.usage.is_estimate):
             return None
@@ -175,8 +182,33 @@ class Attempts:
             then=then,
         )
 
+    def beside(self, exchange: Exchange) -> "Attempts":
+        """Return attempts for the same request that write to *exchange*, with their own record."""
+        limits = structs.replace(self.services.limits, early_start_s=0.0)
+        made = Attempts(
+            structs.replace(self.services, limits=limits),
+            exchange,
+            asked=self.asked,
+            record=structs.replace(self.record, attempts=0),
+            headers=self._base_headers,
+        )
+        made.model_adjustment, made.may_wait = self.model_adjustment, False
+        return made
+
+    def cost_so_far_micros(self) -> int:
+        """Estimate what a call costs that was given up: its prompt, and what came of a reply."""
+        record, turn = self.record, self._turn
+        if turn is None:
+            return 0
+        cost = self.services.prices.cost_micros(
+            turn.usage, model=record.upstream_model, upstream=record.upstream
+        )
+        return cost or 0
+
     def fill_record(self) -> None:
         """Write down how it ended."""
+        if self.answered_by is not None:
+            return
         record, turn = self.record, self._turn
         record.status = self.relay.status
         record.first_content_s = self.relay.first_content_s

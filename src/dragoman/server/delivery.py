@@ -9,12 +9,11 @@ from dragoman.policy.affinity import affinity_key
 from dragoman.policy.fallbacks import Fallbacks
 from dragoman.policy.retries import may_try_next
 from dragoman.policy.routes import Route, Target
-from dragoman.server.ask_chat import ChatAsk
-from dragoman.server.ask_native import ask_native
+from dragoman.server.ask_target import ask_target, note_target
 from dragoman.server.attempts import Attempts
-from dragoman.server.telemetry import RequestRecord
+from dragoman.server.hedged import Hedged
 from dragoman.server.transport.seams import ClientGone
-from dragoman.server.waiting import Place, UpstreamStay
+from dragoman.server.waiting import Place
 
 _MAX_TRIED: Final = 8  # targets of one route for one request: a client does not wait for hundreds
 
@@ -70,16 +69,34 @@ async def _try_routes(attempts: Attempts, route: Route) -> None:
 async def _try_each(attempts: Attempts, route: Route) -> None:
     """Ask one target after the other, as long as nothing of an answer has gone out."""
     targets = _in_order(attempts, route)
-    for number, target in enumerate(targets, 1):
-        attempts.may_wait = not _has_equal(attempts, target, targets[number:])
+    delay_s = _hedge_after_s(attempts, route, targets)
+    n_asked = 0
+    while True:
         try:
-            await _ask(attempts, target, is_last=number == len(targets))
+            if delay_s is not None and not n_asked:
+                n_asked = 2
+                await Hedged(attempts, targets[:2], delay_s).run()
+            else:
+                target, n_asked = targets[n_asked], n_asked + 1
+                attempts.may_wait = not _has_equal(attempts, target, targets[n_asked:])
+                await ask_target(attempts, target, is_last=n_asked == len(targets))
         except GatewayError as error:
-            if number == len(targets) or attempts.relay.has_content or not may_try_next(error):
+            if n_asked >= len(targets) or attempts.relay.has_content or not may_try_next(error):
                 raise
             attempts.log_failure(error, "next upstream")
         else:
             return
+
+
+def _hedge_after_s(attempts: Attempts, route: Route, targets: Sequence[Target]) -> float | None:
+    """Return after how long the second target is asked beside the first; None: it is not."""
+    if route.hedge is None or len(targets) < 2:
+        return None
+    sink, now_s = attempts.stream_sink, attempts.relay.clock()
+    is_begun = sink is not None and sink.is_started  # while it waited for its turn
+    if is_begun or not attempts.services.health.may_ask(targets[1], now_s):
+        return None
+    return attempts.services.hedges.delay_s(route.hedge, targets[0].id)
 
 
 def _in_order(attempts: Attempts, route: Route) -> Sequence[Target]:
@@ -106,7 +123,7 @@ def _in_order(attempts: Attempts, route: Route) -> Sequence[Target]:
     limits_s = {target.id: services.health.limited_for_s(target, now_s) for target in targets}
     free = [target for target in targets if not limits_s[target.id]]
     if not free:
-        _note_target(attempts.record, targets[0])
+        note_target(attempts.record, targets[0])
         raise UpstreamRateLimited(
             "The model's provider limits the gateway's rate. Try again later.",
             retry_after_s=min(limits_s.values()),
@@ -121,24 +138,3 @@ def _has_equal(attempts: Attempts, target: Target, others: Sequence[Target]) -> 
     return any(
         other.priority == target.priority and health.may_ask(other, now_s) for other in others
     )
-
-
-async def _ask(attempts: Attempts, target: Target, *, is_last: bool) -> None:
-    """Ask one target within its limits; where there is another one, nobody waits for this one."""
-    _note_target(attempts.record, target)
-    target = target.for_caller(attempts.record.caller)
-    stay = UpstreamStay(attempts, target)
-    try:
-        if not stay.try_begin():
-            await stay.wait(may_wait=is_last)
-        if target.deployment.kind == "anthropic":
-            await ask_native(attempts, target)
-        else:
-            await ChatAsk(attempts, target).run()
-    finally:
-        stay.end()
-
-
-def _note_target(record: RequestRecord, target: Target) -> None:
-    record.upstream, record.upstream_model = target.deployment.upstream, target.deployment.model
-    record.endpoint = target.endpoint

@@ -97,6 +97,7 @@ class Relay:
         self._is_started = False
         self._is_start_due = False
         self._is_ended = False
+        self._is_handed_over = False
         self._is_paused = False  # by a client that reads slowly
         self._last_write_s = self._loop.time()
         self._early_timer: asyncio.TimerHandle | None = None
@@ -116,6 +117,8 @@ class Relay:
 
         Of a whole reply nothing has, until it is sent.
         """
+        if self._is_handed_over:
+            return True
         if not self._is_stream:
             return self._is_started
         return self._turn is not None and self._turn.has_content
@@ -125,6 +128,18 @@ class Relay:
         if self._turn is None:
             self._turn = message
             self._start_if_due()
+
+    def stand_by(self, turn: Shown) -> None:
+        """Let *turn* show signs of life while others work for the reply."""
+        self._turn = turn
+        self._start_if_due()
+
+    def hand_over(self) -> bool:
+        """Leave the reply to another relay from now on; tell whether it has a head already."""
+        is_begun = self._is_started
+        self._is_started = self._is_ended = self._is_handed_over = True
+        self.close()
+        return is_begun
 
     async def wait(self, work: Coroutine[Any, Any, _T]) -> _T:
         """

@@ -7,6 +7,7 @@ from msgspec import Struct
 from dragoman.core.signatures import Signer
 from dragoman.policy.choice import Chooser
 from dragoman.policy.health import Health
+from dragoman.policy.hedges import Hedges
 from dragoman.policy.learned import LearnedFacts
 from dragoman.policy.load import Load
 from dragoman.policy.prices import Prices
@@ -50,6 +51,7 @@ class Services(Struct, frozen=True, kw_only=True):
         health: Which targets are left alone.
         load: How busy targets are.
         chooser: Puts the targets of a route in order.
+        hedges: When a second one is asked beside the first.
         metrics: Told how many streams there are.
         admission: Holds limits and budgets.
         lines: Where requests wait for their turn.
@@ -69,6 +71,7 @@ class Services(Struct, frozen=True, kw_only=True):
     health: Health
     load: Load
     chooser: Chooser
+    hedges: Hedges
     metrics: Metrics
     admission: Admission
     lines: Lines

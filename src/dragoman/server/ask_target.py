@@ -1,0 +1,38 @@
+"""One target, whichever API it speaks."""
+
+from dragoman.policy.routes import Target
+from dragoman.server.ask_chat import ChatAsk
+from dragoman.server.ask_native import ask_native
+from dragoman.server.attempts import Attempts
+from dragoman.server.telemetry import RequestRecord
+from dragoman.server.waiting import UpstreamStay
+
+
+async def ask_target(attempts: Attempts, target: Target, *, is_last: bool) -> None:
+    """
+    Ask *target* within its limits, and relay what comes until the message is complete.
+
+    Where there is another one (*is_last* is false), nobody waits for this one's turn.
+
+    Raises:
+        GatewayError: It failed, or the request cannot be sent there.
+        ClientGone: The client left.
+    """
+    note_target(attempts.record, target)
+    target = target.for_caller(attempts.record.caller)
+    stay = UpstreamStay(attempts, target)
+    try:
+        if not stay.try_begin():
+            await stay.wait(may_wait=is_last)
+        if target.deployment.kind == "anthropic":
+            await ask_native(attempts, target)
+        else:
+            await ChatAsk(attempts, target).run()
+    finally:
+        stay.end()
+
+
+def note_target(record: RequestRecord, target: Target) -> None:
+    """Write down who is asked."""
+    record.upstream, record.upstream_model = target.deployment.upstream, target.deployment.model
+    record.endpoint = target.endpoint
