@@ -122,17 +122,17 @@ def test_a_page_of_pdf_goes_up_as_text() -> None:
 # -- what a workspace may name
 
 
-class TeamKeys:
+class TeamCallers:
     """Everybody is of one team."""
 
-    is_open = False
+    may_be_open = False
 
     def __init__(self, *hosts: str) -> None:
         now = dt.datetime(2026, 11, 25, tzinfo=dt.UTC)
         team = Workspace(id="wrkspc_1", name="team", created_at=now, fetch_hosts=hosts)
         self._caller = Caller(key_id="apikey_1", key_name="ci", workspace=team)
 
-    def verify(self, *_: object) -> Caller:
+    def recognise(self, *_: object) -> Caller:
         return self._caller
 
 
@@ -142,7 +142,7 @@ def test_a_workspace_has_its_own_list_of_hosts(upstream: str, pattern: str, stat
     async def main() -> None:
         script = native_saying(True) if upstream == "native" else saying("x")
         case = AppCase({upstream: [script]}, profile={"sees_images": True})
-        case.app._keys = TeamKeys(pattern)
+        case.app._callers = TeamCallers(pattern)
         source = {"type": "url", "url": "https://public.example/x.png"}
         content = [{"type": "image", "source": source}]
         asked = ASK | {"stream": True, "messages": [{"role": "user", "content": content}]}
