@@ -27,11 +27,14 @@ from dragoman.policy.load import Load
 from dragoman.policy.prices import Prices
 from dragoman.policy.routes import Routes
 from dragoman.presets import is_loopback
+from dragoman.server.admin_access import AdminAccess
 from dragoman.server.app import App
 from dragoman.server.budget_seeds import BudgetSeeds
 from dragoman.server.callers import Callers
 from dragoman.server.count_tokens import CountTokens
 from dragoman.server.documents import Documents
+from dragoman.server.explain import Explainer
+from dragoman.server.explain_page import ExplainPage
 from dragoman.server.fetch import GuardedFetcher
 from dragoman.server.key_cache import KeyCache
 from dragoman.server.messages import Messages
@@ -143,6 +146,8 @@ def build_gateway(
         max_nesting=server.max_nesting,
     )
     is_ready = (lambda: engine.ready) if isinstance(engine, Engine) else None
+    explainer = Explainer(services, upstreams)
+    admins = AdminAccess(lasting.store.get if lasting.store else None)
     readiness = Readiness(routes, upstreams, engine_ready=is_ready)
     app = App(
         callers=_callers(config, lasting.keys),
@@ -158,6 +163,8 @@ def build_gateway(
         metrics=lasting.metrics,
         metrics_page=None if config.metrics.port else lasting.metrics_page,
         meter=lasting.meter,
+        admins=admins,
+        explain_page=ExplainPage(explainer, admins, max_body_bytes=server.max_body_bytes),
     )
     sources = lasting.metrics.sources
     sources["upstreams"] = partial(upstream_samples, upstreams)
@@ -168,6 +175,7 @@ def build_gateway(
         routes=routes,
         app=app,
         readiness=readiness,
+        explainer=explainer,
         upstreams=upstreams,
         health=health,
         lasting=lasting,
@@ -427,6 +435,11 @@ def signing_secret(server: ServerConfig) -> bytes:
     except OSError as error:
         line = f"server.data_dir: {path}: {error.strerror or error}; set server.signing_secret"
         raise ConfigError([line]) from None
+
+
+def has_signing_secret(server: ServerConfig) -> bool:
+    """Tell whether there is a signing secret already."""
+    return server.signing_secret is not None or (server.data_dir / _SECRET_FILE).exists()
 
 
 def _read_secret(path: Path) -> bytes:

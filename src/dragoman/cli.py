@@ -20,6 +20,8 @@ from dragoman.claude_command import ClaudeOptions, print_variables, run_claude
 from dragoman.config import ConfigError
 from dragoman.engine import EngineError
 from dragoman.exit_codes import CANNOT_START, EXIT_CODES, INTERRUPTED, USAGE, CommandFailed
+from dragoman.explain_command import ExplainOptions
+from dragoman.explain_command import explain as run_explain
 from dragoman.models_command import print_models
 from dragoman.probe import ProbeOptions
 from dragoman.probe import probe as run_probe
@@ -313,6 +315,39 @@ def check(
 def models(*, config: ConfigOption = None) -> int:
     """List the models that would be served, and what is known of them."""
     return print_models(config, environ=os.environ, overrides={})
+
+
+@app.command(
+    epilog=_examples(
+        "dragoman explain request.json",
+        "dragoman explain - --json < request.json",
+        "dragoman explain request.json --header 'user-agent: claude-cli/2.1.0'",
+    )
+)
+def explain(
+    file: Annotated[
+        str,
+        typer.Argument(metavar="FILE", help="The body of a request for a message; - for stdin."),
+    ],
+    *,
+    config: ConfigOption = None,
+    header: Annotated[
+        list[str] | None,
+        typer.Option("--header", metavar="NAME: VALUE", help="As the client would send it."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON, as the admin API answers.")
+    ] = False,
+) -> int:
+    """
+    Say what would become of a request: route, adjustments, and what upstreams would get.
+
+    Nothing is sent to a model. Documents that the request links to are read, as they would be.
+    """
+    options = ExplainOptions(
+        config=config, request=file, headers=tuple(header or ()), is_json=as_json
+    )
+    return run_explain(options, environ=os.environ)
 
 
 @app.command(

@@ -15,6 +15,7 @@ from dragoman.policy.routes import Routes
 from dragoman.server.app import App
 from dragoman.server.budget_seeds import BudgetSeeds
 from dragoman.server.documents import Documents
+from dragoman.server.explain import Explainer
 from dragoman.server.fetch import GuardedFetcher
 from dragoman.server.key_cache import KeyCache
 from dragoman.server.meter import Meter
@@ -85,6 +86,7 @@ class Gateway:
         routes: What model names mean.
         app: Answers requests.
         readiness: Whether it would.
+        explainer: Says what would become of a request.
         upstreams: By the names of endpoints. Closed with it.
         health: Which of their targets are left alone; ``tell`` and ``apply`` join it to others.
         lasting: Closed with the last one.
@@ -97,6 +99,7 @@ class Gateway:
         routes: Routes,
         app: App,
         readiness: Readiness,
+        explainer: Explainer,
         upstreams: Mapping[str, HttpUpstream],
         health: Health,
         lasting: Lasting,
@@ -106,6 +109,7 @@ class Gateway:
         self.upstreams = upstreams
         self.health = health
         self.lasting = lasting
+        self.explainer = explainer
         self._app = app
         self._readiness = readiness
         self._n_open = 0

@@ -28,12 +28,15 @@ from dragoman.policy.load import Load
 from dragoman.policy.prices import Prices
 from dragoman.policy.routes import Routes
 from dragoman.policy.store import GetStore
+from dragoman.server.admin_access import AdminAccess
 from dragoman.server.admission import Admission
 from dragoman.server.app import App
 from dragoman.server.budget_seeds import BudgetSeeds
 from dragoman.server.callers import Callers
 from dragoman.server.count_tokens import CountTokens
 from dragoman.server.documents import Documents
+from dragoman.server.explain import Explainer
+from dragoman.server.explain_page import ExplainPage
 from dragoman.server.fetch import GuardedFetcher
 from dragoman.server.key_cache import KeyCache
 from dragoman.server.messages import Messages
@@ -93,7 +96,7 @@ class AppCase:
         meter: Writes down what requests were.
         settings: Further fields of the configuration. Without ``server`` nobody waits in line.
         limiter: Counts; one of its own otherwise.
-        get_store: Where budgets find what was used before.
+        get_store: Where budgets find what was used before, and admin keys are looked up.
         clock: Seconds since 1970, for limits and budgets.
         limits: Overrides of the messages' limits.
     """
@@ -162,7 +165,7 @@ class AppCase:
             contact=self.config.limits.contact,
             clock=clock,
         )
-        services = Services(
+        self.services = services = Services(
             routes=routes,
             upstreams=self.upstreams,
             secrets=dict.fromkeys(scripts, (KEY,)),
@@ -203,6 +206,10 @@ class AppCase:
             log=log,
             metrics=self.metrics,
             metrics_page=MetricsPage(self.metrics.samples, token=metrics_token),
+            admins=(admins := AdminAccess(get_store)),
+            explain_page=ExplainPage(
+                Explainer(services, self.upstreams), admins, max_body_bytes=bounds.max_body_bytes
+            ),
             meter=meter,
         )
 

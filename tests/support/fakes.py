@@ -149,6 +149,11 @@ class FakeUpstream:
         self.calls.append(call)
         return call
 
+    def describe(self, request: UpstreamRequest) -> tuple[str, list[tuple[str, str]]]:
+        headers = [(name.decode(), value.decode()) for name, value in request.headers]
+        credential = ("authorization", "Bearer lab-credential-never-shown")
+        return f"http://lab/v1{request.path}", [("host", "lab"), credential, *headers]
+
     async def close(self) -> None:
         for call in self.calls:
             call.abort()

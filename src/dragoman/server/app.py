@@ -21,9 +21,11 @@ from dragoman.policy.cross_origin import CrossOrigin
 from dragoman.policy.open_access import check_open_access
 from dragoman.policy.routes import Routes
 from dragoman.policy.senders import read_sender
+from dragoman.server.admin_access import AdminAccess
 from dragoman.server.answers import CLIENT_GONE, answer, refuse
 from dragoman.server.callers import Callers
 from dragoman.server.count_tokens import CountTokens
+from dragoman.server.explain_page import EXPLAIN, ExplainPage
 from dragoman.server.ids import new_request_id
 from dragoman.server.line import Line
 from dragoman.server.messages import Messages
@@ -72,6 +74,8 @@ class App:
         log: One line per request.
         metrics: Told of every request.
         metrics_page: What ``/metrics`` shows; None: nothing is there.
+        admins: May see the metrics, too.
+        explain_page: An endpoint.
         meter: Writes down requests for messages; None: nobody does.
     """
 
@@ -91,6 +95,8 @@ class App:
         metrics: Metrics,
         metrics_page: MetricsPage | None,
         meter: Meter | None,
+        admins: AdminAccess,
+        explain_page: ExplainPage,
     ) -> None:
         self._callers = callers
         self._allowed_hosts = allowed_hosts
@@ -105,6 +111,8 @@ class App:
         self._metrics = metrics
         self._metrics_page = metrics_page
         self._meter = meter
+        self._admins = admins
+        self._explain_page = explain_page
 
     async def handle(self, exchange: Exchange) -> None:
         """Answer one request; nothing is raised."""
@@ -147,6 +155,8 @@ class App:
         if method == "POST" and path in _POSTED:
             await self._let_in(exchange, record)
             await self._work(exchange, path, record=record, headers=headers)
+        elif path == EXPLAIN and method in ("GET", "POST"):
+            await self._explain_page.serve(exchange, record, headers=headers)
         elif method == "OPTIONS" and (allowed := self._preflight(exchange)):
             answer(exchange, 200, b"", record=record, headers=[*headers, *allowed])
         elif method not in ("GET", "HEAD"):
@@ -234,7 +244,9 @@ class App:
     ) -> None:
         if not page.has_token:
             self._check_place(exchange)
-        page.check(exchange.headers, is_open=self._callers.may_be_open)
+        if not await self._admins.knows(exchange.headers):
+            is_open = page.has_token or await self._callers.is_open()
+            page.check(exchange.headers, is_open=is_open)
         accept = exchange.headers.get(b"accept", b"").decode("latin-1")
         kind, body = await page.render(accept)
         answer(exchange, 200, body, record=record, headers=headers, content_type=kind)

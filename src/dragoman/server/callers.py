@@ -28,6 +28,17 @@ class Callers:
         """Whether no key is asked for, as far as is known."""
         return not self._asks and (self._stored is None or not self._stored.has_keys)
 
+    async def is_open(self) -> bool:
+        """
+        Tell whether no key is asked for, and wait until that is known.
+
+        Raises:
+            StoreUnavailable: It cannot be known now.
+        """
+        if self._asks or self._stored is None or self._stored.has_keys is not None:
+            return self.may_be_open
+        return not await self._stored.wait_until_known()
+
     def recognise(self, x_api_key: bytes | None, authorization: bytes | None) -> Caller | None:
         """
         Return who has sent these headers; None: ``look_up`` can tell.

@@ -142,7 +142,7 @@ class CountTokens:
         )
         try:
             tokens, adjustments = await relay.wait(
-                self._ask(body, request, target=target, headers=native_headers(exchange))
+                self._ask(body, request, target=target, headers=native_headers(exchange.headers))
             )
             record.adjustments = tuple(adjustments)
             relay.write(_encode({"input_tokens": tokens}))

@@ -62,7 +62,7 @@ class Messages:
             body=body,
             request=request,
             alias=route.alias,
-            native_headers=native_headers(exchange),
+            native_headers=native_headers(exchange.headers),
         )
         metrics, admission = self._services.metrics, self._services.admission
         admitted: Admitted | None = None

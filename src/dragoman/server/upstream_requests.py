@@ -5,7 +5,7 @@ from typing import Final
 from dragoman.core.plan import Plan
 from dragoman.core.render import render
 from dragoman.policy.routes import Target
-from dragoman.server.transport.seams import Exchange, HeaderList, Timeouts, UpstreamRequest
+from dragoman.server.transport.seams import HeaderList, Headers, Timeouts, UpstreamRequest
 
 _CHAT_PATH: Final = "/chat/completions"
 _NATIVE_PATH: Final = "/v1/messages"
@@ -25,9 +25,8 @@ def native_request(body: bytes, headers: HeaderList, target: Target) -> Upstream
     )
 
 
-def native_headers(exchange: Exchange) -> HeaderList:
+def native_headers(sent: Headers) -> HeaderList:
     """Return what a native upstream gets of the client's headers: no credential, no identity."""
-    sent = exchange.headers
     version = (b"anthropic-version", sent.get(b"anthropic-version") or _DEFAULT_VERSION)
     return [version, *((name, sent[name]) for name in _FORWARDED if name in sent)]
 

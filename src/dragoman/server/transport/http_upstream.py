@@ -99,6 +99,13 @@ class HttpUpstream:
         """
         return self._pool.send(request, self._head.render(request), receiver=receiver)
 
+    def describe(self, request: UpstreamRequest) -> tuple[str, list[tuple[str, str]]]:
+        """Return the URL and all headers that ``send`` would write, credentials included."""
+        first, *lines = self._head.render(request).decode("latin-1").rstrip().split("\r\n")
+        url = first.split(" ")[1]
+        headers = [(name, value) for name, _, value in (line.partition(": ") for line in lines)]
+        return url if "://" in url else self._head.origin + url, headers
+
     async def close(self) -> None:
         """Close all connections; calls under way fail, and so do those sent from now on."""
         await self._pool.close()
@@ -109,6 +116,7 @@ class _HeadWriter:
 
     def __init__(self, target: Target, *, headers: Mapping[str, str], proxy: Proxy | None) -> None:
         is_absolute = proxy is not None and target.scheme == "http"
+        self.origin = f"{target.scheme}://{target.authority}"
         self._root = f"http://{target.authority}" if is_absolute else ""
         self._base = self._root + target.path
         if is_absolute and proxy is not None and proxy.authorization:
