@@ -14,6 +14,8 @@ from bench.scenarios import Scenario
 KIB: Final = 1024
 MIB: Final = 2**20
 _N_SILENT: Final = 1000
+_SILENT_BYTES: Final = 100_000  # of the request for such a stream
+_STAGGER_US: Final = 2000  # faster than it can read, and the requests that wait are measured
 _N_SPREAD: Final = 128  # connections over two workers
 _EVENTS_PER_LEAK_REQUEST: Final = 256
 _SETTLE_S: Final = 1.0
@@ -132,8 +134,8 @@ def measure_latency(lab: Lab, *, rounds: int, n: int) -> Row:
 def measure_silent(lab: Lab) -> Row:
     """Return the memory of one open stream of which only the first event has come."""
     program = lab.programs["gateway"]
-    path = lab.request_file(requests.small("silent", is_stream=True))
-    command = [lab.gateway, path, _N_SILENT, _N_SILENT, 1, 200]
+    path = lab.request_file(requests.large("silent", _SILENT_BYTES, is_stream=True))
+    command = [lab.gateway, path, _N_SILENT, _N_SILENT, 1, _STAGGER_US]
     with held_streams(command, core=lab.load_core):  # pools and arenas are there afterwards
         time.sleep(_SETTLE_S)
     time.sleep(_SETTLE_S)
@@ -163,6 +165,7 @@ def measure_silent(lab: Lab) -> Row:
 def _silent_of_fresh(lab: Lab, program: Any, command: Sequence[object]) -> dict[str, float]:
     """Measure where no earlier peak has left memory behind that would be used again."""
     _wait_until_answering(lab, lab.pair)
+    time.sleep(2 * _SETTLE_S)  # the first record of use brings the store's library in
     before = program.resident_bytes()
     with held_streams([lab.pair, *command[1:]], core=lab.load_core):
         time.sleep(_SETTLE_S)
@@ -188,7 +191,7 @@ def measure_idle(lab: Lab) -> Row:
     fresh = lab.new_gateway(lab.pair)
     try:
         _wait_until_answering(lab, lab.pair)
-        time.sleep(_SETTLE_S)
+        time.sleep(2 * _SETTLE_S)
         idle = fresh.resident_bytes() / MIB
     finally:
         fresh.stop()

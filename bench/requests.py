@@ -56,7 +56,7 @@ def with_thinking(model: str) -> bytes:
     return _request(model, is_stream=True, messages=[_user("Think.")], thinking=thinking)
 
 
-def large(model: str, n_bytes: int) -> bytes:
+def large(model: str, n_bytes: int, *, is_stream: bool = False) -> bytes:
     """Return what a coding agent sends: twenty tools, forty messages, *n_bytes* in all."""
     tools = [_tool(number) for number in range(20)]
     used = len(json.dumps(tools)) + 6000
@@ -71,7 +71,7 @@ def large(model: str, n_bytes: int) -> bytes:
         messages.append({"role": "assistant", "content": [said, call]})
         result = {"type": "tool_result", "tool_use_id": call_id, "content": text}
         messages.append({"role": "user", "content": [result]})
-    return _request(model, is_stream=False, messages=messages, tools=tools)
+    return _request(model, is_stream=is_stream, messages=messages, tools=tools)
 
 
 def _user(text: str) -> dict[str, Any]:

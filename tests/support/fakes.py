@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from copy import copy
 
 from dragoman.core.errors import UpstreamError
 from dragoman.server.transport.seams import (
@@ -144,7 +145,7 @@ class FakeUpstream:
 
     def send(self, request: UpstreamRequest, receiver: Receiver) -> FakeCall:
         assert self._scripts, "one call more than the script has"
-        self.requests.append(request)
+        self.requests.append(copy(request))  # its sender may empty it
         call = FakeCall(receiver, self._scripts.pop(0))
         self.calls.append(call)
         return call

@@ -79,6 +79,8 @@ class BlockWriter:
         self._assembler = ToolCallAssembler(self.tools)
         # The reply may be followed by another one, which has to know what was said.
         self._keeps_text = bool(plan.server_tools) or plan.forced_by_hint
+        # Else the conversation is of no use any more once a stream has begun to answer.
+        self._keeps_history = self._keeps_text or not plan.request.stream
         # The upstream will want it back, sooner (after a server tool) or later (in the history).
         keeps = plan.deployment.profile.echo_reasoning != "never"
         self._keeps_thinking = keeps or bool(plan.server_tools)
@@ -182,12 +184,18 @@ class BlockWriter:
             self._sink.start(self._meter.total)
             if segment.kind == "text":
                 self.has_text = True
+                self._forget_history()
                 self._sink.begin_text()
             else:
                 self._sink.begin_thinking()
             for piece in segment.pieces:
                 self._show("text" if segment.kind == "text" else "thinking", piece)
             segment.pieces.clear()
+
+    def _forget_history(self) -> None:
+        """Let go of the messages: a long reply must not hold a long request in memory."""
+        if not self._keeps_history:
+            self._plan.body.pop("messages", None)
 
     def _may_close(self) -> bool:
         """Tell whether the open segment is complete; of a call, whether its arguments are."""
@@ -231,6 +239,7 @@ class BlockWriter:
 
     def _begin_call(self, call: ToolCall) -> None:
         call.is_begun = True
+        self._forget_history()
         name, toolset = self._plan.toolset_members.get(call.name, (call.name, ""))
         self._call_id = mint_id(call.id, self._nonce())
         head: dict[str, Any] = {"type": "tool_use", "id": self._call_id, "name": name}

@@ -191,7 +191,7 @@ def make_plan(
         input_tokens_estimate=prompt_tokens,
         is_calibrated=estimate_ratio != 1.0,
         uncalibrated_tokens=0 if prompt.images else uncalibrated,
-        tool_names=frozenset(tool["function"]["name"] for tool in body.get("tools", ())),
+        tool_names=_names_of(body.get("tools", ()), tools),
         tool_table=tools,
         toolset_members=tools.toolset_members,
         server_tools=tools.server_tools,
@@ -412,6 +412,12 @@ def _tool_fields(
     if choice.is_single and profile.parallel_tool_calls_field:
         fields["parallel_tool_calls"] = False
     return fields
+
+
+def _names_of(sent: Sequence[dict[str, Any]], tools: ToolTable) -> frozenset[str]:
+    if sent is tools.functions:
+        return tools.names
+    return frozenset(tool["function"]["name"] for tool in sent)
 
 
 def _tools_tokens(

@@ -41,6 +41,12 @@ _MARKERS: Final = {name: Markers(grammar) for name, grammar in GRAMMARS.items()}
 
 
 @cache
+def _grammars(names: tuple[str, ...]) -> list[tuple[Grammar, Markers]]:
+    """Return them with their markers; replies share the list."""
+    return [(GRAMMARS[name], _MARKERS[name]) for name in names]
+
+
+@cache
 def _starts(names: tuple[str, ...]) -> tuple[str, ...]:
     """Return the first characters of all that may begin a call or stand around an answer."""
     literals = {marker.literal for name in names for _, marker in _MARKERS[name].begin}
@@ -109,7 +115,7 @@ class ToolTextCutter:
     def __init__(
         self, names: Sequence[str], tools: ToolSchemas, *, is_thinking: bool = False
     ) -> None:
-        self._grammars = [(GRAMMARS[name], _MARKERS[name]) for name in names]
+        self._grammars = _grammars(tuple(names))
         self._starts = _starts(tuple(names))
         self._tools = tools
         self._is_thinking = is_thinking

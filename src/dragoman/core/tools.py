@@ -47,6 +47,7 @@ class ToolTable:
         self.json = b""
         self.tokens: float | None = None
         self._names: set[str] = set()
+        self._shared_names: frozenset[str] = frozenset()
         # (toolset or server, name) -> name upstream; "" for everything else
         self._upstream_names: dict[tuple[str, str], str] = {}
         self._definitions: dict[str, Tool] = {}
@@ -54,7 +55,9 @@ class ToolTable:
     @property
     def names(self) -> frozenset[str]:
         """Names of all functions."""
-        return frozenset(self._names)
+        if len(self._shared_names) != len(self._names):  # requests share a table
+            self._shared_names = frozenset(self._names)
+        return self._shared_names
 
     def upstream_name(self, name: str, owner: str = "") -> str:
         """Return the function's name for a tool of the history, declared or not."""

@@ -143,6 +143,8 @@ class ChatTurn:
             plan, sink, meter=self._meter, signer=context.signer, nonce=context.nonce
         )
         self._text = ReplyText(plan, self._blocks, meter=self._meter)
+        # What was begun for the model may have been all there is to say.
+        self._goes_on = any(message.role == "assistant" for message in plan.request.messages[-1:])
         self._halves: Halves = {}
         self._finish: str | None = None
         self._has_choices = self._has_done = False
@@ -439,8 +441,8 @@ class ChatTurn:
         """Return what the reply should have held, if it can still be asked for."""
         if self._stop_reason() != "end_turn" or self._blocks.has_calls:
             return ""
-        if any(message.role == "assistant" for message in self.plan.request.messages[-1:]):
-            return ""  # what was begun for the model may have been all there is to say
+        if self._goes_on:
+            return ""
         if isinstance(self._sink, HoldingSink) and self._sink.is_holding:
             return "call"
         when = self._context.continues_empty

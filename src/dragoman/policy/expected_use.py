@@ -25,6 +25,21 @@ class Expected(Struct, frozen=True, gc=False):
     output: int
 
 
+class PromptSize(Struct, frozen=True, gc=False):
+    """Bytes of a request without the files in it, at least 1, and tokens for those files."""
+
+    n_bytes: int
+    file_tokens: int
+
+
+def size_of(body: bytes) -> PromptSize:
+    """Return the size of a request by its *body*."""
+    if b"base64" not in body:
+        return PromptSize(max(1, len(body)), 0)
+    files = [found.end(1) - found.start(1) for found in _BASE64.finditer(body)]
+    return PromptSize(max(1, len(body) - sum(files)), _TOKENS_PER_FILE * len(files))
+
+
 class _Average:
     """A moving mean, and how far observations are from it."""
 
@@ -62,23 +77,23 @@ class ExpectedUse:
     def __init__(self) -> None:
         self._learnt: dict[str, _Learnt] = {}
 
-    def of(self, alias: str, body: bytes, max_tokens: int | None) -> Expected:
-        """Return what a request with this *body* will probably use, by its *max_tokens* at most."""
+    def of(self, alias: str, prompt: PromptSize, max_tokens: int | None) -> Expected:
+        """Return what a request of this size will probably use, by its *max_tokens* at most."""
         most = _UNKNOWN_OUTPUT if max_tokens is None else max_tokens
-        size, files = _size_of(body)
+        size, files = prompt.n_bytes, prompt.file_tokens
         known = self._learnt.get(alias)
         if known is None or known.n < _MIN_OBSERVATIONS:
-            prompt = round(size * _TOKENS_PER_BYTE) + files
-            return Expected(prompt, prompt, min(most, _UNKNOWN_OUTPUT))
+            tokens = round(size * _TOKENS_PER_BYTE) + files
+            return Expected(tokens, tokens, min(most, _UNKNOWN_OUTPUT))
         return Expected(
             round(size * known.fresh.high) + files,
             round(size * known.prompt.high) + files,
             min(most, round(known.output.high)),
         )
 
-    def observe(self, alias: str, body: bytes, usage: Usage) -> None:
-        """Learn from what the upstream has counted for a request with this *body*."""
-        size, files = _size_of(body)
+    def observe(self, alias: str, prompt: PromptSize, usage: Usage) -> None:
+        """Learn from what the upstream has counted for a request of this size."""
+        size, files = prompt.n_bytes, prompt.file_tokens
         known = self._learnt.get(alias)
         if known is None:
             if len(self._learnt) >= _MAX_MODELS:
@@ -90,11 +105,3 @@ class ExpectedUse:
         known.fresh.take(max(0, fresh - files) / size, weight)
         known.prompt.take(max(0, usage.prompt_tokens - files) / size, weight)
         known.output.take(usage.output_tokens, weight)
-
-
-def _size_of(body: bytes) -> tuple[int, int]:
-    """Return the bytes of *body* without files in it, at least 1, and tokens for those files."""
-    if b"base64" not in body:
-        return max(1, len(body)), 0
-    files = [found.end(1) - found.start(1) for found in _BASE64.finditer(body)]
-    return max(1, len(body) - sum(files)), _TOKENS_PER_FILE * len(files)

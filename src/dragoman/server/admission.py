@@ -187,7 +187,7 @@ class Admission:
         self._held.pop(reservation.id, None)
         self._limiter.settle(reservation, actual, now_s=self._clock())
         if usage is not None and not usage.is_estimate and _counts_tokens(admitted.rules):
-            self._expected.observe(asked.alias, asked.body, usage)
+            self._expected.observe(asked.alias, asked.size(), usage)
 
     def close(self) -> None:
         """Renew nothing any more."""
@@ -198,7 +198,7 @@ class Admission:
     def _use_of(self, rules: Sequence[Rule], asked: Asked, target: Target) -> Use:
         if not _counts_tokens(rules):
             return Use()
-        expected = self._expected.of(asked.alias, asked.body, asked.request.max_tokens)
+        expected = self._expected.of(asked.alias, asked.size(), asked.request.max_tokens)
         deployment = target.deployment
         usage = Usage(
             input_tokens=expected.fresh,

@@ -17,9 +17,6 @@ async def ask_native(attempts: Attempts, target: Target) -> None:
     asked, services = attempts.asked, attempts.services
     await attempts.relay.wait(services.planner.check_urls(asked.request, target))
     attempts.adjustments = adjust_for_native(asked.request, is_trusted=target.trusted)
-    body = rewrite_request(
-        asked.body, asked.request, model=target.deployment.model, is_trusted=target.trusted
-    )
     context = attempts.reply_context(target, None)
 
     def new_turn() -> PassthroughTurn:
@@ -34,5 +31,9 @@ async def ask_native(attempts: Attempts, target: Target) -> None:
             skips_start=sink is not None and sink.is_started,
         )
 
+    body = rewrite_request(
+        asked.body, asked.request, model=target.deployment.model, is_trusted=target.trusted
+    )
     request = native_request(body, asked.native_headers, target)
+    del body  # the request's own can be emptied
     await attempts.until_answered(target, request, context=context, new_turn=new_turn)

@@ -123,9 +123,16 @@ class Attempts:
         self.record.calls.append(call)
         trial = Trial(target, health=services.health, load=services.load, clock=relay.clock)
         upstream = services.upstreams[target.endpoint]
+
+        def take_content() -> None:
+            """Let go of the request: nobody else can be asked, and the reply may take long."""
+            trial.take_content()
+            self.asked.forget_prompt()
+            request.body = b""
+
         try:
             await relay.attempt(
-                upstream, request, turn=turn, context=context, on_content=trial.take_content
+                upstream, request, turn=turn, context=context, on_content=take_content
             )
         except BaseException as error:
             call.outcome = _outcome_of(error)

@@ -6,7 +6,7 @@ POST /v1/messages: the request path, top to bottom.
 """
 
 from dragoman.core.validate import parse_request
-from dragoman.policy.routes import Routes
+from dragoman.policy.routes import Route, Routes
 from dragoman.policy.senders import with_user_id
 from dragoman.policy.side_traffic import read_side_role
 from dragoman.server.admission import Admitted
@@ -42,6 +42,24 @@ class Messages:
             GatewayError: Nothing has been sent; the caller answers.
             ClientGone: The client left.
         """
+        asked, route = await self._read(exchange, record)
+        metrics, admission = self._services.metrics, self._services.admission
+        admitted: Admitted | None = None
+        if rules := admission.rules_of(record.caller, route.alias):
+            admitted = await admission.admit(rules, asked, record, target=route.targets[0])
+            headers = (*headers, *admitted.headers)
+        attempts = Attempts(self._services, exchange, asked=asked, record=record, headers=headers)
+        metrics.open_streams += record.is_stream
+        try:
+            await deliver(attempts, route)
+        finally:
+            metrics.open_streams -= record.is_stream
+            if admitted is not None:
+                usage, cost = attempts.counted_usage, record.cost_micros
+                admission.settle(admitted, asked, usage=usage, cost_micros=cost)
+
+    async def _read(self, exchange: Exchange, record: RequestRecord) -> tuple[Asked, Route]:
+        """Return what is asked for, and who may be asked; nobody but ``Asked`` holds it then."""
         limits, memory = self._services.limits, self._services.planner.memory
         body = await exchange.read_body(limits.max_body_bytes)
         request = parse_request(
@@ -64,17 +82,4 @@ class Messages:
             alias=route.alias,
             native_headers=native_headers(exchange.headers),
         )
-        metrics, admission = self._services.metrics, self._services.admission
-        admitted: Admitted | None = None
-        if rules := admission.rules_of(record.caller, route.alias):
-            admitted = await admission.admit(rules, asked, record, target=route.targets[0])
-            headers = (*headers, *admitted.headers)
-        attempts = Attempts(self._services, exchange, asked=asked, record=record, headers=headers)
-        metrics.open_streams += request.stream
-        try:
-            await deliver(attempts, route)
-        finally:
-            metrics.open_streams -= request.stream
-            if admitted is not None:
-                usage, cost = attempts.counted_usage, record.cost_micros
-                admission.settle(admitted, asked, usage=usage, cost_micros=cost)
+        return asked, route

@@ -266,7 +266,7 @@ class Relay:
         self._early_timer = self._ping_timer = None
         # Whoever gave it has us, too. Without that circle all of a request goes at once, and the
         # next one finds its memory warm; left to the collector, it cost a tenth more.
-        self._headers = tuple
+        self._headers, self._on_content = tuple, None
 
     def _check_present(self) -> None:
         if self._exchange.gone and not self._is_ended:
@@ -322,6 +322,9 @@ class Relay:
         self._exchange.start_reply(200, [*kind, *self._headers()])
         self._is_started = True
         self.status = 200
+        if self._early_timer is not None:
+            self._early_timer.cancel()
+            self._early_timer = None
         if self._is_stream:
             interval = self._ping_interval_s
             self._ping_timer = self._loop.call_later(interval, self._ping_if_silent)

@@ -78,8 +78,12 @@ class Timeouts(Struct, frozen=True, gc=False):
     idle_s: float = 300.0
 
 
-class UpstreamRequest(Struct, frozen=True, kw_only=True):
-    """One request to an upstream; *path* is appended to the base URL's own path."""
+class UpstreamRequest(Struct, kw_only=True):
+    """
+    One request to an upstream; *path* is appended to the base URL's own path.
+
+    Whoever sends it may empty its body once the reply has begun: it is not sent again then.
+    """
 
     path: str
     body: bytes = b""
