@@ -16,7 +16,13 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "reference" / "command-line.md"
 PAGES = [*ROOT.glob("README*.md"), *sorted((ROOT / "docs").rglob("*.md"))]
 COMMAND: Any = typer.main.get_command(app)  # click's, whose types typer does not pass on
-COMMANDS: dict[str, Any] = COMMAND.commands
+GROUPS: dict[str, Any] = {n: c for n, c in COMMAND.commands.items() if hasattr(c, "commands")}
+# Those of a group by both words: `keys create`.
+COMMANDS: dict[str, Any] = {
+    f"{name} {word}".strip(): each
+    for name, command in COMMAND.commands.items()
+    for word, each in (command.commands.items() if name in GROUPS else [("", command)])
+}
 
 _CODE = re.compile(r"^```sh\n(.*?)^```$|`(dragoman [^`]+)`", re.DOTALL | re.MULTILINE)
 _CALL = re.compile(r"(?:^|[\s/(])dragoman ([a-z-][^\n|)]*)")
@@ -55,7 +61,8 @@ def test_every_option_is_on_the_page(name: str) -> None:
 
 
 def test_every_command_is_on_the_page() -> None:
-    headings = re.findall(r"^## `dragoman (\w+)`$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    text = PAGE.read_text(encoding="utf-8")
+    headings = re.findall(r"^## `dragoman ([\w -]+)`$", text, re.MULTILINE)
     assert headings == list(COMMANDS)
 
 
@@ -77,8 +84,9 @@ def calls() -> Iterator[tuple[str, str]]:
 @pytest.mark.parametrize(("page", "call"), sorted(set(calls())))
 def test_commands_in_the_documents_exist(page: str, call: str) -> None:
     words = shlex.split(call, comments=True)
-    command = COMMANDS.get(words[0], COMMAND)
-    assert words[0] in COMMANDS or words[0].startswith("-") or words[0].isupper()
+    name = " ".join(words[: 2 if words[0] in GROUPS else 1])
+    command = COMMANDS.get(name, GROUPS.get(name, COMMAND))
+    assert name in {*COMMANDS, *GROUPS} or words[0].startswith("-") or words[0].isupper()
     own = words[: words.index("--")] if "--" in words else words
     used = {word.partition("=")[0] for word in own if word.startswith("-")}
     assert used <= options(command)

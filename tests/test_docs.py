@@ -73,7 +73,10 @@ def test_no_page_knows_somebodys_machine(page: Path) -> None:
     assert _MACHINE_PATH.findall(page.read_text(encoding="utf-8")) == []
 
 
-_ADDRESSES = {"REDIS_URL": "redis://lab"}  # what the variables of examples hold, if not a key
+_ADDRESSES = {
+    "REDIS_URL": "redis://lab",
+    "DATABASE_URL": "postgresql://db/d",
+}  # what the variables of examples hold, if not a key
 
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)

@@ -6,7 +6,7 @@ Whatever a user can cause is one line on stderr; a traceback is a bug of ours.
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn
@@ -17,6 +17,9 @@ from dragoman import __version__
 from dragoman.bench_command import LoadOptions, run_load_test
 from dragoman.check import check as run_check
 from dragoman.claude_command import ClaudeOptions, print_variables, run_claude
+from dragoman.cli_keys import keys
+from dragoman.cli_options import ConfigOption, examples, listed
+from dragoman.cli_store import add_store_commands
 from dragoman.config import ConfigError
 from dragoman.engine import EngineError
 from dragoman.exit_codes import CANNOT_START, EXIT_CODES, INTERRUPTED, USAGE, CommandFailed
@@ -37,33 +40,15 @@ _REFERENCE: Final = "env:"
 _FOR_CLAUDE: Final = "options of claude itself come after --: dragoman claude -- -p ..."
 
 
-def _listed(title: str, lines: Iterable[str]) -> str:
-    """Return what the help shows as a title and one line below the other."""
-    return f"{title}:\n\n" + "  \n".join(lines)
-
-
-def _examples(*lines: str) -> str:
-    return _listed("Examples", lines) + "\n\nExit codes: see `dragoman --help`."
-
-
 app = typer.Typer(
     name="dragoman",
     help="A gateway: Claude Code and the Anthropic SDKs on any model.",
-    epilog=_listed("Exit codes", (f"{code}: {what}" for code, what in EXIT_CODES.items())),
+    epilog=listed("Exit codes", (f"{code}: {what}" for code, what in EXIT_CODES.items())),
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        "-c",
-        metavar="FILE",
-        help="Configuration file. Default: ./dragoman.toml, then the user's configuration folder.",
-    ),
-]
 DemoOption = Annotated[
     bool, typer.Option("--demo", help="Serve the toy model that comes with Dragoman: no key.")
 ]
@@ -143,7 +128,7 @@ def dragoman(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "dragoman serve --demo",
         "DEEPSEEK_API_KEY=... dragoman serve",
         "dragoman serve --config gateway.toml --host 0.0.0.0",
@@ -208,7 +193,7 @@ def serve(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "dragoman claude",
         "dragoman claude --model deepseek-v3.1 -- --continue",
         "dragoman claude --url https://gateway.example --key env:TEAM_KEY",
@@ -261,7 +246,7 @@ def claude(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "dragoman check",
         "dragoman check --config gateway.toml --live",
         "dragoman check --probe qwen3-coder --write qwen3-coder.toml",
@@ -307,7 +292,7 @@ def check(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "dragoman models",
         "dragoman models --config gateway.toml",
     )
@@ -318,7 +303,7 @@ def models(*, config: ConfigOption = None) -> int:
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "dragoman explain request.json",
         "dragoman explain - --json < request.json",
         "dragoman explain request.json --header 'user-agent: claude-cli/2.1.0'",
@@ -351,7 +336,7 @@ def explain(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "dragoman bench http://127.0.0.1:7777 --model deepseek-v3.1",
         "dragoman bench https://gateway.example -m sonnet --key env:TEAM_KEY -n 500 -c 50",
     )
@@ -383,6 +368,10 @@ def bench(
         is_stream=not whole,
     )
     return run_load_test(options)
+
+
+app.add_typer(keys)
+add_store_commands(app)
 
 
 def _wrong(message: str) -> CommandFailed:

@@ -11,9 +11,10 @@ INTERRUPTED: Final = 130
 
 EXIT_CODES: Final = {
     OK: "it worked; `serve` was told to stop and did",
-    FAILED: "`check` found something wrong, or an upstream or gateway gave no useful answer",
+    FAILED: "`check` or `db status` found something wrong, or an upstream or gateway gave no "
+    "useful answer",
     USAGE: "the command line or the configuration is wrong, or nothing is configured",
-    CANNOT_START: "address taken, engine or model not usable, data folder not writable",
+    CANNOT_START: "address taken, engine, model or store not usable, data folder not writable",
     CLAUDE_MISSING: "`claude` was not found",
     INTERRUPTED: "interrupted before there was anything to stop",
 }

@@ -25,12 +25,8 @@ from dragoman.settings import StoreConfig
 from dragoman.store_urls import StoreUrl
 from dragoman.stores import tables
 from dragoman.stores.database import Database
-from dragoman.stores.migrating import (
-    VERSIONS,
-    StoreIsNewer,
-    look_at_schema,
-    upgrade_schema,
-)
+from dragoman.stores.migrating import StoreIsNewer, look_at_schema, upgrade_schema
+from dragoman.stores.versions import VERSIONS
 from support.stores import with_store
 
 SOURCES = Path(dragoman.__file__).parents[1]

@@ -6,46 +6,21 @@ All versions that are missing are made in one transaction: it is as before, or i
 """
 
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
-from msgspec import Struct
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dragoman.core.errors import StoreUnavailable
 from dragoman.stores.database import Database
+from dragoman.stores.versions import SchemaState
 
-# Oldest first, as in ``migrations/versions``: whether a database is up to date can be seen without
-# Alembic, which takes a fifth of a second and ten megabytes.
-VERSIONS: Final = ("0001",)
 _TIMEOUT_S: Final = 120.0  # with the wait for a replica that came first
 _LOCK: Final = 0x647261676F6D616E  # of PostgreSQL's advisory locks: "dragoman"
 
 
 class StoreIsNewer(StoreUnavailable):
     """The database was brought to a version that this program does not know."""
-
-
-class SchemaState(Struct, frozen=True, kw_only=True):
-    """
-    How a database stands to this program.
-
-    Attributes:
-        version: Of the database; None: it is empty.
-        wanted: The version of this program.
-    """
-
-    version: str | None
-    wanted: str = VERSIONS[-1]
-
-    @property
-    def state(self) -> Literal["empty", "current", "behind", "newer"]:
-        """What follows from it."""
-        if self.version is None:
-            return "empty"
-        if self.version == self.wanted:
-            return "current"
-        return "behind" if self.version in VERSIONS else "newer"
 
 
 async def look_at_schema(database: Database) -> SchemaState:

@@ -7,6 +7,7 @@ from dragoman.core.errors import StoreUnavailable
 from dragoman.policy.store import Store
 from dragoman.settings import StoreConfig
 from dragoman.store_urls import StoreUrl
+from dragoman.stores.versions import SchemaState
 from dragoman.tables import ConfigError
 
 
@@ -65,6 +66,42 @@ class LazyStore:
         from dragoman.stores.sql import open_sql_store  # noqa: PLC0415
 
         return await open_sql_store(self.url, self._settings)
+
+
+async def look_at_store(url: StoreUrl, settings: StoreConfig) -> SchemaState:
+    """
+    Return of which version the store is, without changing or making anything.
+
+    Raises:
+        StoreUnavailable: It cannot be reached.
+    """
+    if url.path is not None and not url.path.exists():
+        return SchemaState(version=None)
+    from dragoman.stores.database import Database  # noqa: PLC0415
+    from dragoman.stores.migrating import look_at_schema  # noqa: PLC0415
+
+    database = Database(url, settings)
+    try:
+        return await look_at_schema(database)
+    finally:
+        await database.close()
+
+
+async def upgrade_store(url: StoreUrl, settings: StoreConfig) -> SchemaState:
+    """
+    Bring the store up to date; return how it was before.
+
+    Raises:
+        StoreUnavailable: It cannot be reached, or is of a newer version.
+    """
+    from dragoman.stores.database import Database  # noqa: PLC0415
+    from dragoman.stores.migrating import upgrade_schema  # noqa: PLC0415
+
+    database = Database(url, settings)
+    try:
+        return await upgrade_schema(database)
+    finally:
+        await database.close()
 
 
 def _load() -> None:

@@ -1,0 +1,96 @@
+"""Options that several commands have, and what is made of them."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import typer
+
+from dragoman.exit_codes import USAGE
+from dragoman.limit_settings import BudgetConfig
+
+_MAX_AMOUNT: Final = 2**53
+_MAX_USD: Final = 1e9
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        "-c",
+        metavar="FILE",
+        help="Configuration file. Default: ./dragoman.toml, then the user's configuration folder.",
+    ),
+]
+KeyArgument = Annotated[str, typer.Argument(metavar="KEY", help="Its id, or its name.")]
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="What people call it.")]
+WorkspaceArgument = Annotated[str, typer.Argument(metavar="WORKSPACE", help="Its id, or its name.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+LimitOption = Annotated[int, typer.Option(min=1, max=1000, help="Of the list, newest first.")]
+NewNameOption = Annotated[str | None, typer.Option("--name", help="Call it so.")]
+OwnerOption = Annotated[str | None, typer.Option(help="Whom it belongs to.")]
+ExpiresOption = Annotated[
+    str | None,
+    typer.Option(metavar="WHEN", help="2026-12-31, 90d, 12h, or never; times are UTC."),
+]
+ModelsOption = Annotated[
+    list[str] | None,
+    typer.Option("--model", "-m", metavar="PATTERN", help="Allowed models; may be repeated."),
+]
+HostsOption = Annotated[
+    list[str] | None,
+    typer.Option("--fetch-host", metavar="PATTERN", help="Hosts that URLs may name; repeatable."),
+]
+AmountOption = Annotated[int | None, typer.Option(min=0, max=_MAX_AMOUNT, metavar="N")]
+UsdOption = Annotated[float | None, typer.Option(min=0, max=_MAX_USD, metavar="USD")]
+WarnOption = Annotated[
+    int, typer.Option(min=1, max=100, metavar="PCT", help="Of a budget; then clients are warned.")
+]
+NoLimitsOption = Annotated[bool, typer.Option("--no-limits", help="First drop all limits.")]
+NoBudgetsOption = Annotated[bool, typer.Option("--no-budgets", help="First drop all budgets.")]
+
+
+def listed(title: str, lines: Iterable[str]) -> str:
+    """Return what the help shows as a title and one line below the other."""
+    return f"{title}:\n\n" + "  \n".join(lines)
+
+
+def examples(*lines: str) -> str:
+    """Return the end of a command's help."""
+    return listed("Examples", lines) + "\n\nExit codes: see `dragoman --help`."
+
+
+def new_group(name: str, text: str) -> typer.Typer:
+    """Return a command that has commands; by itself it shows its help, as `dragoman` does."""
+    group = typer.Typer(
+        name=name,
+        help=text,
+        rich_markup_mode="markdown",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+    def show_help(context: typer.Context) -> None:
+        if context.invoked_subcommand is None:
+            typer.echo(context.get_help())
+            raise typer.Exit(USAGE)
+
+    group.callback(invoke_without_command=True, help=text)(show_help)
+    return group
+
+
+def budgets_of(
+    day: tuple[float | None, int | None],
+    month: tuple[float | None, int | None],
+    *,
+    warn_at_pct: int,
+) -> tuple[BudgetConfig, ...]:
+    """Return a budget for each period of which dollars or tokens are given."""
+    periods: tuple[Literal["day", "month"], ...] = ("day", "month")
+    found = []
+    for period, (cost_usd, tokens) in zip(periods, (day, month), strict=True):
+        if cost_usd is not None or tokens is not None:
+            found.append(
+                BudgetConfig(
+                    period=period, cost_usd=cost_usd, tokens=tokens, warn_at_pct=warn_at_pct
+                )
+            )
+    return tuple(found)

@@ -1,0 +1,236 @@
+"""What commands that look into the store, or change it, have in common."""
+
+import asyncio
+import datetime as dt
+import getpass
+import re
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import msgspec
+from msgspec import Struct
+from rich.console import Console
+
+from dragoman.config import Config, examine_config
+from dragoman.core.errors import RequestError, StoreUnavailable
+from dragoman.exit_codes import CANNOT_START, USAGE, CommandFailed
+from dragoman.local import find_local_engines, with_found_engines
+from dragoman.policy.registry import By, Registry
+from dragoman.policy.store import Page, Store
+from dragoman.store_urls import StoreUrl, read_store_url
+from dragoman.stores.opening import LazyStore
+from dragoman.tables import ConfigError
+from dragoman.terminal import Row, print_line, print_table, printable
+
+T = TypeVar("T")
+S = TypeVar("S", bound=Struct)
+
+# What is wrong there stops a gateway, but says nothing about where the store is. A host that other
+# machines can reach is wrong just until the first key is made.
+_OTHER_PROBLEMS: Final = ("upstreams.", "models.", "roles.", "keys[", "server.host:")
+_SPAN: Final = re.compile(r"(\d{1,5})(d|h|m)")
+_SPANS: Final = {
+    "d": dt.timedelta(days=1),
+    "h": dt.timedelta(hours=1),
+    "m": dt.timedelta(minutes=1),
+}
+_PAGE: Final = 1000  # of what is looked through for a name
+NONE: Final = "-"
+SHOWN_ONCE: Final = "This is the only time that it is shown:"
+
+
+class StoreOptions(Struct, frozen=True, kw_only=True):
+    """What every such command is told: the configuration file, and whether to print JSON."""
+
+    config: Path | None = None
+    is_json: bool = False
+
+
+class Desk(Struct, frozen=True, kw_only=True):
+    """
+    What a command works with.
+
+    Attributes:
+        by: Whoever runs it, for the audit; and the time.
+    """
+
+    store: Store
+    config: Config
+    by: By
+
+    async def registry(self, patterns: Sequence[str] | None = None) -> Registry:
+        """
+        Return what changes keys and workspaces by its rules.
+
+        Args:
+            patterns: Of models, if the change has any; they must fit some model of this
+                configuration.
+
+        Raises:
+            CommandFailed: No model is configured that they could fit.
+        """
+        aliases: tuple[str, ...] = ()
+        if patterns:
+            found = await find_local_engines(self.config)
+            aliases = tuple(with_found_engines(self.config, found).models)
+            if not aliases:
+                line = f"--model {patterns[0]}: no model is configured here; give the gateway's own"
+                raise CommandFailed(f"{line} file with --config", code=USAGE)
+        return Registry(self._get, aliases=lambda: aliases)
+
+    async def _get(self) -> Store:
+        return self.store
+
+
+def at_store(
+    options: StoreOptions, case: Callable[[Desk], Awaitable[T]], *, environ: Mapping[str, str]
+) -> T:
+    """
+    Open the store of the configuration, return what *case* makes of it.
+
+    Raises:
+        ConfigError: The configuration does not say where the store is.
+        CommandFailed: The store cannot be used, or what is asked for is wrong.
+    """
+    config, url = find_store(options.config, environ=environ)
+
+    async def main() -> T:
+        lazy = LazyStore(url, config.store)
+        now = dt.datetime.now(dt.UTC)
+        now = now.replace(microsecond=now.microsecond // 1000 * 1000)  # as the store keeps it
+        by = By(actor=f"cli:{_user(environ)}", now=now)
+        try:
+            return await case(Desk(store=await lazy.get(), config=config, by=by))
+        finally:
+            await lazy.close()
+
+    return explained(main, url)
+
+
+def explained(main: Callable[[], Coroutine[Any, Any, T]], url: StoreUrl) -> T:
+    """
+    Run *main*; what goes wrong with the store at *url* becomes one line.
+
+    Raises:
+        CommandFailed: Something went wrong.
+    """
+    try:
+        return asyncio.run(main())
+    except StoreUnavailable as error:
+        line = f"the store ({url}) cannot be used: {error.log_detail}"
+        raise CommandFailed(line, code=CANNOT_START) from None
+    except RequestError as error:
+        raise CommandFailed(error.message, code=USAGE) from None
+
+
+def find_store(path: Path | None, *, environ: Mapping[str, str]) -> tuple[Config, StoreUrl]:
+    """
+    Return the configuration and where its store is.
+
+    Raises:
+        ConfigError: It does not say so clearly.
+        CommandFailed: There shall be none.
+    """
+    examined = examine_config(path, environ=environ)
+    config = examined.config
+    problems = [line for line in examined.problems if not line.startswith(_OTHER_PROBLEMS)]
+    if problems:
+        raise ConfigError(problems, source=config.source)
+    url = read_store_url(config.store.url, config.server.data_dir)
+    if url is None:
+        raise CommandFailed('store.url is "none": this gateway keeps nothing', code=USAGE)
+    return config, url
+
+
+def checked(asked: S) -> S:
+    """
+    Return what is asked for, if every value is within its bounds.
+
+    Raises:
+        CommandFailed: One is not; the line names it.
+    """
+    try:
+        return msgspec.convert(msgspec.to_builtins(asked), type(asked))
+    except msgspec.ValidationError as error:
+        what, _, where = str(error).partition(" - at `$.")
+        name = where.removesuffix("`").replace("[...]", "")
+        raise CommandFailed(f"{name}: {what[:1].lower()}{what[1:]}", code=USAGE) from None
+
+
+def _user(environ: Mapping[str, str]) -> str:
+    try:
+        return printable(getpass.getuser())[:100]
+    except (KeyError, OSError):  # a container's user without a name
+        return environ.get("USER", "somebody")
+
+
+def parse_expiry(text: str, now: dt.datetime) -> dt.datetime | None:
+    """
+    Return when something ends: ``never``, a date (its first moment in UTC), or 90d from *now*.
+
+    Raises:
+        CommandFailed: It is none of these.
+    """
+    word = text.strip().lower()
+    if word == "never":
+        return None
+    try:
+        if (span := _span(word)) is not None:
+            return now + span
+        found = dt.datetime.fromisoformat(text.strip())
+        return found.astimezone(dt.UTC) if found.tzinfo else found.replace(tzinfo=dt.UTC)
+    except (ValueError, OverflowError):
+        forms = "use 2026-12-31, 2026-12-31T18:00+02:00, 90d, 12h, or never"
+        raise CommandFailed(f"--expires {text}: is no time; {forms}", code=USAGE) from None
+
+
+def parse_span(text: str) -> dt.timedelta:
+    """
+    Return how long ``7d``, ``24h``, ``30m`` or ``0`` is.
+
+    Raises:
+        CommandFailed: It is none of these.
+    """
+    span = dt.timedelta() if text.strip() == "0" else _span(text.strip().lower())
+    if span is None:
+        raise CommandFailed(f"--overlap {text}: use 7d, 24h, 30m, or 0 for none", code=USAGE)
+    return span
+
+
+def _span(word: str) -> dt.timedelta | None:
+    found = _SPAN.fullmatch(word)
+    return int(found[1]) * _SPANS[found[2]] if found else None
+
+
+def whole_page() -> Page:
+    """Return the page in which a name is looked for."""
+    return Page(limit=_PAGE)
+
+
+def print_json(value: object) -> None:
+    """Print a value as JSON that people can read, too."""
+    text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+    print_line(Console(highlight=False, markup=False), text)
+
+
+def print_rows(columns: Row, rows: Sequence[Row], *, nothing: str) -> None:
+    """Print a table, or that there is *nothing* to show."""
+    console = Console(highlight=False)
+    if rows:
+        print_table(console, columns, rows)
+    else:
+        print_line(console, nothing)
+
+
+def print_fields(fields: Mapping[str, str]) -> None:
+    """Print names and values under each other."""
+    console = Console(highlight=False)
+    width = max(map(len, fields))
+    for name, value in fields.items():
+        print_line(console, f"{name.ljust(width)}  {printable(value)}")
+
+
+def shown_time(at: dt.datetime | None, *, without: str = NONE) -> str:
+    """Return a time to the minute, in UTC."""
+    return without if at is None else f"{at:%Y-%m-%d %H:%M}Z"
