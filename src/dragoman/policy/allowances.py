@@ -8,6 +8,7 @@ to use it becomes a claim on a counter; the limiter's verdict becomes headers, w
 import datetime as dt
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Final, Literal
 
 from msgspec import Struct
@@ -35,12 +36,18 @@ _MODES: Final[Mapping[Kind, Mode]] = {
     "cost_micros": "budget",
     "tokens": "budget",
 }
+_PARTS: Final = (b"limit", b"remaining", b"reset")
 _HEADER_NAMES: Final = {
-    "requests": b"requests",
-    "input_tokens": b"input-tokens",
-    "output_tokens": b"output-tokens",
+    kind: tuple(b"anthropic-ratelimit-%b-%b" % (name, part) for part in _PARTS)
+    for kind, name in {
+        "requests": b"requests",
+        "input_tokens": b"input-tokens",
+        "output_tokens": b"output-tokens",
+        "tokens": b"tokens",
+    }.items()
 }
 _BUDGET_HELD_RETRY_S: Final = 2.0  # until a request at work has ended and said what it used
+_DAY_S: Final = 86_400
 _DOLLAR: Final = 1_000_000  # in millionths
 _MAX_KNOWN: Final = 4_096  # pairs of key and model whose rules are kept ready
 
@@ -198,8 +205,12 @@ def claim_of(rule: Rule, use: Use, now_s: float) -> Claim:
 
 def span_of(period: Period, now_s: float) -> Span:
     """Return the day or month that *now_s* lies in."""
-    now = dt.datetime.fromtimestamp(now_s, dt.UTC)
-    start = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    return _span(period, int(now_s // _DAY_S))
+
+
+@lru_cache(maxsize=64)
+def _span(period: Period, day: int) -> Span:
+    start = dt.datetime.fromtimestamp(day * _DAY_S, dt.UTC)
     if period == "month":
         start = start.replace(day=1)
         after = (start + dt.timedelta(days=32)).replace(day=1)
@@ -220,21 +231,22 @@ def limit_headers(rules: Sequence[Rule], verdict: Verdict) -> HeaderFields:
     nearest = _nearest(rules, verdict)
     if not nearest:
         return ()
-    reset = _rfc3339(verdict.at_s + WINDOW_S + 1)
+    reset = _rfc3339(math.ceil(verdict.at_s) + WINDOW_S + 1)
     fields: list[tuple[bytes, bytes]] = []
+    tokens = tokens_left = 0
     for kind, (limit, left) in nearest.items():
-        fields += _fields(_HEADER_NAMES[kind], limit, left, reset=reset)
-    tokens = [nearest[kind] for kind in ("input_tokens", "output_tokens") if kind in nearest]
+        fields += _fields(kind, limit, left, reset=reset)
+        if kind != "requests":
+            tokens, tokens_left = tokens + limit, tokens_left + left
     if tokens:
-        limit, left = sum(t[0] for t in tokens), sum(t[1] for t in tokens)
-        fields += _fields(b"tokens", limit, left, reset=reset)
+        fields += _fields("tokens", tokens, tokens_left, reset=reset)
     return tuple(fields)
 
 
-def budget_warnings(rules: Sequence[Rule], verdict: Verdict) -> list[tuple[Rule, str]]:
+def budget_warnings(rules: Sequence[Rule], verdict: Verdict) -> list[str]:
     """Return a sentence for each budget that is used up so far that it warns."""
     return [
-        (rule, f"{_budget(rule)}: {_amounts(rule, used)} used; {_anew(rule, verdict.at_s)}")
+        f"{_budget(rule)}: {_amounts(rule, used)} used; {_anew(rule, verdict.at_s)}"
         for rule, used in zip(rules, verdict.used, strict=True)
         if rule.period and used >= rule.warn_at
     ]
@@ -297,17 +309,14 @@ def _nearest(rules: Sequence[Rule], verdict: Verdict) -> dict[str, tuple[int, in
     return nearest
 
 
-def _fields(name: bytes, limit: int, left: int, *, reset: bytes) -> HeaderFields:
-    prefix = b"anthropic-ratelimit-%b-" % name
-    return (
-        (prefix + b"limit", b"%d" % limit),
-        (prefix + b"remaining", b"%d" % left),
-        (prefix + b"reset", reset),
-    )
+def _fields(kind: str, limit: int, left: int, *, reset: bytes) -> HeaderFields:
+    names = _HEADER_NAMES[kind]
+    return (names[0], b"%d" % limit), (names[1], b"%d" % left), (names[2], reset)
 
 
-def _rfc3339(time_s: float) -> bytes:
-    at = dt.datetime.fromtimestamp(math.ceil(time_s), dt.UTC)
+@lru_cache(maxsize=64)
+def _rfc3339(time_s: int) -> bytes:
+    at = dt.datetime.fromtimestamp(time_s, dt.UTC)
     return at.strftime("%Y-%m-%dT%H:%M:%SZ").encode()
 
 

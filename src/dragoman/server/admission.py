@@ -38,6 +38,9 @@ _TELL_AGAIN_S: Final = 60.0
 _COUNTED_KINDS: Final = frozenset({"input_tokens", "output_tokens", "tokens", "cost_micros"})
 
 
+_ONE_REQUEST: Final = Use()
+
+
 class LimiterAtHand(Limiter, Protocol):
     """A limiter that can go on without its shared counters."""
 
@@ -197,7 +200,7 @@ class Admission:
 
     def _use_of(self, rules: Sequence[Rule], asked: Asked, target: Target) -> Use:
         if not _counts_tokens(rules):
-            return Use()
+            return _ONE_REQUEST
         expected = self._expected.of(asked.alias, asked.size(), asked.request.max_tokens)
         deployment = target.deployment
         usage = Usage(
@@ -294,5 +297,5 @@ def _warning(rules: Sequence[Rule], verdict: Verdict) -> HeaderFields:
     warnings = budget_warnings(rules, verdict)
     if not warnings:
         return ()
-    text = "; ".join(sentence for _, sentence in warnings)
+    text = "; ".join(warnings)
     return ((_WARNING_HEADER, text.encode("ascii", "backslashreplace")),)
