@@ -57,7 +57,7 @@ def shown(rules: tuple[Rule, ...]) -> dict[str, int]:
 
 def test_without_limits_there_are_no_rules() -> None:
     assert book().of_request(stored(), "m") == ()
-    assert book().of_upstream("lab") == ()
+    assert book().of_call("lab", "") == ()
 
 
 def test_rules_of_key_workspace_and_model() -> None:

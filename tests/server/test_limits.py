@@ -310,6 +310,27 @@ def test_places_that_others_hold_at_an_upstream_are_waited_for() -> None:
     run(main())
 
 
+def test_the_limits_of_a_stand_in_hold_too() -> None:
+    async def main() -> None:
+        case = AppCase(
+            {"lab": [failing(GONE)] * 3, "other": [saying("n")] * 2},
+            options={"lab": {"retries": 0}},
+            models={
+                "m": {"upstream": ("lab",), "fallbacks": ("n",)},
+                "n": {"upstream": ("other",), "limits": Limits(requests_per_minute=1)},
+            },
+            routing={"failures_to_open": 100},
+            clock=Clock(),
+        )
+        assert message_of(await case.ask()).text == "n"
+        exchange = await case.ask()
+        assert exchange.status == 429
+        assert case.records[-1]["refused_by"] == "model requests"
+        await case.close()
+
+    run(main())
+
+
 # -- the gateway is full
 
 

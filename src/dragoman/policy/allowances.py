@@ -145,9 +145,18 @@ class RuleBook:
         self._known[caller.key_id, alias] = (caller, rules)
         return rules
 
-    def of_upstream(self, name: str) -> tuple[Rule, ...]:
-        """Return what holds for a call of an upstream."""
-        return self._upstreams.get(name, ())
+    def of_call(self, upstream: str, stand_in: str) -> tuple[Rule, ...]:
+        """
+        Return what holds for a call of an upstream.
+
+        Args:
+            upstream: Its name.
+            stand_in: The model that is asked instead of the one that was meant; empty: none is.
+        """
+        rules = self._upstreams.get(upstream, ())
+        if stand_in and (own := self._models.get(stand_in)):
+            return (*rules, *own)
+        return rules
 
     def _of_caller(self, caller: Caller) -> Iterator[Rule]:
         limits, budgets = self._keys.get(caller.key_id, (Limits(), ()))

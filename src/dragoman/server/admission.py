@@ -116,9 +116,9 @@ class Admission:
         """Return what holds for a request; empty: nothing does, and nothing need be admitted."""
         return self._rules.of_request(caller, alias)
 
-    def rules_of_upstream(self, name: str) -> tuple[Rule, ...]:
+    def rules_of_call(self, upstream: str, stand_in: str) -> tuple[Rule, ...]:
         """Return what holds for a call of an upstream; mostly nothing does."""
-        return self._rules.of_upstream(name)
+        return self._rules.of_call(upstream, stand_in)
 
     async def admit(
         self, rules: tuple[Rule, ...], asked: Asked, record: RequestRecord, *, target: Target

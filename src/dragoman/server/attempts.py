@@ -51,6 +51,8 @@ class Attempts:
         stream_sink: Whatever is tried, a stream is one message with one start; None: not a stream.
         model_adjustment: Says that another model answers than was asked for.
         answered_by: Others that have answered instead, and filled the record in.
+        stand_in: That model's alias; empty: it is the one that was asked for.
+        n_stays: How often a place at an upstream was looked for.
         may_wait: Whether the same target may be asked again, after a pause; set before each.
     """
 
@@ -69,6 +71,8 @@ class Attempts:
         self.record = record
         self.adjustments: tuple[Adjustment, ...] = ()
         self.model_adjustment: Adjustment | None = None
+        self.stand_in = ""
+        self.n_stays = 0
         self.may_wait = True
         self.answered_by: Attempts | None = None
         self.repairs = ReplyRepairs()

@@ -107,7 +107,10 @@ class UpstreamStay:
         self._attempts = attempts
         self._target = target
         self._admission = services.admission
-        self._rules = services.admission.rules_of_upstream(target.deployment.upstream)
+        attempts.n_stays += 1
+        self._id = f"{attempts.record.request_id}/{attempts.n_stays}"
+        upstream = target.deployment.upstream
+        self._rules = services.admission.rules_of_call(upstream, attempts.stand_in)
         self._place = Place(services.lines.of_endpoint(target.endpoint))
         self._has_place = False
         self._admitted: Admitted | None = None
@@ -149,11 +152,10 @@ class UpstreamStay:
         """Reserve; where only calls at work elsewhere stand against it, ask again and again."""
         attempts, clock = self._attempts, asyncio.get_running_loop().time
         since_s = clock()
-        reservation_id = f"{attempts.record.request_id}/{self._target.endpoint}"
         while True:
             try:
                 return await self._admission.admit_to_upstream(
-                    self._rules, attempts.asked, reservation_id, target=self._target
+                    self._rules, attempts.asked, self._id, target=self._target
                 )
             except UpstreamLimitExceeded as error:
                 waited_s = clock() - since_s
