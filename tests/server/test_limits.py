@@ -640,6 +640,31 @@ def test_a_failover_is_settled_at_each_upstream() -> None:
     run(main())
 
 
+def test_two_calls_of_one_request_hold_two_places() -> None:
+    """The second target is asked beside the first, at the same upstream."""
+
+    async def main() -> None:
+        case = AppCase(
+            {"lab/1": [[0.3, *saying("x")]], "lab/2": [[0.3, *saying("x")]]},
+            options={
+                "lab": {"limits": Limits(concurrent=2)},
+                "model": {"hedge_percentile": 90.0, "hedge_min_s": 0.02},
+            },
+        )
+        for _ in range(20):
+            for name in case.upstreams:
+                case.load.observe(f"{name} real-m", 0.001, 0.0)
+        task = asyncio.create_task(case.ask())
+        await asyncio.sleep(0.15)
+        held = case.limiter._held["upstream:lab:concurrent"]
+        assert held.held == 2
+        assert message_of(await task).text == "x"
+        assert held.held == 0
+        await case.close()
+
+    run(main())
+
+
 def test_leases_are_renewed_while_requests_are_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dragoman.server.admission.RENEW_S", 0.02)
 

@@ -104,6 +104,7 @@ class Admission:
         self._clock = clock
         self._held: dict[str, Reservation] = {}
         self._renewal: asyncio.TimerHandle | None = None
+        self._n_calls = 0
         self._told: dict[str, str] = {}
         self._told_of_unknown_s = -_TELL_AGAIN_S
 
@@ -151,16 +152,18 @@ class Admission:
         raise error
 
     async def admit_to_upstream(
-        self, rules: tuple[Rule, ...], asked: Asked, reservation_id: str, *, target: Target
+        self, rules: tuple[Rule, ...], asked: Asked, record: RequestRecord, *, target: Target
     ) -> Admitted:
         """
-        Reserve what a call of an upstream will probably use.
+        Reserve what a call of an upstream will probably use; one request may make several.
 
         Raises:
             UpstreamLimitExceeded: It shall not be asked now.
             SharedStateUnavailable: As for ``admit``.
         """
         use = self._use_of(rules, asked, target)
+        self._n_calls += 1
+        reservation_id = f"{record.request_id}/{self._n_calls}"
         reservation, verdict = await self._reserve(reservation_id, rules, use)
         if verdict.is_granted:
             return Admitted(rules=rules, reservation=reservation, headers=())

@@ -52,7 +52,6 @@ class Attempts:
         model_adjustment: Says that another model answers than was asked for.
         answered_by: Others that have answered instead, and filled the record in.
         stand_in: That model's alias; empty: it is the one that was asked for.
-        n_stays: How often a place at an upstream was looked for.
         may_wait: Whether the same target may be asked again, after a pause; set before each.
     """
 
@@ -72,7 +71,6 @@ class Attempts:
         self.adjustments: tuple[Adjustment, ...] = ()
         self.model_adjustment: Adjustment | None = None
         self.stand_in = ""
-        self.n_stays = 0
         self.may_wait = True
         self.answered_by: Attempts | None = None
         self.repairs = ReplyRepairs()
@@ -204,6 +202,7 @@ class Attempts:
             headers=self._base_headers,
         )
         made.model_adjustment, made.may_wait = self.model_adjustment, False
+        made.stand_in = self.stand_in
         return made
 
     def cost_so_far_micros(self) -> int:

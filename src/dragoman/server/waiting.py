@@ -107,8 +107,6 @@ class UpstreamStay:
         self._attempts = attempts
         self._target = target
         self._admission = services.admission
-        attempts.n_stays += 1
-        self._id = f"{attempts.record.request_id}/{attempts.n_stays}"
         upstream = target.deployment.upstream
         self._rules = services.admission.rules_of_call(upstream, attempts.stand_in)
         self._place = Place(services.lines.of_endpoint(target.endpoint))
@@ -155,7 +153,7 @@ class UpstreamStay:
         while True:
             try:
                 return await self._admission.admit_to_upstream(
-                    self._rules, attempts.asked, self._id, target=self._target
+                    self._rules, attempts.asked, attempts.record, target=self._target
                 )
             except UpstreamLimitExceeded as error:
                 waited_s = clock() - since_s
