@@ -41,6 +41,42 @@ def follow_up(use: dict[str, Any]) -> dict[str, Any]:
     return ASK | {"messages": [*ASK["messages"], *more]}
 
 
+def test_limits_hold_for_all_of_them_together(tmp_path: Path) -> None:
+    more = (
+        '[limits.key]\nrequests_per_minute = 10\n[[keys]]\nname = "k"\nkey = "a-key-of-the-lab"\n'
+    )
+    with ChatUpstream(say("Hello", times=-1)) as lab, serving(tmp_path, lab, more) as gateway:
+        headers = {"x-api-key": "a-key-of-the-lab"}
+        replies = [
+            gateway.request("POST", "/v1/messages", ASK, headers=headers) for _ in range(3 * N)
+        ]
+        assert [reply.status for reply in replies] == [200] * 10 + [429] * (3 * N - 10)
+        left = [reply.headers["anthropic-ratelimit-requests-remaining"] for reply in replies[:10]]
+        assert left == [str(n) for n in range(9, -1, -1)]
+        replace_all(gateway)  # and new workers do not begin anew
+        assert gateway.request("POST", "/v1/messages", ASK, headers=headers).status == 429
+    assert '"event":"limits"' not in gateway.log()
+
+
+def test_what_one_leaves_alone_all_leave_alone(tmp_path: Path) -> None:
+    limited = refuse(429, "slow down", headers=(("retry-after", "600"),), times=-1)
+    with (
+        ChatUpstream(limited) as ill,
+        ChatUpstream(say("Hello", times=-1)) as well,
+    ):
+        more = f'[upstreams.second]\nbase_url = "{well.url}"\n'
+        config = lab_config(ill.url, "m", more=more).replace(
+            'upstream = "lab"', 'upstream = ["lab", "second"]'
+        )
+        args = ("--workers", "2", "--log-format", "json")
+        with GatewayProcess(tmp_path, config=config, args=args) as gateway:
+            assert ask(gateway, ASK).status == 200
+            replace_all(gateway)
+            for _ in range(N):
+                assert ask(gateway, ASK).status == 200
+            assert (len(ill.requests), len(well.requests)) == (1, N + 1)
+
+
 def replace_all(gateway: GatewayProcess) -> None:
     """Kill the workers, wait until new ones serve."""
     for pid in children(gateway.pid):

@@ -4,6 +4,7 @@ import os
 import random
 import secrets
 import ssl
+import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,7 @@ from dragoman.policy.learned import LearnedFacts
 from dragoman.policy.load import Load
 from dragoman.policy.prices import Prices
 from dragoman.policy.routes import Routes
+from dragoman.policy.shared_health import share_health
 from dragoman.presets import is_loopback
 from dragoman.server.admin_access import AdminAccess
 from dragoman.server.app import App
@@ -102,7 +104,8 @@ def build_gateway(
     routes = Routes(config)
     upstreams = _upstreams(config, environ=environ, engine=engine, former=former)
     # Not lasting: what the file says now stands above what a refusal has taught before.
-    learned = LearnedFacts(lasting.sharing.board)
+    board = lasting.sharing.board
+    learned = LearnedFacts(board)
     planner = Planner(
         lasting.documents,
         lasting.fetcher,
@@ -113,6 +116,8 @@ def build_gateway(
     server = config.server
     # Not lasting either: who was left alone for a wrong key gets a call with the new one.
     health = Health(config.routing)
+    if board is not None:
+        share_health(health, board, clock=time.monotonic)
     prices = Prices(config.prices, {n: u.platform for n, u in config.upstreams.items()})
     lines = build_lines(config)
     admission = build_admission(config, lasting, prices=prices, log=log)

@@ -15,6 +15,7 @@ from dragoman.settings import ServerConfig, UpstreamConfig
 from dragoman.sharing import Sharing
 from dragoman.stores.limiter_fallback import FallbackLimiter
 from dragoman.stores.limiter_memory import MemoryLimiter
+from dragoman.stores.limiter_owner import OwnedLimiter
 from dragoman.stores.limiter_redis import RedisLimiter
 
 _OWN: Final = "this gateway"
@@ -49,8 +50,13 @@ def build_lines(config: Config) -> Lines:
 
 def build_limiter(config: Config, sharing: Sharing, *, log: EventLog) -> FallbackLimiter:
     """Return the counters of all processes that share any, and what happens without them."""
-    main = MemoryLimiter() if sharing.redis is None else RedisLimiter(sharing.redis)
-    return with_fallback(config, main, log=log)
+    return with_fallback(config, _counters(sharing), log=log)
+
+
+def _counters(sharing: Sharing) -> Limiter:
+    if sharing.redis is not None:
+        return RedisLimiter(sharing.redis)
+    return OwnedLimiter(sharing.owner) if sharing.owner is not None else MemoryLimiter()
 
 
 def with_fallback(config: Config, main: Limiter, *, log: EventLog) -> FallbackLimiter:

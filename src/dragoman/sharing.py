@@ -17,7 +17,7 @@ from dragoman.policy.sharing import Board, Shelf
 from dragoman.server.telemetry import EventLog
 from dragoman.settings import RedisConfig
 from dragoman.stores.board_redis import RedisBoard
-from dragoman.stores.owner import OwnerLink
+from dragoman.stores.owner_link import OwnerLink
 from dragoman.stores.redis_link import RedisLink
 from dragoman.stores.redis_outbox import RedisOutbox
 from dragoman.stores.sealing import Seal

@@ -54,8 +54,8 @@ _FIRST_DELAY_S: Final = 0.5
 _MAX_DELAY_S: Final = 30.0
 _STEADY_S: Final = 60.0  # after so long a worker's end is no longer one of a series
 _PER_PROCESS: Final = (
-    "limits, learnt facts and health are kept by each process for itself: "
-    "n workers allow n times as many requests"
+    "limits, budgets and health hold for all together; bounds of memory and connections "
+    "(server.max_..., upstreams.NAME.max_connections) hold for each process"
 )
 _MARGIN_S: Final = 5.0  # beyond the grace of the workers themselves
 

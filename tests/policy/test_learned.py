@@ -1,13 +1,12 @@
 """Facts that refusals teach, above those of a profile; what one process learns, all know."""
 
-from collections.abc import Callable
-
 import pytest
 
 from dragoman.core.dialects.profile import GENERIC
 from dragoman.core.plan import Deployment
 from dragoman.policy.learned import LearnedFacts
 from dragoman.policy.sharing import Notice
+from support.boards import FakeBoard
 
 LAB = Deployment(upstream="lab", model="m", profile=GENERIC)
 FACTS = {"schema_refused": ("pattern",), "temperature_max": None, "max_output_tokens": 100}
@@ -37,19 +36,6 @@ def test_the_same_profile_comes_out_until_more_is_learnt() -> None:
     assert learned.apply(LAB).profile.max_stop_sequences == 2
 
 
-class FakeBoard:
-    def __init__(self) -> None:
-        self.posted: list[Notice] = []
-        self.read: Callable[[Notice], None] | None = None
-
-    def post(self, notice: Notice) -> None:
-        self.posted.append(notice)
-
-    def watch(self, topic: str, read: Callable[[Notice], None]) -> None:
-        assert topic == "learned"
-        self.read = read
-
-
 def test_what_one_learns_the_others_apply() -> None:
     one, two = FakeBoard(), FakeBoard()
     learning, reading = LearnedFacts(one), LearnedFacts(two)
@@ -57,8 +43,7 @@ def test_what_one_learns_the_others_apply() -> None:
     learning.add(LAB, {"temperature_max": None, "max_output_tokens": 100})
     assert [notice.ttl_s for notice in one.posted] == [3600.0, 3600.0]
     assert len({notice.key for notice in one.posted}) == 1
-    assert two.read is not None
-    two.read(one.posted[-1])  # the last one says all
+    two.show(one.posted[-1])  # the last one says all
     assert reading.of(LAB) == FACTS == learning.of(LAB)
     assert reading.apply(LAB) == learning.apply(LAB)
     assert two.posted == []
@@ -76,7 +61,6 @@ def test_what_one_learns_the_others_apply() -> None:
 def test_what_is_not_understood_changes_nothing(key: str, body: bytes) -> None:
     board = FakeBoard()
     facts = LearnedFacts(board)
-    assert board.read is not None
-    board.read(Notice(topic="learned", key=key, body=body, ttl_s=1))
+    board.show(Notice(topic="learned", key=key, body=body, ttl_s=1))
     assert facts.of(LAB) == {}
     assert facts.apply(LAB) is LAB

@@ -1,4 +1,4 @@
-"""One suite for every limiter: the memory of a process, and a real Redis."""
+"""One suite for every limiter: the memory of a process, that of an owner, and a real Redis."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from dragoman.policy.limits import LEASE_S, Claim, Limiter, Reservation, Verdict
 from dragoman.settings import RedisConfig, Secret
 from dragoman.stores.limiter_memory import MemoryLimiter
+from dragoman.stores.limiter_owner import OwnedLimiter
 from dragoman.stores.limiter_redis import RedisLimiter
 from dragoman.stores.redis_link import RedisLink
+from support.owned_workers import workers
 
 NOW_S = 4_000_000_000.0  # ahead of any clock: Redis forgets what is over by its own
 DAY_ENDS_S = NOW_S + 40_000
@@ -80,13 +82,15 @@ async def redis_limiter(url: str) -> AsyncIterator[RedisLimiter]:
         await link.close()
 
 
-@pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.server)])
+@pytest.fixture(params=["memory", "owner", pytest.param("redis", marks=pytest.mark.server)])
 def check(request: pytest.FixtureRequest) -> Callable[[Case], None]:
     """Return what runs a case on the limiter."""
 
     def run(case: Case) -> None:
         if request.param == "memory":
             asyncio.run(_on_memory(case))
+        elif request.param == "owner":
+            asyncio.run(_on_owner(case))
         else:
             asyncio.run(_on_redis(case, request.getfixturevalue("redis_url")))
 
@@ -96,6 +100,11 @@ def check(request: pytest.FixtureRequest) -> Callable[[Case], None]:
 async def _on_redis(case: Case, url: str) -> None:
     async with redis_limiter(url) as limiter:
         await case(Bench(limiter))
+
+
+async def _on_owner(case: Case) -> None:
+    async with workers(1) as (_, (link,)):
+        await case(Bench(OwnedLimiter(link)))
 
 
 async def _on_memory(case: Case) -> None:

@@ -2,37 +2,17 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 
 import pytest
 
 from dragoman.core.errors import SharedStateUnavailable
+from dragoman.policy.limits import Claim, Reservation
 from dragoman.policy.sharing import Notice
-from dragoman.stores.owner import Owner, OwnerLink
+from dragoman.stores.limiter_owner import OwnedLimiter
+from dragoman.stores.owner_link import OwnerLink
+from support.owned_workers import fail, until, workers
 
-
-def fail(error: BaseException) -> None:
-    raise AssertionError(error)
-
-
-@asynccontextmanager
-async def workers(n: int) -> AsyncIterator[tuple[Owner, list[OwnerLink]]]:
-    owner = Owner(on_crash=fail)
-    links = [OwnerLink(on_crash=fail) for _ in range(n)]
-    for link in links:
-        await link.open(await owner.connect())
-    yield owner, links
-    for link in links:
-        link.close()
-    owner.close()
-    await asyncio.sleep(0.01)
-
-
-async def until(is_true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not is_true():  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
+NOW_S = 4_000_000_000.0
 
 
 def test_one_finds_what_another_has_put() -> None:
@@ -89,5 +69,42 @@ def test_without_the_owner_nothing_is_found_and_nothing_hangs() -> None:
             assert one.n_lost == 1
             with pytest.raises(SharedStateUnavailable):
                 await one.get([b"a"])
+
+    asyncio.run(main())
+
+
+def test_a_worker_that_ends_holds_nothing_any_more() -> None:
+    held = Claim(counter="h", mode="held", limit=1)
+    budget = Claim(counter="b", mode="budget", limit=100, amount=30, ends_s=NOW_S + 1000)
+
+    async def main() -> None:
+        async with workers(2) as (owner, (one, two)):
+            dying, living = OwnedLimiter(one), OwnedLimiter(two)
+            seeds = {"b": 10}
+            first = await dying.reserve("r1", [held, budget], now_s=NOW_S, seeds=seeds)
+            assert first.is_granted
+            second = await living.reserve("r2", [held, budget], now_s=NOW_S)
+            assert second.refused == (0,)
+            one.close()
+            await until(lambda: len(owner._peers) == 1)
+            third = await living.reserve("r3", [held, budget], now_s=NOW_S)
+            assert third.is_granted
+            assert third.used == (1, 40)  # what it was going to use counts as used
+            living.settle(
+                Reservation(id="r3", claims=(held, budget), at_s=NOW_S), [1, 5], now_s=NOW_S
+            )
+            fourth = await living.reserve("r4", [held, budget], now_s=NOW_S)
+            assert fourth.used == (1, 45)
+
+    asyncio.run(main())
+
+
+def test_the_owner_goes_and_counting_says_so() -> None:
+    async def main() -> None:
+        async with workers(1) as (owner, (one,)):
+            owner.close()
+            await until(lambda: not one._peer.is_open)
+            with pytest.raises(SharedStateUnavailable):
+                await OwnedLimiter(one).reserve("r", [], now_s=NOW_S)
 
     asyncio.run(main())
