@@ -79,6 +79,12 @@ def test_a_model_that_always_thinks_says_so_to_those_who_did_not_ask() -> None:
     assert said(made) == [("thinking", "noticed")]
 
 
+def test_a_switch_that_is_missing_is_told_to_those_who_did_not_ask() -> None:
+    made = plan(DialectProfile(thinking="toggle"))
+    assert said(made) == [("thinking", "noticed")]
+    assert said(plan(DialectProfile(thinking="unknown"))) == []
+
+
 def test_an_effort_where_thinking_is_switched_by_it() -> None:
     profile = toggle(thinking_switch="effort_none", effort_values=("low", "medium", "high"))
     asked = {"thinking": ADAPTIVE, "output_config": {"effort": "max"}}

@@ -127,6 +127,16 @@ def test_promise_text_calls_count_where_models_write_them_alone() -> None:
         assert (told.tool_uses, told.text) == ([], about)
 
 
+def test_promise_text_calls_in_common_forms_count_for_every_family() -> None:
+    invoke = '<invoke name="f">\n<parameter name="n">1</parameter>\n</invoke>'
+    coder = "<tool_call>\n<function=f>\n<parameter=n>\n1\n</parameter>\n</function>\n</tool_call>"
+    for model in ("deepseek-v4-pro", "qwen3.7-max", "kimi-k2.5", "glm-4.7", "mimo-v2.5"):
+        for form in (HERMES, invoke, coder):
+            message = streamed(chunked(f"So:\n\n{form}"), model=model, tools=[TOOL])
+            assert [use["input"] for use in message.tool_uses] == [{"n": 1}], (model, form)
+            assert message.text == "So:"
+
+
 def chunked(content: str) -> bytes:
     return turns.sse(turns.chunk(content=content), turns.chunk("stop"), turns.DONE)
 

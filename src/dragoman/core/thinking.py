@@ -96,6 +96,9 @@ def _note_thinking(
         if profile.thinking == "always":
             reason = "the model always thinks, asked or not; its thinking is not shown"
             adjustments.add("thinking", "noticed", reason=reason)
+        elif profile.thinking == "toggle" and profile.thinking_switch == "none":
+            reason = "the model may think, for that cannot be switched off on this upstream"
+            adjustments.add("thinking", "noticed", reason=reason)
         return
     is_fixed = profile.thinking_switch == "none" or profile.thinking in ("always", "never")
     if is_on and profile.thinking == "never":

@@ -106,7 +106,8 @@ class ToolTextCutter:
         skips_break: A line break at the very beginning is the template's, and dropped.
 
     Args:
-        names: Of the grammars to look for, in the order in which they are tried.
+        names: Of the grammars to look for, in the order in which they are tried; the model's own
+            first.
         tools: The tools that may be called.
         is_thinking: The text is reasoning. There a call is often only considered: it counts if
             nothing but white space follows it to the end.
@@ -124,7 +125,7 @@ class ToolTextCutter:
         self._held = "\n"  # text whose meaning the next characters decide
         self._unreal_chars = 1  # at its beginning: the line break before all text
         self._is_at_start = True
-        self.skips_break = bool(names) and all(g.begins_with_break for g, _ in self._grammars)
+        self.skips_break = bool(names) and self._grammars[0][0].begins_with_break
         self._breaks_to_drop = 0  # behind a call
         self._wrapper_close = ""
         self._wasted_chars = 0

@@ -8,7 +8,7 @@ sglang 0.5.23 and vllm 0.33.0 packages; litellm 1.109.1 price file.
 
 from typing import Final
 
-from dragoman.core.dialects.facts import Facts, Family, ModelFacts, Source
+from dragoman.core.dialects.facts import COMMON_FORMS, Facts, Family, ModelFacts, Source
 
 _LATEST: Final[Facts] = {
     "context_window": 1_000_000,
@@ -39,7 +39,7 @@ DEEPSEEK: Final = Family(
     ),
     platforms=frozenset({"deepseek", "kspmas"}),
     weights={
-        "tool_text": ("deepseek_v3", "deepseek_v31", "deepseek_dsml", "invoke"),
+        "tool_text": ("deepseek_v3", "deepseek_v31", "deepseek_dsml", *COMMON_FORMS),
         "vocabulary": "deepseek",
         "tokens_per_message": 2,
         # V3.2: a fixed text, then each function as JSON with spaces (sglang's copy of the encoder,

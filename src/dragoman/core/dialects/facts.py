@@ -1,11 +1,15 @@
 """The form in which families and platforms state their facts; the registry composes them."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
 from dragoman.core.dialects.profile import ThinkingSwitch
+
+# Forms that models of any family write, from memory of others or of a client's prompt: JSON in a
+# tag, and tags for each parameter. They stand behind a family's own.
+COMMON_FORMS: Final = ("hermes", "invoke", "qwen3_coder")
 
 Input = Literal["text", "image", "audio", "video"]
 

@@ -8,7 +8,7 @@ zai-org/z-ai-sdk-python; litellm 1.109.1 price file.
 
 from typing import Any, Final
 
-from dragoman.core.dialects.facts import Family, ModelFacts, Source
+from dragoman.core.dialects.facts import COMMON_FORMS, Family, ModelFacts, Source
 
 _WHOLE_ARGUMENTS: Final = {"zai": {"tool_stream": False}, "bigmodel": {"tool_stream": False}}
 
@@ -36,7 +36,7 @@ GLM: Final = Family(
     ),
     platforms=frozenset({"zai", "bigmodel", "kspmas"}),
     weights={
-        "tool_text": ("glm",),
+        "tool_text": ("glm", *COMMON_FORMS),
         # Its template's text, counted with two other vocabularies; both gave the same.
         "tool_preamble_tokens": 115,
         "tool_tokens_factor": 1.25,

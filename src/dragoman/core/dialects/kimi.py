@@ -8,7 +8,7 @@ documentation, partly through third-party notes of 2026-07 to 2026-10; MoonshotA
 
 from typing import Final
 
-from dragoman.core.dialects.facts import Facts, Family, ModelFacts, Source
+from dragoman.core.dialects.facts import COMMON_FORMS, Facts, Family, ModelFacts, Source
 
 _K2: Final[Facts] = {"context_window": 262_144, "max_output_tokens": 262_144}
 # Sampling is fixed from K2.5 on, and any other value is a 400.
@@ -29,7 +29,7 @@ KIMI: Final = Family(
         Source("docs.ksyun.com/documents/44863", "2026-04-16"),
     ),
     platforms=frozenset({"moonshot", "kspmas"}),
-    weights={"tool_text": ("kimi_k2", "kimi_k3"), "tool_call_ids": "kimi"},
+    weights={"tool_text": ("kimi_k2", "kimi_k3", *COMMON_FORMS), "tool_call_ids": "kimi"},
     vendor_switch="thinking_type",
     template_switch="template_thinking",
     vendor={

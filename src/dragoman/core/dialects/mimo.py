@@ -33,7 +33,7 @@ MIMO: Final = Family(
     ),
     platforms=frozenset({"mimo", "kspmas"}),
     weights={
-        "tool_text": ("mimo",),
+        "tool_text": ("mimo", "hermes", "invoke"),  # its own is Qwen3-Coder's but for line breaks
         # Tools are rewritten as XML, as for Qwen3-Coder, whose figures these are.
         "tool_preamble_tokens": 193,
         "tool_tokens_factor": 1.58,

