@@ -337,6 +337,14 @@ PROBLEMS = {
         '[server]\nallowed_hosts = ["http://h"]',
         'server.allowed_hosts: "http://h" is no host name',
     ),
+    "sums that go before they come": (
+        "[usage]\nkeep_records_days = 30\nkeep_sums_days = 7",
+        "usage.keep_sums_days: 7 is less than keep_records_days, 30: sums would be gone before",
+    ),
+    "records of the future": (
+        "[usage]\nkeep_records_days = -1",
+        "usage.keep_records_days: expected integer >= 0",
+    ),
 }
 
 

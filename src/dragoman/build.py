@@ -55,6 +55,7 @@ from dragoman.server.metrics_sources import (
 )
 from dragoman.server.planner import Planner
 from dragoman.server.readiness import Readiness
+from dragoman.server.retention import Retention
 from dragoman.server.services import MessageLimits, Services
 from dragoman.server.telemetry import EventLog
 from dragoman.server.tokenizers import LocalTokenizers
@@ -198,6 +199,20 @@ def _cached_keys(store: LazyStore | None, config: Config, log: EventLog) -> KeyC
     return KeyCache(store.get, config.store, is_empty=lambda: store.is_surely_empty, log=log)
 
 
+def _meter(store: LazyStore | None, config: Config, log: EventLog) -> Meter | None:
+    if store is None:
+        return None
+    folder = config.server.data_dir / SPOOL_FOLDER
+    spool = UsageSpool(folder, max_bytes=config.usage.spool_max_bytes)
+    return Meter(spool, store.get, log=UsageLog(log))
+
+
+def _retention(store: LazyStore | None, config: Config, log: EventLog) -> Retention | None:
+    if store is None:
+        return None
+    return Retention(config.usage, store.get, is_empty=lambda: store.is_surely_empty, log=log)
+
+
 def _lasting(config: Config, sharing: Sharing, *, log: EventLog) -> Lasting:
     """Return what the first gateway and all that follow it share."""
     fetcher, metrics = GuardedFetcher(), Metrics()
@@ -209,11 +224,7 @@ def _lasting(config: Config, sharing: Sharing, *, log: EventLog) -> Lasting:
     if (keys := _cached_keys(store, config, log)) is not None:
         metrics.sources["keys"] = partial(key_samples, keys)
     token = config.metrics.token
-    meter = None
-    if store is not None:
-        folder, settings = config.server.data_dir / SPOOL_FOLDER, config.usage
-        spool = UsageSpool(folder, max_bytes=settings.spool_max_bytes)
-        meter = Meter(spool, store.get, log=UsageLog(log))
+    if (meter := _meter(store, config, log)) is not None:
         metrics.sources["usage"] = partial(usage_samples, meter)
     return Lasting(
         sharing=sharing,
@@ -229,6 +240,7 @@ def _lasting(config: Config, sharing: Sharing, *, log: EventLog) -> Lasting:
         store=store,
         keys=keys,
         meter=meter,
+        retention=_retention(store, config, log),
         limiter=build_limiter(config, sharing, log=log),
         expected_use=ExpectedUse(),
         budget_seeds=BudgetSeeds(store.get if store else None),

@@ -41,6 +41,7 @@ def rule_problems(config: Config) -> tuple[str, ...]:
         _server_problems,
         _metrics_problems,
         _store_problems,
+        _usage_problems,
         _key_problems,
         _upstream_problems,
         _model_problems,
@@ -135,6 +136,15 @@ def _store_problems(config: Config) -> Iterator[str]:
         read_store_url(config.store.url, config.server.data_dir)
     except ValueError as error:
         yield f"store.url: {error}"
+
+
+def _usage_problems(config: Config) -> Iterator[str]:
+    days, records_days = config.usage.keep_sums_days, config.usage.keep_records_days
+    if 0 < days < records_days:
+        yield (
+            f"usage.keep_sums_days: {days} is less than keep_records_days, {records_days}: sums "
+            "would be gone before they are made; 0 keeps them for ever"
+        )
 
 
 def _key_problems(config: Config) -> Iterator[str]:

@@ -22,6 +22,7 @@ from dragoman.server.meter import Meter
 from dragoman.server.metrics import Metrics
 from dragoman.server.metrics_page import MetricsPage
 from dragoman.server.readiness import Readiness
+from dragoman.server.retention import Retention
 from dragoman.server.tokenizers import LocalTokenizers
 from dragoman.server.transport.http_upstream import HttpUpstream
 from dragoman.server.transport.seams import Exchange, HeaderList
@@ -53,6 +54,7 @@ class Lasting(Struct, frozen=True, kw_only=True):
     store: LazyStore | None  # None: nothing is kept; nor are there stored keys and a meter
     keys: KeyCache | None
     meter: Meter | None
+    retention: Retention | None
     limiter: FallbackLimiter
     expected_use: ExpectedUse
     budget_seeds: BudgetSeeds
@@ -63,6 +65,8 @@ class Lasting(Struct, frozen=True, kw_only=True):
             self.keys.start()
         if self.meter is not None:
             self.meter.start()
+        if self.retention is not None:
+            self.retention.start()
 
     async def close(self) -> None:
         """End it; may be called again."""
@@ -71,6 +75,8 @@ class Lasting(Struct, frozen=True, kw_only=True):
             await self.keys.close()
         await self.budget_seeds.close()
         await self.limiter.close()
+        if self.retention is not None:
+            await self.retention.close()
         if self.meter is not None:
             await self.meter.close()
         if self.store is not None:

@@ -146,8 +146,10 @@ class StoreConfig(Struct, frozen=True, kw_only=True):
 
 
 class UsageConfig(Struct, frozen=True, kw_only=True):
-    """What is kept of requests."""
+    """What is kept of requests, and for how long."""
 
+    keep_records_days: Annotated[int, Meta(ge=0, le=36_500)] = 90  # then as sums; 0: for ever
+    keep_sums_days: Annotated[int, Meta(ge=0, le=36_500)] = 0  # 0: for ever
     spool_max_bytes: ByteCount = 256 * 2**20  # some 500,000 records that the store has not taken
 
 

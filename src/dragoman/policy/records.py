@@ -64,13 +64,25 @@ class AuditEntry(Struct, frozen=True, kw_only=True):
 
 
 Dimension = Literal[
-    "key", "workspace", "model", "upstream", "session", "client", "day", "hour", "minute"
+    "key",
+    "workspace",
+    "model",
+    "upstream",
+    "served",  # the model's name at the upstream
+    "session",
+    "client",
+    "day",
+    "hour",
+    "minute",
 ]
 
 
 class UsageQuery(Struct, frozen=True, kw_only=True):
     """
     Which records to add up, and by what.
+
+    Of days whose records were added up already there is no session any more, and no time of day:
+    all of such a day counts as its first moment.
 
     Attributes:
         since: Of *started_at*, inclusive.

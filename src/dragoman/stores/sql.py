@@ -20,6 +20,7 @@ from dragoman.stores.lists import key_conditions, read_page
 from dragoman.stores.migrating import upgrade_schema
 from dragoman.stores.rows import RowCodec, S, to_ms
 from dragoman.stores.tables import admin_keys, audit, keys, state, workspaces
+from dragoman.stores.usage_rollup import ROLL_UP_TIMEOUT_S, forget_days, roll_up_day
 from dragoman.stores.usage_sql import insert_records, sum_records
 
 _KEYS: Final = RowCodec(VirtualKey)
@@ -192,6 +193,14 @@ class SqlStore:
     async def usage(self, query: UsageQuery) -> list[UsageRow]:
         async with self._database.reading(timeout_s=self._report_timeout_s) as connection:
             return await sum_records(connection, query)
+
+    async def roll_up_usage(self, before: dt.datetime) -> int:
+        async with self._database.writing(timeout_s=ROLL_UP_TIMEOUT_S) as connection:
+            return await roll_up_day(connection, before, is_sqlite=self._database.is_sqlite)
+
+    async def forget_usage(self, before: dt.datetime) -> int:
+        async with self._database.writing(timeout_s=ROLL_UP_TIMEOUT_S) as connection:
+            return await forget_days(connection, before)
 
     async def list_audit(self, page: Page) -> list[AuditEntry]:
         async with self._database.reading() as connection:

@@ -150,3 +150,26 @@ usage: Final = Table(
     Index("usage_records_by_key", "key_id", "started_at"),
     Index("usage_records_by_workspace", "workspace_id", "started_at"),
 )
+
+# Records of past days, added up. What arrives late makes rows of its own: nothing is unique.
+usage_sums: Final = Table(
+    "usage_sums",
+    metadata,
+    _number("day"),  # its first millisecond
+    _text("key_id"),
+    Column("workspace_id", Text, nullable=True),
+    _text("model"),
+    _text("upstream"),
+    _text("upstream_model"),
+    _text("client"),
+    _number("requests"),
+    _number("errors"),
+    _number("unpriced"),
+    _number("input_tokens"),
+    _number("cache_read_input_tokens"),
+    _number("cache_creation_input_tokens"),
+    _number("output_tokens"),
+    _number("reasoning_tokens"),
+    _number("cost_micros"),
+    Index("usage_sums_by_day", "day"),
+)

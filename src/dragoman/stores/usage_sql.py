@@ -1,34 +1,49 @@
-"""Usage records in, sums of them out."""
+"""Usage records in, sums of them out: of the records themselves, and of days added up before."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Insert, case, func, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Insert,
+    Select,
+    Subquery,
+    Table,
+    case,
+    func,
+    literal_column,
+    or_,
+    select,
+    union_all,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dragoman.policy.records import Dimension, UsageQuery, UsageRecord, UsageRow
 from dragoman.stores.rows import RowCodec, from_ms, to_ms
-from dragoman.stores.tables import usage
+from dragoman.stores.tables import usage, usage_sums
 
+DAY_MS: Final = 86_400_000
 _RECORDS: Final = RowCodec(UsageRecord)
 _ERROR_STATUS: Final = 400
 # Length in milliseconds, and how the beginning of one is written.
 _SPANS: Final[Mapping[str, tuple[int, str]]] = {
-    "day": (86_400_000, "%Y-%m-%d"),
+    "day": (DAY_MS, "%Y-%m-%d"),
     "hour": (3_600_000, "%Y-%m-%dT%H:00Z"),
     "minute": (60_000, "%Y-%m-%dT%H:%MZ"),
 }
-_COLUMNS: Final[Mapping[str, ColumnElement[Any]]] = {
-    "key": usage.c.key_id,
-    "workspace": usage.c.workspace_id,
-    "model": usage.c.model,
-    "upstream": usage.c.upstream,
-    "session": usage.c.session_id,
-    "client": usage.c.client,
+_COLUMNS: Final[Mapping[str, str]] = {
+    "key": "key_id",
+    "workspace": "workspace_id",
+    "model": "model",
+    "upstream": "upstream",
+    "served": "upstream_model",
+    "session": "session_id",
+    "client": "client",
 }
-_SUMMED: Final = (
+_COUNTED: Final = ("requests", "errors", "unpriced")
+SUMMED: Final = (
     "input_tokens",
     "cache_read_input_tokens",
     "cache_creation_input_tokens",
@@ -55,56 +70,87 @@ def _insert(*, is_sqlite: bool) -> Insert:
 
 async def sum_records(connection: AsyncConnection, query: UsageQuery) -> list[UsageRow]:
     """Return a row for each group that has records, in the order of the groups."""
-    groups = [_group(name).label(f"by_{name}") for name in query.group_by]
-    sums = [_sum_of(usage.c[name]).label(name) for name in _SUMMED]
-    chosen = (
-        select(
-            *groups,
-            func.count().label("requests"),
-            _count(usage.c.status >= _ERROR_STATUS).label("errors"),
-            _count(usage.c.cost_micros.is_(None)).label("unpriced"),
-            *sums,
-        )
-        .where(*_conditions(query))
-        .group_by(*groups)
-        .order_by(*groups)
-        .limit(query.limit)
-    )
+    source = _source(query)
+    groups = [_group(source, name).label(f"by_{name}") for name in query.group_by]
+    sums = [sum_of(source.c[name]).label(name) for name in (*_COUNTED, *SUMMED)]
+    chosen = select(*groups, *sums).group_by(*groups).order_by(*groups).limit(query.limit)
     rows = (await connection.execute(chosen)).mappings()
     return [_row(row, query.group_by) for row in rows if row["requests"]]
 
 
-def _group(name: Dimension) -> ColumnElement[Any]:
-    if name in _SPANS:
-        return usage.c.started_at - usage.c.started_at % _SPANS[name][0]
-    return func.coalesce(_COLUMNS[name], "")
+def is_error() -> ColumnElement[bool]:
+    """Return what holds for records of requests that failed, at whatever moment."""
+    return or_(usage.c.status >= _ERROR_STATUS, usage.c.error_type != "")
 
 
-def _sum_of(column: ColumnElement[Any]) -> ColumnElement[Any]:
+def is_unpriced() -> ColumnElement[bool]:
+    """Return what holds for records without a known cost."""
+    return usage.c.cost_micros.is_(None)
+
+
+def count_of(condition: ColumnElement[bool]) -> ColumnElement[Any]:
+    """Return how many rows of a group it holds for."""
+    return sum_of(_one_if(condition))
+
+
+def sum_of(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Return the sum over a group; 0: it is empty, or has no values."""
     return func.coalesce(func.sum(column), 0)
 
 
-def _count(condition: ColumnElement[bool]) -> ColumnElement[Any]:
-    return func.coalesce(func.sum(case((condition, 1), else_=0)), 0)
+def _one_if(condition: ColumnElement[bool]) -> ColumnElement[int]:
+    return case((condition, 1), else_=0)
 
 
-def _conditions(query: UsageQuery) -> list[ColumnElement[bool]]:
-    found = [usage.c.started_at >= to_ms(query.since), usage.c.started_at < to_ms(query.until)]
+def _source(query: UsageQuery) -> Subquery:
+    """Return records, and days added up before, as rows of one form."""
+    records = select(
+        usage.c.started_at,
+        usage.c.session_id,
+        *(usage.c[name] for name in _COLUMNS.values() if name in usage_sums.c),
+        literal_column("1").label("requests"),
+        _one_if(is_error()).label("errors"),
+        _one_if(is_unpriced()).label("unpriced"),
+        *(usage.c[name] for name in SUMMED),
+    )
+    days = select(
+        usage_sums.c.day.label("started_at"),
+        literal_column("''").label("session_id"),
+        *(usage_sums.c[name] for name in _COLUMNS.values() if name in usage_sums.c),
+        *(usage_sums.c[name] for name in (*_COUNTED, *SUMMED)),
+    )
+    return union_all(
+        _chosen(records, usage, usage.c.started_at, query=query),
+        _chosen(days, usage_sums, usage_sums.c.day, query=query),
+    ).subquery()
+
+
+def _group(source: Subquery, name: Dimension) -> ColumnElement[Any]:
+    if name in _SPANS:
+        return source.c.started_at - source.c.started_at % _SPANS[name][0]
+    return func.coalesce(source.c[_COLUMNS[name]], "")
+
+
+def _chosen(
+    rows: Select[Any], table: Table, time: ColumnElement[int], *, query: UsageQuery
+) -> Select[Any]:
+    """Return those of *rows*, which are of *table*, that are asked for."""
+    found = [time >= to_ms(query.since), time < to_ms(query.until)]
     if query.key_ids:
-        found.append(usage.c.key_id.in_(query.key_ids))
+        found.append(table.c.key_id.in_(query.key_ids))
     if query.models:
-        found.append(usage.c.model.in_(query.models))
+        found.append(table.c.model.in_(query.models))
     if query.workspace_ids:
         named = [each for each in query.workspace_ids if each is not None]
-        ways = [usage.c.workspace_id.in_(named)]
+        ways = [table.c.workspace_id.in_(named)]
         if None in query.workspace_ids:
-            ways.append(usage.c.workspace_id.is_(None))
+            ways.append(table.c.workspace_id.is_(None))
         found.append(or_(*ways))
-    return found
+    return rows.where(*found)
 
 
 def _row(row: RowMapping, group_by: Sequence[Dimension]) -> UsageRow:
-    counts = {name: int(row[name]) for name in ("requests", "errors", "unpriced", *_SUMMED)}
+    counts = {name: int(row[name]) for name in (*_COUNTED, *SUMMED)}
     group: dict[str, str] = {name: _shown(name, row[f"by_{name}"]) for name in group_by}
     return UsageRow(group=group, **counts)
 
