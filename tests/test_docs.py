@@ -155,6 +155,7 @@ def test_every_field_of_the_log_is_documented() -> None:
         repairs={"type": 1},
         side_role="title",
         hedge="first",
+        joined="req_0",
         endpoint="lab/2",
     )
     stream = io.StringIO()

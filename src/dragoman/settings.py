@@ -223,6 +223,7 @@ class ModelConfig(Struct, frozen=True, kw_only=True):
     image_fallback: str | None = None
     hedge_percentile: Annotated[float, Meta(ge=50, lt=100)] | None = None  # None: no second call
     hedge_min_s: Seconds = 1.0
+    join_resends: bool = False
     limits: Limits = Limits()
 
 

@@ -235,14 +235,13 @@ def test_a_slow_reader_pauses_the_winner() -> None:
 
 def test_hedges_are_few() -> None:
     async def case() -> int:
-        made = hedging({"a": [[0.03, *saying("x")]] * 30, "b": [saying("x")] * 30})
-        for _ in range(30):
+        made = hedging({"a": [[0.4, *saying("x")]] * 14, "b": [saying("x")] * 14})
+        for _ in range(14):
             await made.ask({**ASK, "stream": True})
-            made.load.observe("a real-m", 0.001, 0.0)  # as if it were fast for others
         await made.close()
         return len(made.upstreams["b"].calls)
 
-    assert 10 <= run(case()) <= 13
+    assert 10 <= run(case()) <= 11
 
 
 @pytest.mark.parametrize("known", [0, 19])

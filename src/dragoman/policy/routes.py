@@ -76,6 +76,7 @@ class Route(Struct, frozen=True, kw_only=True):
         long_prompt_fallback: Alias for prompts that do not fit.
         image_fallback: Alias for requests with images that the model does not see.
         hedge: When a second target is asked beside the first; None: never.
+        joins_resends: Identical requests of one key share a reply that has not begun.
     """
 
     alias: str
@@ -87,6 +88,7 @@ class Route(Struct, frozen=True, kw_only=True):
     long_prompt_fallback: str | None = None
     image_fallback: str | None = None
     hedge: HedgeRule | None = None
+    joins_resends: bool = False
 
     @property
     def profile(self) -> DialectProfile:
@@ -256,6 +258,7 @@ def _route(config: Config, alias: str) -> Route:
         long_prompt_fallback=model.long_prompt_fallback,
         image_fallback=model.image_fallback,
         hedge=_hedge_rule(model),
+        joins_resends=model.join_resends,
     )
 
 

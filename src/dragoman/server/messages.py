@@ -5,6 +5,8 @@ POST /v1/messages: the request path, top to bottom.
         -> for each target: plan, render, send, relay -> record, settle limits
 """
 
+from functools import partial
+
 from dragoman.core.validate import parse_request
 from dragoman.policy.routes import Route, Routes
 from dragoman.policy.senders import with_user_id
@@ -13,6 +15,7 @@ from dragoman.server.admission import Admitted
 from dragoman.server.asked import Asked
 from dragoman.server.attempts import Attempts
 from dragoman.server.delivery import deliver
+from dragoman.server.joins import Joins
 from dragoman.server.services import Services
 from dragoman.server.telemetry import RequestRecord
 from dragoman.server.transport.seams import Exchange, HeaderList
@@ -26,11 +29,15 @@ class Messages:
     Args:
         routes: What a model name means.
         services: To serve requests with.
+
+    Attributes:
+        joins: Identical requests that share a reply.
     """
 
     def __init__(self, routes: Routes, services: Services) -> None:
         self._routes = routes
         self._services = services
+        self.joins = Joins()
 
     async def serve(
         self, exchange: Exchange, record: RequestRecord, *, headers: HeaderList
@@ -43,6 +50,22 @@ class Messages:
             ClientGone: The client left.
         """
         asked, route = await self._read(exchange, record)
+        answer = partial(self._answer, asked=asked, route=route, headers=headers)
+        if route.joins_resends:
+            await self.joins.serve(exchange, record, asked=asked, answer=answer)
+        else:
+            await answer(exchange, record)
+
+    async def _answer(
+        self,
+        exchange: Exchange,
+        record: RequestRecord,
+        *,
+        asked: Asked,
+        route: Route,
+        headers: HeaderList,
+    ) -> None:
+        """Answer one request within its caller's limits."""
         metrics, admission = self._services.metrics, self._services.admission
         admitted: Admitted | None = None
         if rules := admission.rules_of(record.caller, route.alias):

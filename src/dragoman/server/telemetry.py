@@ -63,6 +63,7 @@ class RequestRecord(Struct):
     cost_micros: int | None = None  # None: no price is known
     refused_by: str = ""  # the limit that stood against it, as ``key requests``
     waited_s: float = 0.0  # for its turn
+    joined: str = ""  # id of the request whose reply it shares, and which has paid for it
     hedge: Literal["", "first", "second"] = ""  # who has won, where two were asked
     hedge_cost_micros: int = 0  # estimated, of the call that lost; part of cost_micros
 
@@ -202,6 +203,8 @@ def _fields_of(record: RequestRecord) -> dict[str, Any]:
         fields["repairs"] = record.repairs
     if record.endpoint != record.upstream:
         fields["endpoint"] = record.endpoint
+    if record.joined:
+        fields["joined"] = record.joined
     if record.hedge:
         fields["hedge"] = record.hedge
         fields["hedge_cost_micros"] = record.hedge_cost_micros
