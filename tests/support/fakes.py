@@ -113,7 +113,7 @@ class FakeCall:
         self._receiver = receiver
         self._steps = list(steps)
         self.events: list[str] = []
-        self.is_over = False
+        self.is_over = self.is_complete = False
         asyncio.get_running_loop().call_soon(self._play)
 
     def pause(self) -> None:

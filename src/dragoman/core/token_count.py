@@ -228,10 +228,11 @@ def estimate_prompt(prompt: PromptText, profile: DialectProfile) -> int:
     """Return about how many tokens *prompt* will have for a model of *profile*."""
     rates = RATES[profile.vocabulary]
     tokens = estimate_texts(prompt.texts, rates)
-    tools = prompt.tools_tokens
-    if tools is None:
-        tools = estimate_texts([prompt.tools_json], rates)
-    tokens += tools * profile.tool_tokens_factor
+    if prompt.tools:
+        tools = prompt.tools_tokens
+        if tools is None:
+            tools = estimate_texts([prompt.tools_json], rates)
+        tokens += tools * profile.tool_tokens_factor
     return max(1, round(tokens) + frame_tokens(prompt, profile))
 
 

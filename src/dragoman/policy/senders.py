@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -43,11 +44,16 @@ _decode_user_id: Final = msgspec.json.Decoder(_UserId).decode
 
 def read_sender(headers: Mapping[bytes, bytes]) -> Sender:
     """Return what the headers of a request say; names of *headers* are in lower case."""
-    program = _PROGRAM.match(_text(headers.get(b"user-agent", b"")))
-    client, version = program.groups(default="") if program else ("", "")
+    client, version = _program_of(headers.get(b"user-agent", b""))
     return Sender(
         _text(headers.get(_SESSION, b"")), _text(headers.get(_AGENT, b"")), client, version
     )
+
+
+@lru_cache(maxsize=256)  # few programs send nearly all requests
+def _program_of(user_agent: bytes) -> tuple[str, str]:
+    program = _PROGRAM.match(_text(user_agent))
+    return (program[1] or "", program[2] or "") if program else ("", "")
 
 
 def with_user_id(sender: Sender, user_id: str | None) -> Sender:

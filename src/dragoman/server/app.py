@@ -301,6 +301,8 @@ class App:
 
 def _normal_path(path: str) -> str:
     """Return the path as if the base URL had neither a slash nor ``/v1`` at its end."""
+    if path in _POSTED:  # nearly always
+        return path
     path = _BASE.sub("/", f"{path}/", count=1).rstrip("/") or "/"
     return path.removeprefix("/v1") or "/" if path in _BELOW_V1 else path
 

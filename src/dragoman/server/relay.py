@@ -484,7 +484,8 @@ class _Attempt:
         self._stop_timer()
         if self._turn.is_cut:
             self._abort()
-        else:  # let the connection end its body, so that it can be used again
+        elif self.call is not None and not self.call.is_complete:
+            # Let the connection end its body, so that it can be used again.
             self._timer = asyncio.get_running_loop().call_later(_DRAIN_GRACE_S, self._abort)
         self._relay.finish(self, None)
 

@@ -54,6 +54,8 @@ class ReplyRepairs:
     @property
     def counts(self) -> dict[str, int]:
         """How often each kind of repair was made, or each kind of trouble seen."""
+        if not (self._noticed or self._earlier or self._asked_for):
+            return dict(self.current.repair_counts) if self.current is not None else {}
         counts = Counter(self._noticed)
         counts.update(f"again.{lacks}" for lacks in self._asked_for)
         for turn in self._turns():

@@ -58,6 +58,7 @@ class HttpCall:
         "_owner",
         "connection",
         "head",
+        "is_complete",
         "is_over",
         "is_paused",
         "receiver",
@@ -73,7 +74,7 @@ class HttpCall:
         self.request, self.head, self.receiver = request, head, receiver
         self.connection: Connection | None = None
         self.timer: asyncio.TimerHandle | None = None  # runs until there is a connection
-        self.is_over = self.is_paused = False
+        self.is_over = self.is_paused = self.is_complete = False
 
     def pause(self) -> None:
         self.is_paused = True
@@ -246,6 +247,7 @@ class Connection(asyncio.Protocol):
         body = reply.feed(data)
         if not self._is_told:
             self._take_head(call, reply)
+        call.is_complete = reply.is_done
         if body and self._call is call:
             try:
                 call.receiver.on_data(body)

@@ -18,6 +18,7 @@ from dragoman.server.transport.proxy import Proxy, is_local, parse_base_url, par
 from dragoman.server.transport.seams import HeaderList, Receiver, UpstreamRequest
 from dragoman.server.url_guard import Target
 
+_MAX_BEGINS: Final = 32  # of requests that differ in method or path; a handful is asked for
 _METHOD: Final = re.compile(r"[A-Z]{1,20}")
 _PATH: Final = re.compile(r"/[!-~]*")
 _NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -125,15 +126,25 @@ class _HeadWriter:
         self._lines += _lines(
             (k.encode("latin-1"), v.encode("latin-1")) for k, v in headers.items()
         )
+        self._begins: dict[tuple[str, str, bool], bytes] = {}
         self._fixed = _OWN.union(name.lower().encode("latin-1") for name in headers)
 
     def render(self, request: UpstreamRequest) -> bytes:
         """Return the head of *request*, with the empty line after it."""
+        key = (request.method, request.path, request.at_root)
+        begin = self._begins.get(key)
+        if begin is None:
+            begin = self._begin(request)
+            if len(self._begins) < _MAX_BEGINS:
+                self._begins[key] = begin
+        return b"%b%b%b\r\n" % (begin, self._more(request.headers), _length(request))
+
+    def _begin(self, request: UpstreamRequest) -> bytes:
         if not _METHOD.fullmatch(request.method) or not _PATH.fullmatch(request.path):
             raise ValueError("a request with an illegal method or path")
         url = (self._root if request.at_root else self._base) + request.path
         first = f"{request.method} {url} HTTP/1.1\r\n".encode("ascii")
-        return b"%b%b%b%b\r\n" % (first, self._lines, self._more(request.headers), _length(request))
+        return first + self._lines
 
     def _more(self, headers: HeaderList) -> bytes:
         """Render the request's own headers, but none that stands above it already."""

@@ -111,7 +111,14 @@ class Receiver(Protocol):
 
 
 class Call(Protocol):
-    """A request under way."""
+    """
+    A request under way.
+
+    Attributes:
+        is_complete: All of the reply has come; the receiver has it, or gets it now.
+    """
+
+    is_complete: bool
 
     def pause(self) -> None:
         """Stop reading from the upstream's socket."""
