@@ -333,6 +333,16 @@ PROBLEMS = {
         'metrics.host: "a b" is no host name',
     ),
     "metrics at the same port": ("[metrics]\nport = 7777", "metrics.port: the same as server.port"),
+    "traces to nowhere": (
+        '[tracing]\nendpoint = "localhost:4318"',
+        "tracing.endpoint: must begin with http:// or https://",
+    ),
+    "name of the service": ('[tracing]\nservice_name = ""', "tracing.service_name: must be 1 to"),
+    "headers of traces": (
+        '[tracing.headers]\n"a b" = "x"',
+        'tracing.headers."a b": no header name',
+    ),
+    "part of traces": ("[tracing]\nsample_ratio = 2.0", "tracing.sample_ratio: expected number"),
     "allowed host": (
         '[server]\nallowed_hosts = ["http://h"]',
         'server.allowed_hosts: "http://h" is no host name',

@@ -23,6 +23,7 @@ from dragoman.settings import (
     RoutingConfig,
     ServerConfig,
     StoreConfig,
+    TracingConfig,
     UpstreamConfig,
     UsageConfig,
 )
@@ -42,6 +43,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "### Limits": Limits,
     "### Budgets": BudgetConfig,
     "## `[metrics]`": MetricsConfig,
+    "## `[tracing]`": TracingConfig,
     "## `[redis]`": RedisConfig,
     "## Prices": PriceConfig,
 }

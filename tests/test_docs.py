@@ -19,8 +19,9 @@ from dragoman.core.dialects.profile import DialectProfile
 from dragoman.core.errors import GatewayError
 from dragoman.core.usage import Usage
 from dragoman.launch import LaunchModel, client_environment
+from dragoman.policy.senders import Sender
 from dragoman.presets import load_catalog
-from dragoman.server.telemetry import EventLog, RequestRecord
+from dragoman.server.telemetry import EventLog, RequestRecord, Trace
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -157,6 +158,8 @@ def test_every_field_of_the_log_is_documented() -> None:
         hedge="first",
         joined="req_0",
         endpoint="lab/2",
+        trace=Trace("4bf92f3577b34da6a3ce929d0e0e4736", is_sampled=True),
+        sender=Sender("session", "agent", "client", "1.0"),
     )
     stream = io.StringIO()
     EventLog("json", stream).request(record)

@@ -53,6 +53,7 @@ HEAVY = {
     "huggingface_hub": "downloads.py",
     "cryptography": "stores/sealing.py",
     "redis": "stores/redis_link.py",
+    "opentelemetry": "server/otel_export.py",
     "prometheus_client": "server/metrics_page.py",
     "pypdf": "server/pdf_worker.py",
     "sqlalchemy": "stores",

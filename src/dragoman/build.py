@@ -53,12 +53,14 @@ from dragoman.server.metrics_sources import (
     usage_samples,
     vault_samples,
 )
+from dragoman.server.otel_export import OtelExport
 from dragoman.server.planner import Planner
 from dragoman.server.readiness import Readiness
 from dragoman.server.retention import Retention
 from dragoman.server.services import MessageLimits, Services
 from dragoman.server.telemetry import EventLog
 from dragoman.server.tokenizers import LocalTokenizers
+from dragoman.server.tracing import Tracing
 from dragoman.server.transport.http_server import HttpLimits, HttpServer
 from dragoman.server.transport.http_upstream import HttpUpstream
 from dragoman.server.transport.proxy import proxy_for
@@ -171,6 +173,7 @@ def build_gateway(
         meter=lasting.meter,
         admins=admins,
         explain_page=ExplainPage(explainer, admins, max_body_bytes=server.max_body_bytes),
+        tracing=_tracing(config, lasting.spans),
     )
     sources = lasting.metrics.sources
     sources["upstreams"] = partial(upstream_samples, upstreams)
@@ -186,6 +189,21 @@ def build_gateway(
         health=health,
         lasting=lasting,
     )
+
+
+def _tracing(config: Config, spans: OtelExport | None) -> Tracing:
+    providers = {
+        name: "anthropic" if upstream.kind == "anthropic" else upstream.platform
+        for name, upstream in config.upstreams.items()
+    }
+    take = spans.take if spans else None
+    return Tracing(take, sample_ratio=config.tracing.sample_ratio, providers=providers)
+
+
+def _spans(config: Config, log: EventLog) -> OtelExport | None:
+    if config.tracing.endpoint is None:
+        return None
+    return OtelExport(config.tracing, lambda text: log.event("tracing", detail=text))
 
 
 def _callers(config: Config, stored: KeyCache | None) -> Callers:
@@ -236,6 +254,7 @@ def _lasting(config: Config, sharing: Sharing, *, log: EventLog) -> Lasting:
         vault=vault,
         load=Load(),
         metrics=metrics,
+        spans=_spans(config, log),
         metrics_page=MetricsPage(metrics.samples, token=token.reveal() if token else None),
         store=store,
         keys=keys,

@@ -30,6 +30,7 @@ from dragoman.settings import (
     Secret,
     ServerConfig,
     StoreConfig,
+    TracingConfig,
     UpstreamConfig,
     UsageConfig,
 )
@@ -71,6 +72,7 @@ _TABLES: Final = (
     "store",
     "usage",
     "metrics",
+    "tracing",
     "keys",
     "upstreams",
     "models",
@@ -234,12 +236,14 @@ class _Builder:
         roles = self._reader.read(self._document.get("roles", {}), RolesConfig, "roles")
         limits = self._reader.read(self._document.get("limits", {}), LimitsConfig, "limits")
         metrics = self._reader.read(self._document.get("metrics", {}), MetricsConfig, "metrics")
+        tracing = self._reader.read(self._document.get("tracing", {}), TracingConfig, "tracing")
         implied = _add_role_models(roles or RolesConfig(), upstreams, models)
         prices, problems = read_prices(server.prices_file)
         self._reader.problems += problems
         return Config(
             server=server,
             metrics=metrics or MetricsConfig(),
+            tracing=tracing or TracingConfig(),
             store=self._section("store", StoreConfig),
             usage=self._section("usage", UsageConfig),
             keys=self._keys(),

@@ -12,13 +12,14 @@ from dragoman.core.dialects.registry import family_names, is_known, model_names
 from dragoman.limit_settings import BudgetConfig
 from dragoman.presets import is_loopback
 from dragoman.routing_rules import choice_problems, endpoint_problems
-from dragoman.settings import Config, KeyConfig, UpstreamConfig
+from dragoman.settings import Config, KeyConfig, Secret
 from dragoman.store_urls import read_store_url
 from dragoman.tables import TableReader, join, nearest, unknown_name
 
 _MIN_OPEN_KEY: Final = 16  # characters; a key that a network can try must not be guessed
 _MIN_SIGNING_SECRET: Final = 16
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,512}")
+_SERVICE_NAME: Final = re.compile(r"[^\x00-\x1f\x7f]{1,100}")
 _TOKEN: Final = re.compile(r"[\x21-\x7e]{16,512}")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _ALIAS: Final = re.compile(r"[^\s\x00-\x1f\x7f]{1,200}")
@@ -40,6 +41,7 @@ def rule_problems(config: Config) -> tuple[str, ...]:
     checks: tuple[Callable[[Config], Iterator[str]], ...] = (
         _server_problems,
         _metrics_problems,
+        _tracing_problems,
         _store_problems,
         _usage_problems,
         _key_problems,
@@ -147,6 +149,15 @@ def _usage_problems(config: Config) -> Iterator[str]:
         )
 
 
+def _tracing_problems(config: Config) -> Iterator[str]:
+    tracing = config.tracing
+    if tracing.endpoint is not None and (line := url_problem(tracing.endpoint)):
+        yield f"tracing.endpoint: {line}"
+    if not _SERVICE_NAME.fullmatch(tracing.service_name):
+        yield "tracing.service_name: must be 1 to 100 characters, on one line"
+    yield from _header_problems(tracing.headers, "tracing")
+
+
 def _key_problems(config: Config) -> Iterator[str]:
     is_open = not is_loopback(config.server.host)
     names: set[str] = set()
@@ -203,7 +214,7 @@ def _upstream_problems(config: Config) -> Iterator[str]:
             if not _KEY.fullmatch(key.reveal()):
                 here = f"api_keys[{number}]" if upstream.api_keys else "api_key"
                 yield f"{path}.{here}: must be 1 to 512 visible ASCII characters, without spaces"
-        yield from _header_problems(upstream, path)
+        yield from _header_problems(upstream.headers, path)
 
 
 def url_problem(url: str) -> str | None:
@@ -227,8 +238,8 @@ def url_problem(url: str) -> str | None:
     return None
 
 
-def _header_problems(upstream: UpstreamConfig, path: str) -> Iterator[str]:
-    for name, value in upstream.headers.items():
+def _header_problems(headers: Mapping[str, Secret], path: str) -> Iterator[str]:
+    for name, value in headers.items():
         here = join(f"{path}.headers", name)
         if not _HEADER_NAME.fullmatch(name):
             yield f"{here}: no header name"

@@ -20,7 +20,7 @@ from dragoman.local import find_local_engines
 from dragoman.serve import complete_config
 from dragoman.server.explain import Explanation, ShownTarget
 from dragoman.server.telemetry import EventLog
-from dragoman.settings import Secret, StoreConfig
+from dragoman.settings import Secret, StoreConfig, TracingConfig
 from dragoman.store_urls import NO_STORE
 from dragoman.terminal import print_line, printable
 
@@ -85,7 +85,8 @@ def _without_traces(config: Config) -> Config:
     server = config.server
     if not has_signing_secret(server):
         server = structs.replace(server, signing_secret=Secret(secrets.token_hex(32)))
-    return structs.replace(config, server=server, store=StoreConfig(url=Secret(NO_STORE)))
+    nothing_kept = StoreConfig(url=Secret(NO_STORE))
+    return structs.replace(config, server=server, store=nothing_kept, tracing=TracingConfig())
 
 
 def _no_log() -> EventLog:

@@ -21,6 +21,7 @@ from dragoman.server.key_cache import KeyCache
 from dragoman.server.meter import Meter
 from dragoman.server.metrics import Metrics
 from dragoman.server.metrics_page import MetricsPage
+from dragoman.server.otel_export import OtelExport
 from dragoman.server.readiness import Readiness
 from dragoman.server.retention import Retention
 from dragoman.server.tokenizers import LocalTokenizers
@@ -51,6 +52,7 @@ class Lasting(Struct, frozen=True, kw_only=True):
     load: Load
     metrics: Metrics
     metrics_page: MetricsPage
+    spans: OtelExport | None  # None: nobody wants any
     store: LazyStore | None  # None: nothing is kept; nor are there stored keys and a meter
     keys: KeyCache | None
     meter: Meter | None
@@ -71,6 +73,8 @@ class Lasting(Struct, frozen=True, kw_only=True):
     async def close(self) -> None:
         """End it; may be called again."""
         await self.documents.close()
+        if self.spans is not None:
+            await self.spans.close()
         if self.keys is not None:
             await self.keys.close()
         await self.budget_seeds.close()

@@ -40,6 +40,7 @@ NEEDS_RESTART: Final = (
     "server.tls_key",
     "server.watch_config",
     "metrics",
+    "tracing",
     "store",
     "usage",
     "redis",

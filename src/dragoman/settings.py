@@ -122,6 +122,15 @@ class MetricsConfig(Struct, frozen=True, kw_only=True):
     port: Annotated[int, Meta(ge=1, le=65_535)] | None = None
 
 
+class TracingConfig(Struct, frozen=True, kw_only=True):
+    """Where traces go. Without an endpoint there are none."""
+
+    endpoint: str | None = None
+    headers: dict[str, Secret] = field(default_factory=dict)  # may hold credentials
+    service_name: str = "dragoman"
+    sample_ratio: Annotated[float, Meta(ge=0, le=1)] = 1.0
+
+
 class KeyConfig(Struct, frozen=True, kw_only=True):
     """A client key; *name* is what the log shows."""
 
@@ -305,6 +314,7 @@ class Config(Struct, frozen=True, kw_only=True):
 
     server: ServerConfig = ServerConfig()
     metrics: MetricsConfig = MetricsConfig()
+    tracing: TracingConfig = TracingConfig()
     store: StoreConfig = StoreConfig()
     usage: UsageConfig = UsageConfig()
     keys: tuple[KeyConfig, ...] = ()

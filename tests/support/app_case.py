@@ -48,6 +48,7 @@ from dragoman.server.readiness import Readiness
 from dragoman.server.services import MessageLimits, Services
 from dragoman.server.telemetry import EventLog
 from dragoman.server.tokenizers import Count, LocalTokenizers
+from dragoman.server.tracing import Tracing
 from dragoman.server.vault import Vault
 from dragoman.settings import (
     Config,
@@ -97,6 +98,7 @@ class AppCase:
         settings: Further fields of the configuration. Without ``server`` nobody waits in line.
         limiter: Counts; one of its own otherwise.
         get_store: Where budgets find what was used before, and admin keys are looked up.
+        tracing: Takes spans; by default nobody does.
         clock: Seconds since 1970, for limits and budgets.
         limits: Overrides of the messages' limits.
     """
@@ -117,6 +119,7 @@ class AppCase:
         settings: Mapping[str, Any] | None = None,
         limiter: Limiter | None = None,
         get_store: GetStore | None = None,
+        tracing: Tracing | None = None,
         clock: Callable[[], float] = time.time,
         prices: Sequence[PriceConfig] = (),
         tokenizers: Mapping[Vocabulary, Callable[[], Count | None]] | None = None,
@@ -206,6 +209,7 @@ class AppCase:
             log=log,
             metrics=self.metrics,
             metrics_page=MetricsPage(self.metrics.samples, token=metrics_token),
+            tracing=tracing or Tracing(),
             admins=(admins := AdminAccess(get_store)),
             explain_page=ExplainPage(
                 Explainer(services, self.upstreams), admins, max_body_bytes=bounds.max_body_bytes

@@ -35,6 +35,7 @@ from dragoman.server.metrics_page import PATH, MetricsPage
 from dragoman.server.models import list_models, show_model
 from dragoman.server.readiness import Readiness
 from dragoman.server.telemetry import EventLog, RequestRecord
+from dragoman.server.tracing import Tracing
 from dragoman.server.transport.seams import ClientGone, Exchange, HeaderList
 
 _encode: Final = msgspec.json.Encoder().encode
@@ -76,6 +77,7 @@ class App:
         metrics_page: What ``/metrics`` shows; None: nothing is there.
         admins: May see the metrics, too.
         explain_page: An endpoint.
+        tracing: Told where each request begins and ends.
         meter: Writes down requests for messages; None: nobody does.
     """
 
@@ -97,6 +99,7 @@ class App:
         meter: Meter | None,
         admins: AdminAccess,
         explain_page: ExplainPage,
+        tracing: Tracing,
     ) -> None:
         self._callers = callers
         self._allowed_hosts = allowed_hosts
@@ -113,6 +116,7 @@ class App:
         self._meter = meter
         self._admins = admins
         self._explain_page = explain_page
+        self._tracing = tracing
 
     async def handle(self, exchange: Exchange) -> None:
         """Answer one request; nothing is raised."""
@@ -144,7 +148,10 @@ class App:
         finally:
             if path not in _QUIET or record.status != 200:
                 self._log.request(record)
-                self._metrics.observe(record, time.monotonic())
+                now_s = time.monotonic()
+                self._metrics.observe(record, now_s)
+                if record.trace is not None:
+                    self._tracing.end(record, now_s)
             if self._meter is not None and path == _MESSAGES and record.caller is not NOBODY:
                 self._meter.note(record)
 
@@ -184,6 +191,7 @@ class App:
         self._check_place(exchange)
         sent = exchange.headers
         record.sender = read_sender(sent)
+        record.trace = self._tracing.begin(sent)
         keys = sent.get(b"x-api-key"), sent.get(b"authorization")
         record.caller = self._callers.recognise(*keys) or await self._callers.look_up(*keys)
 

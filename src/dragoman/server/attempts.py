@@ -23,11 +23,12 @@ from dragoman.core.usage import Usage
 from dragoman.policy.retries import MAX_WAIT_S, retry_delay_s
 from dragoman.policy.routes import Target
 from dragoman.server.asked import Asked
-from dragoman.server.ids import new_message_id
+from dragoman.server.ids import new_message_id, new_span_id
 from dragoman.server.relay import Relay
 from dragoman.server.reply_repairs import ReplyRepairs
 from dragoman.server.services import Services
-from dragoman.server.telemetry import RequestRecord, UpstreamCall
+from dragoman.server.telemetry import RequestRecord, Trace, UpstreamCall
+from dragoman.server.tracing import parent_headers
 from dragoman.server.transport.seams import ClientGone, Exchange, HeaderList, UpstreamRequest
 from dragoman.server.trials import Trial
 
@@ -123,6 +124,8 @@ class Attempts:
         self.record.attempts += 1
         call = UpstreamCall(deployment.upstream, deployment.model, time.monotonic())
         self.record.calls.append(call)
+        if (trace := self.record.trace) is not None and trace.goes_on:
+            request = _traced(request, trace, call)
         trial = Trial(target, health=services.health, load=services.load, clock=relay.clock)
         upstream = services.upstreams[target.endpoint]
 
@@ -252,6 +255,13 @@ class Attempts:
             return self._base_headers
         value = render_adjustments(adjustments)
         return [*self._base_headers, (b"x-dragoman-adjustments", value)]
+
+
+def _traced(request: UpstreamRequest, trace: Trace, call: UpstreamCall) -> UpstreamRequest:
+    """Return *request* as part of *trace*: the call gets a span, and the upstream is told."""
+    call.span_id = new_span_id()
+    headers = [*request.headers, *parent_headers(trace, call.span_id)]
+    return structs.replace(request, headers=headers)
 
 
 def _outcome_of(error: BaseException) -> str:

@@ -41,6 +41,16 @@ def new_message_id() -> str:
     return f"msg_{_take(12).hex()}"
 
 
+def new_trace_id() -> str:
+    """Return an id for a trace: 32 hexadecimal digits, never all zero."""
+    return _take(16).hex().replace("0" * 32, "1" * 32)
+
+
+def new_span_id() -> str:
+    """Return an id for a span: 16 hexadecimal digits, never all zero."""
+    return _take(8).hex().replace("0" * 16, "1" * 16)
+
+
 def new_nonce() -> str:
     """Return eleven characters of base64url, 64 bits of them random (see ``core.tool_ids``)."""
     return base64.urlsafe_b64encode(_take(8))[:11].decode("ascii")

@@ -21,6 +21,25 @@ _MAX_HELD_LINES: Final = 256
 _encode: Final = msgspec.json.Encoder().encode
 
 
+class Trace(Struct):
+    """
+    To which trace a request belongs (W3C Trace Context).
+
+    Attributes:
+        parent_id: The caller's span; empty: the trace begins here.
+        span_id: Of the request itself.
+        state: ``tracestate``, as it came.
+        goes_on: Upstreams are told of it.
+    """
+
+    trace_id: str
+    is_sampled: bool
+    parent_id: str = ""
+    span_id: str = ""
+    state: str = ""
+    goes_on: bool = False
+
+
 class UpstreamCall(Struct):
     """One call of an upstream that a request has led to; times are monotonic."""
 
@@ -29,6 +48,7 @@ class UpstreamCall(Struct):
     started_s: float
     ended_s: float = 0.0
     outcome: str = "ok"  # else the type of the error that it ended with
+    span_id: str = ""  # empty: it is not traced
 
 
 class RequestRecord(Struct):
@@ -40,6 +60,7 @@ class RequestRecord(Struct):
     peer: str = ""
     caller: Caller = NOBODY
     sender: Sender = UNKNOWN
+    trace: Trace | None = None
     side_role: SideRole = ""
     model: str = ""
     alias: str = ""  # of the model, whatever name was sent; empty until it is known
@@ -201,6 +222,13 @@ def _fields_of(record: RequestRecord) -> dict[str, Any]:
         fields["adjustments"] = [f"{a.field} {a.action}: {a.reason}" for a in record.adjustments]
     if record.repairs:
         fields["repairs"] = record.repairs
+    fields.update(_rare_fields(record))
+    return fields
+
+
+def _rare_fields(record: RequestRecord) -> dict[str, Any]:
+    """Return what most requests have nothing to say of."""
+    fields: dict[str, Any] = {}
     if record.endpoint != record.upstream:
         fields["endpoint"] = record.endpoint
     if record.joined:
@@ -210,6 +238,10 @@ def _fields_of(record: RequestRecord) -> dict[str, Any]:
         fields["hedge_cost_micros"] = record.hedge_cost_micros
     if record.side_role:
         fields["side_role"] = record.side_role
+    if record.trace is not None:
+        fields["trace_id"] = record.trace.trace_id
+    if record.sender is not UNKNOWN:
+        fields.update({k: v for k, v in structs.asdict(record.sender).items() if v})
     return fields
 
 
