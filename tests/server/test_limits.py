@@ -513,6 +513,21 @@ def test_a_budget_in_tokens_counts_all_of_them() -> None:
     run(main())
 
 
+def test_a_model_without_a_price_is_named_once() -> None:
+    async def main() -> None:
+        case = AppCase(
+            {"lab": [saying("x")] * 2}, settings=ada(Limits(), FIVE_DOLLARS), clock=Clock()
+        )
+        assert [(await ask(case)).status for _ in range(2)] == [200, 200]
+        told = [event for event in case.events if event["event"] == "budget"]
+        assert [(e["state"], e["model"], e["upstream"]) for e in told] == [
+            ("no price", "real-m", "lab")
+        ]
+        await case.close()
+
+    run(main())
+
+
 class Records:
     """A store that knows what was used."""
 

@@ -12,6 +12,7 @@ from dragoman.core.errors import (
     SharedStateUnavailable,
     UpstreamLimitExceeded,
 )
+from dragoman.core.plan import Deployment
 from dragoman.core.usage import Usage
 from dragoman.policy.access import Caller
 from dragoman.policy.allowances import (
@@ -212,7 +213,18 @@ class Admission:
             output_tokens=expected.output,
         )
         cost = self._prices.cost_micros(usage, model=deployment.model, upstream=deployment.upstream)
+        if cost is None and any(rule.kind == "cost_micros" for rule in rules):
+            self._tell_of_no_price(deployment)
         return used(usage, cost)
+
+    def _tell_of_no_price(self, deployment: Deployment) -> None:
+        """Log once for each model that a budget in money does not see it."""
+        what = f"{deployment.upstream} {deployment.model}"
+        if what not in self._told:
+            self._told[what] = "no price"
+            self._log.event(
+                "budget", state="no price", model=deployment.model, upstream=deployment.upstream
+            )
 
     async def _reserve(
         self, reservation_id: str, rules: tuple[Rule, ...], use: Use
