@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dragoman.build import build_gateway, open_upstream, signing_secret, start_server
+from dragoman.build import build_gateway, open_upstream, start_server
 from dragoman.server.telemetry import EventLog
 from dragoman.settings import (
     Config,
@@ -22,6 +22,7 @@ from dragoman.settings import (
     ServerConfig,
     UpstreamConfig,
 )
+from dragoman.signing_file import signing_secret
 from dragoman.tables import ConfigError
 from support.app_case import ASK
 from support.chat_script import say

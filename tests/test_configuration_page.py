@@ -13,6 +13,7 @@ from dragoman.core.dialects.profile import DialectProfile
 from dragoman.limit_settings import BudgetConfig, Limits, LimitsConfig
 from dragoman.presets import load_catalog
 from dragoman.settings import (
+    AdminConfig,
     KeyConfig,
     MetricsConfig,
     ModelConfig,
@@ -44,6 +45,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "### Budgets": BudgetConfig,
     "## `[metrics]`": MetricsConfig,
     "## `[tracing]`": TracingConfig,
+    "## `[admin]`": AdminConfig,
     "## `[redis]`": RedisConfig,
     "## Prices": PriceConfig,
 }

@@ -18,7 +18,7 @@ import pytest
 from msgspec import structs
 
 from dragoman import reload
-from dragoman.build import build_gateway, renew_certificate
+from dragoman.build import build_gateway
 from dragoman.gateway import Gateway, Switch
 from dragoman.reload import NEEDS_RESTART, Reloading, ReloadSteps, keep_fixed
 from dragoman.server.telemetry import EventLog
@@ -31,6 +31,7 @@ from dragoman.settings import (
     UpstreamConfig,
 )
 from dragoman.tables import ConfigError
+from dragoman.tls_files import renew_certificate
 from support.app_case import ASK
 from support.chat_script import say
 from support.chat_upstream import ChatUpstream

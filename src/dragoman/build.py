@@ -1,17 +1,15 @@
 """Config -> Gateway: the composition root, the only place that picks classes."""
 
-import os
+import hashlib
 import random
-import secrets
 import ssl
 import time
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 from dragoman.build_limits import build_admission, build_limiter, build_lines
-from dragoman.config import Config, ConfigError
+from dragoman.config import Config
 from dragoman.core.signatures import Signer
 from dragoman.engine import Engine, EngineLink
 from dragoman.gateway import Gateway, Lasting, Switch
@@ -30,13 +28,13 @@ from dragoman.policy.routes import Routes
 from dragoman.policy.shared_health import share_health
 from dragoman.presets import is_loopback
 from dragoman.server.admin_access import AdminAccess
+from dragoman.server.admin_door import AdminDoor
 from dragoman.server.app import App
 from dragoman.server.budget_seeds import BudgetSeeds
 from dragoman.server.callers import Callers
 from dragoman.server.count_tokens import CountTokens
 from dragoman.server.documents import Documents
 from dragoman.server.explain import Explainer
-from dragoman.server.explain_page import ExplainPage
 from dragoman.server.fetch import GuardedFetcher
 from dragoman.server.key_cache import KeyCache
 from dragoman.server.messages import Messages
@@ -58,6 +56,7 @@ from dragoman.server.planner import Planner
 from dragoman.server.readiness import Readiness
 from dragoman.server.retention import Retention
 from dragoman.server.services import MessageLimits, Services
+from dragoman.server.side_site import SideSite
 from dragoman.server.telemetry import EventLog
 from dragoman.server.tokenizers import LocalTokenizers
 from dragoman.server.tracing import Tracing
@@ -68,13 +67,13 @@ from dragoman.server.usage_log import UsageLog
 from dragoman.server.vault import Vault, VaultLimits
 from dragoman.settings import ServerConfig, UpstreamConfig
 from dragoman.sharing import NOTHING_SHARED, Sharing
+from dragoman.signing_file import signing_secret
 from dragoman.store_urls import read_store_url
 from dragoman.stores.opening import LazyStore
 from dragoman.stores.usage_spool import SPOOL_FOLDER, UsageSpool
+from dragoman.tls_files import server_tls
 
 ENGINE: Final = "engine"  # the embedded engine's name among the upstreams
-_SECRET_FILE: Final = "signing-secret"
-_SECRET_BYTES: Final = 32
 _MIN_CREDENTIAL: Final = 8  # characters
 _CACHED_THINKING: Final = 16 * 2**20  # bytes in each process, where all of it is on a shared shelf
 
@@ -155,8 +154,9 @@ def build_gateway(
     )
     is_ready = (lambda: engine.ready) if isinstance(engine, Engine) else None
     explainer = Explainer(services, upstreams)
-    admins = AdminAccess(lasting.store.get if lasting.store else None)
     readiness = Readiness(routes, upstreams, engine_ready=is_ready)
+    admins = _admins(lasting.store)
+    admin = _admin_door(config, routes, lasting.store, access=admins, explainer=explainer, log=log)
     app = App(
         callers=_callers(config, lasting.keys),
         allowed_hosts=(server.host, *server.allowed_hosts),  # all of 127.0.0.0/8 is this machine
@@ -172,8 +172,8 @@ def build_gateway(
         metrics_page=None if config.metrics.port else lasting.metrics_page,
         meter=lasting.meter,
         admins=admins,
-        explain_page=ExplainPage(explainer, admins, max_body_bytes=server.max_body_bytes),
         tracing=_tracing(config, lasting.spans),
+        admin=None if config.admin.port else admin,
     )
     sources = lasting.metrics.sources
     sources["upstreams"] = partial(upstream_samples, upstreams)
@@ -187,6 +187,7 @@ def build_gateway(
         explainer=explainer,
         upstreams=upstreams,
         health=health,
+        admin=admin,
         lasting=lasting,
     )
 
@@ -204,6 +205,38 @@ def _spans(config: Config, log: EventLog) -> OtelExport | None:
     if config.tracing.endpoint is None:
         return None
     return OtelExport(config.tracing, lambda text: log.event("tracing", detail=text))
+
+
+def _admins(store: LazyStore | None) -> AdminAccess:
+    if store is None:
+        return AdminAccess(None)
+    return AdminAccess(store.get, is_surely_empty=lambda: store.is_surely_empty)
+
+
+def _admin_door(
+    config: Config,
+    routes: Routes,
+    store: LazyStore | None,
+    *,
+    access: AdminAccess,
+    explainer: Explainer,
+    log: EventLog,
+) -> AdminDoor | None:
+    """Return the way to the admin API; None: there is no store, so nothing to administer."""
+    if store is None:
+        return None
+    # The same for all replicas, and no secret: what the organization is called outside.
+    named = hashlib.blake2b(signing_secret(config.server), digest_size=16, person=b"dragoman-org")
+    organization_id = f"org_{named.hexdigest()}"
+    return AdminDoor(
+        config,
+        routes,
+        get_store=store.get,
+        access=access,
+        explainer=explainer,
+        organization_id=organization_id,
+        log=log,
+    )
 
 
 def _callers(config: Config, stored: KeyCache | None) -> Callers:
@@ -298,57 +331,6 @@ async def start_server(
     return server
 
 
-def server_tls(settings: ServerConfig) -> ssl.SSLContext | None:
-    """
-    Return the server's side of TLS; None: plain HTTP.
-
-    Raises:
-        ConfigError: Certificate or key cannot be read, or do not belong together.
-    """
-    certificate, key = settings.tls_certificate, settings.tls_key
-    if certificate is None:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    for name, path in (("tls_certificate", certificate), ("tls_key", key)):
-        if path is not None and (reason := _unreadable(path)):
-            raise ConfigError([f"server.{name}: {path}: {reason}"])
-    try:
-        context.load_cert_chain(certificate, key, password=_no_password)
-    except (ssl.SSLError, ValueError):
-        line = f"server.tls_certificate: {certificate}: no PEM certificate with its key: "
-        hint = "check that they belong together and that the key has no password"
-        raise ConfigError([line + hint]) from None
-    return context
-
-
-def renew_certificate(server: HttpServer, settings: ServerConfig) -> None:
-    """
-    Read the certificate again; connections that are open keep the one they have.
-
-    Raises:
-        ConfigError: It cannot be used, and the former one stays.
-    """
-    if server.tls is None or settings.tls_certificate is None:
-        return
-    server_tls(settings)  # tries them: what has failed halfway would be neither the old nor the new
-    server.tls.load_cert_chain(settings.tls_certificate, settings.tls_key, password=_no_password)
-
-
-def _unreadable(path: Path) -> str:
-    try:
-        with path.open("rb"):
-            return ""
-    except OSError as error:
-        return error.strerror or str(error)
-
-
-def _no_password() -> str:
-    """Stand in the way of OpenSSL, which would ask at the terminal."""
-    raise ValueError
-
-
 async def start_metrics_server(
     gateway: Gateway, *, log: EventLog, shares_port: bool = False
 ) -> HttpServer | None:
@@ -362,15 +344,40 @@ async def start_metrics_server(
     if settings.port is None:
         return None
     names = (settings.host, *gateway.config.server.allowed_hosts)
-    site = MetricsSite(gateway.lasting.metrics_page, allowed_hosts=names, log=log)
-    server = HttpServer(
+    page = MetricsSite(gateway.lasting.metrics_page, allowed_hosts=names)
+    site = SideSite(page.show, log=log, is_worth_a_line=lambda record: record.status != 200)
+    server = _side_server(gateway, site, log=log)
+    await server.start(settings.host, settings.port, shares_port=shares_port)
+    return server
+
+
+async def start_admin_server(
+    gateway: Switch, *, log: EventLog, shares_port: bool = False
+) -> HttpServer | None:
+    """
+    Return a server for the admin API alone; None: it has no address of its own.
+
+    Raises:
+        ConfigError: The certificate cannot be used.
+        OSError: It cannot listen there.
+    """
+    settings = gateway.config.admin
+    if settings.port is None:
+        return None
+    site = SideSite(gateway.show_admin, log=log, is_worth_a_line=lambda _: True)
+    server = _side_server(gateway, site, log=log)
+    tls = server_tls(gateway.config.server)
+    await server.start(settings.host, settings.port, shares_port=shares_port, tls=tls)
+    return server
+
+
+def _side_server(gateway: Gateway | Switch, site: SideSite, *, log: EventLog) -> HttpServer:
+    return HttpServer(
         site.handle,
         limits=_http_limits(gateway.config.server),
         render_refusal=gateway.refuse,
         on_crash=log.crash,
     )
-    await server.start(settings.host, settings.port, shares_port=shares_port)
-    return server
 
 
 def _http_limits(server: ServerConfig) -> HttpLimits:
@@ -454,59 +461,3 @@ def secrets_of(upstream: UpstreamConfig) -> tuple[str, ...]:
     keys = (key.reveal() for key in upstream.keys)
     others = (header.reveal() for header in upstream.headers.values())
     return (*keys, *(other for other in others if len(other) >= _MIN_CREDENTIAL))
-
-
-def signing_secret(server: ServerConfig) -> bytes:
-    """
-    Return the configured secret, or the one of the data folder, which is made if need be.
-
-    Raises:
-        ConfigError: It can be neither read nor made.
-    """
-    if server.signing_secret is not None:
-        return server.signing_secret.reveal().encode()
-    path = server.data_dir / _SECRET_FILE
-    try:
-        return _read_secret(path) or _make_secret(path)
-    except OSError as error:
-        line = f"server.data_dir: {path}: {error.strerror or error}; set server.signing_secret"
-        raise ConfigError([line]) from None
-
-
-def has_signing_secret(server: ServerConfig) -> bool:
-    """Tell whether there is a signing secret already."""
-    return server.signing_secret is not None or (server.data_dir / _SECRET_FILE).exists()
-
-
-def _read_secret(path: Path) -> bytes:
-    try:
-        secret = path.read_bytes()
-    except FileNotFoundError:
-        return b""
-    if len(secret) < _SECRET_BYTES:
-        raise OSError(f"holds less than {_SECRET_BYTES} bytes: remove it, and a new one is made")
-    return secret
-
-
-def _make_secret(path: Path) -> bytes:
-    """Make the file whole under another name first: two gateways may start at once."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    secret = secrets.token_bytes(_SECRET_BYTES)
-    draft = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(secret)
-        _put_in_place(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
-    return _read_secret(path)
-
-
-def _put_in_place(draft: Path, path: Path) -> None:
-    try:
-        os.link(draft, path)
-    except FileExistsError:  # the other one was faster
-        return
-    except OSError:  # a file system without links
-        draft.replace(path)

@@ -20,6 +20,7 @@ from dragoman.limit_settings import LimitsConfig
 from dragoman.presets import LocalEngine, Preset, guess_platform, load_catalog
 from dragoman.price_files import read_prices
 from dragoman.settings import (
+    AdminConfig,
     Config,
     KeyConfig,
     MetricsConfig,
@@ -71,6 +72,7 @@ _TABLES: Final = (
     "server",
     "store",
     "usage",
+    "admin",
     "metrics",
     "tracing",
     "keys",
@@ -244,6 +246,7 @@ class _Builder:
             server=server,
             metrics=metrics or MetricsConfig(),
             tracing=tracing or TracingConfig(),
+            admin=self._section("admin", AdminConfig),
             store=self._section("store", StoreConfig),
             usage=self._section("usage", UsageConfig),
             keys=self._keys(),

@@ -40,6 +40,7 @@ def rule_problems(config: Config) -> tuple[str, ...]:
     """Return what stops a start, in the order of the file's tables."""
     checks: tuple[Callable[[Config], Iterator[str]], ...] = (
         _server_problems,
+        _admin_problems,
         _metrics_problems,
         _tracing_problems,
         _store_problems,
@@ -104,6 +105,18 @@ def _server_problems(config: Config) -> Iterator[str]:
     secret = server.signing_secret
     if secret is not None and len(secret.reveal()) < _MIN_SIGNING_SECRET:
         yield f"server.signing_secret: shorter than {_MIN_SIGNING_SECRET} characters"
+
+
+def _admin_problems(config: Config) -> Iterator[str]:
+    admin, server = config.admin, config.server
+    if admin.port is None:
+        return
+    if not admin.host or re.search(r"[\s/]", admin.host):
+        yield f'admin.host: "{admin.host}" is no host name or address'
+    if (admin.host, admin.port) == (server.host, server.port):
+        yield "admin.port: the same as server.port; leave it out to serve the admin API there"
+    if (admin.host, admin.port) == (config.metrics.host, config.metrics.port):
+        yield "admin.port: the same as metrics.port"
 
 
 def _metrics_problems(config: Config) -> Iterator[str]:

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct, structs
 from rich.console import Console
 
-from dragoman.build import build_gateway, has_signing_secret
+from dragoman.build import build_gateway
 from dragoman.config import Config, load_config
 from dragoman.core.errors import GatewayError
 from dragoman.exit_codes import FAILED, OK, USAGE, CommandFailed
@@ -21,6 +21,7 @@ from dragoman.serve import complete_config
 from dragoman.server.explain import Explanation, ShownTarget
 from dragoman.server.telemetry import EventLog
 from dragoman.settings import Secret, StoreConfig, TracingConfig
+from dragoman.signing_file import has_signing_secret
 from dragoman.store_urls import NO_STORE
 from dragoman.terminal import print_line, printable
 

@@ -5,13 +5,14 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
-from dragoman.core.errors import GatewayError
+from dragoman.core.errors import GatewayError, UnknownPath
 from dragoman.core.signatures import Signer
 from dragoman.policy.calibration import Calibration
 from dragoman.policy.expected_use import ExpectedUse
 from dragoman.policy.health import Health
 from dragoman.policy.load import Load
 from dragoman.policy.routes import Routes
+from dragoman.server.admin_door import AdminDoor
 from dragoman.server.app import App
 from dragoman.server.budget_seeds import BudgetSeeds
 from dragoman.server.documents import Documents
@@ -24,6 +25,7 @@ from dragoman.server.metrics_page import MetricsPage
 from dragoman.server.otel_export import OtelExport
 from dragoman.server.readiness import Readiness
 from dragoman.server.retention import Retention
+from dragoman.server.telemetry import RequestRecord
 from dragoman.server.tokenizers import LocalTokenizers
 from dragoman.server.transport.http_upstream import HttpUpstream
 from dragoman.server.transport.seams import Exchange, HeaderList
@@ -99,6 +101,7 @@ class Gateway:
         explainer: Says what would become of a request.
         upstreams: By the names of endpoints. Closed with it.
         health: Which of their targets are left alone; ``tell`` and ``apply`` join it to others.
+        admin: The admin API, for an address of its own; None: there is nothing to administer.
         lasting: Closed with the last one.
     """
 
@@ -112,6 +115,7 @@ class Gateway:
         explainer: Explainer,
         upstreams: Mapping[str, HttpUpstream],
         health: Health,
+        admin: AdminDoor | None,
         lasting: Lasting,
     ) -> None:
         self.config = config
@@ -120,6 +124,7 @@ class Gateway:
         self.health = health
         self.lasting = lasting
         self.explainer = explainer
+        self._admin = admin
         self._app = app
         self._readiness = readiness
         self._n_open = 0
@@ -138,6 +143,19 @@ class Gateway:
     def refuse(self, error: GatewayError) -> tuple[HeaderList, bytes]:
         """Return headers and body for a request that the transport itself refuses."""
         return self._app.refuse(error)
+
+    async def show_admin(
+        self, exchange: Exchange, record: RequestRecord, headers: HeaderList
+    ) -> None:
+        """
+        Answer an administrator at an address of its own.
+
+        Raises:
+            GatewayError: The caller answers.
+        """
+        if self._admin is None:
+            raise UnknownPath("there is no store, and so nothing to administer: set store.url")
+        await self._admin.serve(exchange, exchange.path, record=record, headers=headers)
 
     async def not_ready_reason(self) -> str:
         """Return why no request would be answered; empty: one would."""
@@ -189,6 +207,17 @@ class Switch:
     def refuse(self, error: GatewayError) -> tuple[HeaderList, bytes]:
         """Return headers and body for a request that the transport itself refuses."""
         return self.gateway.refuse(error)
+
+    async def show_admin(
+        self, exchange: Exchange, record: RequestRecord, headers: HeaderList
+    ) -> None:
+        """
+        Answer an administrator at an address of its own.
+
+        Raises:
+            GatewayError: The caller answers.
+        """
+        await self.gateway.show_admin(exchange, record, headers)
 
     def turn(self, successor: Gateway) -> None:
         """Serve with *successor* from the next request on."""

@@ -26,8 +26,7 @@ from dragoman.banner import Serving, banner_lines, base_url, listening_line, own
 from dragoman.build import (
     ENGINE,
     build_gateway,
-    renew_certificate,
-    signing_secret,
+    start_admin_server,
     start_metrics_server,
     start_server,
 )
@@ -47,8 +46,10 @@ from dragoman.server.transport.http_server import HttpServer
 from dragoman.settings import ServerConfig
 from dragoman.sharing import open_sharing
 from dragoman.signals import StopSignals, unless
+from dragoman.signing_file import signing_secret
 from dragoman.tables import ConfigError
 from dragoman.terminal import LastingConsole, print_line
+from dragoman.tls_files import renew_certificate
 
 _ADDRESS: Final = frozenset({"server.host", "server.port"})
 # Objects of a request go with their last reference, so that there is little to be found: a circle
@@ -230,6 +231,7 @@ async def open_gateway(
         stack.push_async_callback(server.close, 0)
         gateway.lasting.start()
         await _show_metrics(gateway, server, stack=stack, log=log, place=place)
+        await _show_admin(switch, stack=stack, log=log, place=place)
         if engine:  # last: a port that is taken shows before gigabytes are read
             await start_engine(engine, log)
         serving = describe(config, server.port, model=model, found=found, environ=environ)
@@ -255,6 +257,17 @@ async def _show_metrics(
         page.own, page.others = share.own, share.others
     with listening(settings.host, settings.port or 0):
         own = await start_metrics_server(gateway, log=log, shares_port=place is not None)
+    if own is not None:
+        stack.push_async_callback(own.close, 0)
+
+
+async def _show_admin(
+    gateway: Switch, *, stack: AsyncExitStack, log: EventLog, place: WorkerPlace | None
+) -> None:
+    """Listen for administrators, where they have an address of their own."""
+    settings = gateway.config.admin
+    with listening(settings.host, settings.port or 0):
+        own = await start_admin_server(gateway, log=log, shares_port=place is not None)
     if own is not None:
         stack.push_async_callback(own.close, 0)
 

@@ -131,6 +131,14 @@ class TracingConfig(Struct, frozen=True, kw_only=True):
     sample_ratio: Annotated[float, Meta(ge=0, le=1)] = 1.0
 
 
+class AdminConfig(Struct, frozen=True, kw_only=True):
+    """Where the admin API is, and what it calls us. Without a port: at the gateway's own."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=1, le=65_535)] | None = None
+    organization: Annotated[str, Meta(min_length=1, max_length=200)] = "Dragoman"
+
+
 class KeyConfig(Struct, frozen=True, kw_only=True):
     """A client key; *name* is what the log shows."""
 
@@ -315,6 +323,7 @@ class Config(Struct, frozen=True, kw_only=True):
     server: ServerConfig = ServerConfig()
     metrics: MetricsConfig = MetricsConfig()
     tracing: TracingConfig = TracingConfig()
+    admin: AdminConfig = AdminConfig()
     store: StoreConfig = StoreConfig()
     usage: UsageConfig = UsageConfig()
     keys: tuple[KeyConfig, ...] = ()

@@ -14,6 +14,7 @@ from dragoman.build import build_gateway
 from dragoman.core.errors import Overloaded
 from dragoman.policy.access import AdminKey
 from dragoman.policy.key_texts import digest_of, new_admin_key, new_client_key
+from dragoman.policy.store import Page
 from dragoman.server.explain import Explainer
 from dragoman.server.telemetry import EventLog
 from dragoman.settings import Config, ModelConfig, Secret, ServerConfig, UpstreamConfig
@@ -38,6 +39,12 @@ class OneKeyStore:
 
     async def get(self) -> Any:
         return self
+
+    async def list_admin_keys(self, page: Page) -> list[AdminKey]:
+        return [GOOD] if page.after_id is None else []  # somebody else's
+
+    async def touch_keys(self, last_used: Mapping[str, dt.datetime]) -> None:
+        assert list(last_used) == [GOOD.id]
 
     async def admin_key_by_digest(self, digest: bytes) -> AdminKey | None:
         self.asked.append(digest)

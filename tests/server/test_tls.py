@@ -11,9 +11,9 @@ import anthropic
 import httpx2
 import pytest
 
-from dragoman.build import server_tls
 from dragoman.settings import ServerConfig
 from dragoman.tables import ConfigError
+from dragoman.tls_files import server_tls
 from support.chat_script import say
 from support.chat_upstream import ChatUpstream
 from support.gateway import GatewayProcess, lab_config

@@ -29,6 +29,7 @@ from dragoman.policy.prices import Prices
 from dragoman.policy.routes import Routes
 from dragoman.policy.store import GetStore
 from dragoman.server.admin_access import AdminAccess
+from dragoman.server.admin_door import AdminDoor
 from dragoman.server.admission import Admission
 from dragoman.server.app import App
 from dragoman.server.budget_seeds import BudgetSeeds
@@ -36,7 +37,6 @@ from dragoman.server.callers import Callers
 from dragoman.server.count_tokens import CountTokens
 from dragoman.server.documents import Documents
 from dragoman.server.explain import Explainer
-from dragoman.server.explain_page import ExplainPage
 from dragoman.server.fetch import GuardedFetcher
 from dragoman.server.key_cache import KeyCache
 from dragoman.server.messages import Messages
@@ -211,8 +211,16 @@ class AppCase:
             metrics_page=MetricsPage(self.metrics.samples, token=metrics_token),
             tracing=tracing or Tracing(),
             admins=(admins := AdminAccess(get_store)),
-            explain_page=ExplainPage(
-                Explainer(services, self.upstreams), admins, max_body_bytes=bounds.max_body_bytes
+            admin=None
+            if get_store is None
+            else AdminDoor(
+                self.config,
+                routes,
+                get_store=get_store,
+                access=admins,
+                explainer=Explainer(services, self.upstreams),
+                organization_id="org_lab",
+                log=log,
             ),
             meter=meter,
         )

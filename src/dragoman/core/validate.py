@@ -50,6 +50,7 @@ _PERHAPS_HUGE: Final = (b"0e000", b"0e+000", b"0" * 4000)  # no int of Python ha
 _TOOL_NAME: Final = re.compile(r"[a-zA-Z0-9_-]{1,128}")
 _AT: Final = re.compile(r"(.*?)(?: - at `\$(.*)`)?", re.DOTALL)
 _INDEX: Final = re.compile(r"\[(\d+)\]")
+_UNKNOWN: Final = re.compile(r"Object contains unknown field `(.*)`")
 _MISSING: Final = re.compile(r"Object missing required field `(.*)`")
 _EXPECTED: Final = re.compile(r"Expected `(.*)`, got `(.*)`")
 _KINDS: Final = {
@@ -280,6 +281,8 @@ def explain_mismatch(said: str) -> InvalidRequest:
     reason, at = match.groups() if match else (said, None)
     known = (at or "").partition("[...]")[0]  # inside plain JSON it does not say where
     path = _INDEX.sub(r".\1", known).removeprefix(".")
+    if unknown := _UNKNOWN.fullmatch(reason):
+        return InvalidRequest(f"{path}.{unknown[1]}".lstrip("."), "Extra inputs are not permitted")
     if missing := _MISSING.fullmatch(reason):
         field = f"{path}.{missing[1]}" if path else missing[1]
         return InvalidRequest(field, "Field required")

@@ -22,10 +22,10 @@ from dragoman.policy.open_access import check_open_access
 from dragoman.policy.routes import Routes
 from dragoman.policy.senders import read_sender
 from dragoman.server.admin_access import AdminAccess
+from dragoman.server.admin_door import AdminDoor, is_admin_path
 from dragoman.server.answers import CLIENT_GONE, answer, refuse
 from dragoman.server.callers import Callers
 from dragoman.server.count_tokens import CountTokens
-from dragoman.server.explain_page import EXPLAIN, ExplainPage
 from dragoman.server.ids import new_request_id
 from dragoman.server.line import Line
 from dragoman.server.messages import Messages
@@ -76,8 +76,8 @@ class App:
         metrics: Told of every request.
         metrics_page: What ``/metrics`` shows; None: nothing is there.
         admins: May see the metrics, too.
-        explain_page: An endpoint.
         tracing: Told where each request begins and ends.
+        admin: The admin API; None: it is not here.
         meter: Writes down requests for messages; None: nobody does.
     """
 
@@ -98,8 +98,8 @@ class App:
         metrics_page: MetricsPage | None,
         meter: Meter | None,
         admins: AdminAccess,
-        explain_page: ExplainPage,
         tracing: Tracing,
+        admin: AdminDoor | None = None,
     ) -> None:
         self._callers = callers
         self._allowed_hosts = allowed_hosts
@@ -115,8 +115,8 @@ class App:
         self._metrics_page = metrics_page
         self._meter = meter
         self._admins = admins
-        self._explain_page = explain_page
         self._tracing = tracing
+        self._admin = admin
 
     async def handle(self, exchange: Exchange) -> None:
         """Answer one request; nothing is raised."""
@@ -162,10 +162,10 @@ class App:
         if method == "POST" and path in _POSTED:
             await self._let_in(exchange, record)
             await self._work(exchange, path, record=record, headers=headers)
-        elif path == EXPLAIN and method in ("GET", "POST"):
-            await self._explain_page.serve(exchange, record, headers=headers)
         elif method == "OPTIONS" and (allowed := self._preflight(exchange)):
             answer(exchange, 200, b"", record=record, headers=[*headers, *allowed])
+        elif self._admin is not None and is_admin_path(path):
+            await self._admin.serve(exchange, path, record=record, headers=headers)
         elif method not in ("GET", "HEAD"):
             raise _unknown(method, path)
         elif path == _MODELS:

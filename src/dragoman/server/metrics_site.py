@@ -1,14 +1,12 @@
 """An address of its own for the metrics, which serves nothing else."""
 
-import time
 from typing import Final
 
-from dragoman.core.errors import GatewayError, UnknownPath
+from dragoman.core.errors import UnknownPath
 from dragoman.policy.open_access import check_open_access
-from dragoman.server.answers import answer, refuse
-from dragoman.server.ids import new_request_id
+from dragoman.server.answers import answer
 from dragoman.server.metrics_page import PATH, MetricsPage
-from dragoman.server.telemetry import EventLog, RequestRecord
+from dragoman.server.telemetry import RequestRecord
 from dragoman.server.transport.seams import Exchange, HeaderList
 
 _METHODS: Final = ("GET", "HEAD")
@@ -16,36 +14,24 @@ _METHODS: Final = ("GET", "HEAD")
 
 class MetricsSite:
     """
-    Answer scrapes.
+    What is shown at that address; see ``SideSite``.
 
     Args:
         page: What is shown. Without a token only programs of this machine see it.
         allowed_hosts: Further names that they may call it by.
-        log: Told of what is refused.
     """
 
-    def __init__(self, page: MetricsPage, *, allowed_hosts: tuple[str, ...], log: EventLog) -> None:
+    def __init__(self, page: MetricsPage, *, allowed_hosts: tuple[str, ...]) -> None:
         self._page = page
         self._allowed_hosts = allowed_hosts
-        self._log = log
 
-    async def handle(self, exchange: Exchange) -> None:
-        """Answer one request."""
-        record = RequestRecord(
-            request_id=new_request_id(),
-            method=exchange.method,
-            path=exchange.path,
-            peer=exchange.peer,
-            started_s=time.monotonic(),
-        )
-        headers: HeaderList = [(b"request-id", record.request_id.encode())]
-        try:
-            await self._show(exchange, record, headers)
-        except GatewayError as error:
-            refuse(exchange, error, record=record, headers=headers)
-            self._log.request(record)
+    async def show(self, exchange: Exchange, record: RequestRecord, headers: HeaderList) -> None:
+        """
+        Answer one scrape.
 
-    async def _show(self, exchange: Exchange, record: RequestRecord, headers: HeaderList) -> None:
+        Raises:
+            GatewayError: It is none, or not allowed.
+        """
         if exchange.path.rstrip("/") != PATH or exchange.method not in _METHODS:
             raise UnknownPath(f"nothing but GET {PATH} is served here")
         if not self._page.has_token:

@@ -1,0 +1,399 @@
+"""The admin API on a real store: who is let in, keys and workspaces, and what is refused."""
+
+import asyncio
+import datetime as dt
+import json
+import re
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dragoman.core.errors import GatewayError
+from dragoman.limit_settings import Limits
+from dragoman.policy.registry import AdminKeyRequest, By, Registry
+from dragoman.policy.store import Page
+from dragoman.server.admin.assembly import admin_operations
+from dragoman.server.admin.organization import ModelLimits, Organization
+from dragoman.server.admin.site import AdminApi
+from dragoman.server.admin_access import AdminAccess
+from dragoman.server.answers import refuse
+from dragoman.server.telemetry import EventLog, RequestRecord
+from dragoman.settings import Secret
+from dragoman.store_urls import read_store_url
+from dragoman.stores.sql import SqlStore
+from support.fakes import FakeExchange
+from support.stores import NOW, minutes, new_record, opened
+
+MODELS = [
+    ModelLimits(
+        alias="deepseek-v3.2", display_name="DeepSeek", limits=Limits(requests_per_minute=600)
+    ),
+    ModelLimits(alias="glm-4.7", display_name="GLM", limits=Limits()),
+]
+
+
+class Admin:
+    """The API, its store and two keys."""
+
+    def __init__(self, store: SqlStore) -> None:
+        self.store = store
+        self.now = NOW
+        self.log = EventLog("json")
+        self.keys: dict[str, str] = {}
+        operations = admin_operations(
+            self._get,
+            organization=Organization(id="org_1", name="Lab"),
+            models=lambda: MODELS,
+            workspace_limits=lambda: Limits(requests_per_minute=1000),
+        )
+        access = AdminAccess(self._get, clock=lambda: self.now)
+        self.api = AdminApi(operations, access, log=self.log, clock=lambda: self.now)
+
+    async def _get(self) -> SqlStore:
+        return self.store
+
+    async def make_keys(self) -> None:
+        registry = Registry(self._get, aliases=list)
+        for role in ("read", "write"):
+            asked = AdminKeyRequest(name=role, role=role)  # type: ignore[arg-type]
+            _, self.keys[role] = await registry.create_admin_key(asked, By(actor="t", now=NOW))
+
+    async def ask(
+        self, method: str, path: str, body: Any = None, *, key: str = "write"
+    ) -> tuple[int, Any]:
+        """Ask as whoever has a key; return status and answer."""
+        path, _, query = path.partition("?")
+        raw = (
+            b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+        )
+        headers = {b"x-api-key": self.keys.get(key, key).encode()} if key else {}
+        exchange = FakeExchange(raw, method=method, path=path, query=query, headers=headers)
+        record = RequestRecord(request_id="req_1", method=method, path=path)
+        try:
+            await self.api.serve(exchange, path, record=record, headers=[])
+        except GatewayError as error:
+            refuse(exchange, error, record=record, headers=[])
+        return exchange.status, json.loads(exchange.reply)
+
+
+Case = Callable[[Admin], Awaitable[None]]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[[Case], None]:
+    url = read_store_url(Secret(f"sqlite:///{tmp_path / 'store.db'}"), tmp_path)
+    assert url is not None
+
+    def with_admin(case: Case) -> None:
+        async def main() -> None:
+            async with asyncio.timeout(60), opened(url) as store:
+                admin = Admin(store)
+                await admin.make_keys()
+                await case(admin)
+
+        asyncio.run(main())
+
+    return with_admin
+
+
+def message(answer: Any) -> str:
+    assert answer["type"] == "error"
+    text: str = answer["error"]["message"]
+    return text
+
+
+# -- who is let in
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("", "no admin key"),
+        ("sk-dgm-" + "a" * 43, "unknown admin key"),
+        ("sk-dgm-admin-" + "a" * 43, "unknown admin key"),
+        ("sk-ant-api-whatever", "unknown admin key"),
+    ],
+)
+def test_no_other_key_opens_it(run, key: str, said: str) -> None:
+    async def case(admin: Admin) -> None:
+        status, answer = await admin.ask("GET", "/admin/v1/keys", key=key)
+        assert (status, answer["error"]["type"]) == (401, "authentication_error")
+        assert said in message(answer)
+
+    run(case)
+
+
+def test_a_key_that_may_read_changes_nothing(run) -> None:
+    async def case(admin: Admin) -> None:
+        assert (await admin.ask("GET", "/admin/v1/keys", key="read"))[0] == 200
+        for path in ("/admin/v1/keys", "/admin/v1/workspaces", "/v1/organizations/workspaces"):
+            status, answer = await admin.ask("POST", path, {"name": "x"}, key="read")
+            assert status == 403
+            assert "role write" in message(answer)
+        assert await admin.store.list_keys(Page()) == []
+
+    run(case)
+
+
+def test_it_is_off_without_a_good_admin_key(tmp_path: Path) -> None:
+    url = read_store_url(Secret(f"sqlite:///{tmp_path / 'store.db'}"), tmp_path)
+    assert url is not None
+
+    async def main() -> None:
+        async with opened(url) as store:
+            admin = Admin(store)
+            status, answer = await admin.ask(
+                "GET", "/admin/v1/keys", key="sk-dgm-admin-" + "a" * 43
+            )
+            assert (status, answer["error"]["type"]) == (404, "not_found_error")
+            assert "admin-keys create" in message(answer)
+
+    asyncio.run(main())
+
+
+def test_a_revoked_admin_key_opens_nothing(run) -> None:
+    async def case(admin: Admin) -> None:
+        _, listed = await admin.ask("GET", "/admin/v1/admin-keys")
+        reader = next(each for each in listed["data"] if each["name"] == "read")
+        status, shown = await admin.ask("POST", f"/admin/v1/admin-keys/{reader['id']}/revoke")
+        assert (status, shown["status"]) == (200, "revoked")
+        status, answer = await admin.ask("GET", "/admin/v1/keys", key="read")
+        assert status == 401
+        assert "is revoked" in message(answer)
+
+    run(case)
+
+
+def test_the_last_use_of_an_admin_key_is_noted(run) -> None:
+    async def case(admin: Admin) -> None:
+        await admin.ask("GET", "/admin/v1/keys", key="read")
+        keys = await admin.store.list_admin_keys(Page())
+        used = {key.name: key.last_used_at for key in keys}
+        assert used == {"read": NOW, "write": None}
+
+    run(case)
+
+
+# -- keys
+
+
+def test_the_life_of_a_key(run) -> None:
+    async def case(admin: Admin) -> None:
+        asked = {
+            "name": "ci",
+            "owner": "ada",
+            "allowed_models": ["glm-*"],
+            "limits": {"requests_per_minute": 5},
+            "budgets": [{"period": "month", "cost_usd": 2.5}],
+            "expires_at": "2027-01-01T00:00:00Z",
+        }
+        status, made = await admin.ask("POST", "/admin/v1/keys", asked)
+        assert status == 200
+        assert made["key"].startswith("sk-dgm-")
+        assert made["budgets"] == [{"period": "month", "cost_micros": 2_500_000}]
+        one = f"/admin/v1/keys/{made['id']}"
+        _, shown = await admin.ask("GET", one)
+        assert shown == {**made, "key": None}
+        _, changed = await admin.ask("POST", one, {"owner": "bob", "expires_at": None})
+        assert changed == {**shown, "owner": "bob", "expires_at": None}
+        assert (await admin.ask("POST", f"{one}/disable"))[1]["status"] == "disabled"
+        assert (await admin.ask("POST", f"{one}/enable"))[1]["status"] == "active"
+        _, new = await admin.ask("POST", f"{one}/rotate", {"overlap_s": 60})
+        assert new["key"] not in ("", made["key"])
+        assert new["owner"] == "bob"
+        _, old = await admin.ask("GET", one)
+        assert old["replaced_by"] == new["id"]
+        assert dt.datetime.fromisoformat(old["expires_at"]) == NOW + minutes(1)
+        assert (await admin.ask("POST", f"{one}/revoke"))[1]["status"] == "revoked"
+        _, audit = await admin.ask("GET", "/admin/v1/audit?limit=100")
+        assert {entry["action"] for entry in audit["data"]} == {
+            *("admin_key.create", "key.create", "key.change", "key.disable", "key.enable"),
+            *("key.rotate", "key.revoke"),
+        }
+        assert all(made["key"] not in str(entry) for entry in audit["data"])
+        assert audit["data"][0]["actor"].endswith((" write", "t"))
+
+    run(case)
+
+
+WRONG = {
+    "an unknown field": ({"name": "x", "limit": {}}, "limit"),
+    "no name": ({}, "name"),
+    "a negative limit": ({"name": "x", "limits": {"concurrent": -1}}, "limits.concurrent"),
+    "a limit of another type": (
+        {"name": "x", "limits": {"requests_per_minute": "5"}},
+        "limits.requests_per_minute",
+    ),
+    "a wrong date": ({"name": "x", "expires_at": "tomorrow"}, "expires_at"),
+    "a date that has passed": ({"name": "x", "expires_at": "2020-01-01T00:00:00Z"}, "expires_at"),
+    "a pattern that fits nothing": ({"name": "x", "allowed_models": ["gpt-*"]}, "allowed_models.0"),
+    "an unknown workspace": ({"name": "x", "workspace_id": "wrkspc_x"}, "workspace_id"),
+    "a budget of nothing": ({"name": "x", "budgets": [{"period": "day"}]}, "budgets.0"),
+    "an unknown period": ({"name": "x", "budgets": [{"period": "week"}]}, "budgets.0.period"),
+    "no JSON": (b"{", ""),
+    "no object": (b"[]", ""),
+}
+
+
+@pytest.mark.parametrize(("body", "path"), WRONG.values(), ids=WRONG)
+def test_a_wrong_body_names_its_field_and_changes_nothing(run, body: Any, path: str) -> None:
+    async def case(admin: Admin) -> None:
+        status, answer = await admin.ask("POST", "/admin/v1/keys", body)
+        assert (status, answer["error"]["type"]) == (400, "invalid_request_error")
+        assert message(answer).startswith(f"{path}: " if path else "")
+        assert await admin.store.list_keys(Page()) == []
+
+    run(case)
+
+
+def test_lists_have_pages_in_both_directions(run) -> None:
+    async def case(admin: Admin) -> None:
+        for number in range(5):
+            admin.now = NOW + minutes(number)
+            await admin.ask("POST", "/admin/v1/keys", {"name": f"k{number}"})
+
+        async def page(query: str) -> tuple[list[str], bool, Any]:
+            _, answer = await admin.ask("GET", f"/admin/v1/keys?{query}")
+            return [each["name"] for each in answer["data"]], answer["has_more"], answer
+
+        names, has_more, first = await page("limit=2")
+        assert (names, has_more) == (["k4", "k3"], True)
+        names, has_more, second = await page(f"limit=2&after_id={first['last_id']}")
+        assert (names, has_more) == (["k2", "k1"], True)
+        names, has_more, third = await page(f"limit=2&after_id={second['last_id']}")
+        assert (names, has_more) == (["k0"], False)
+        names, has_more, _ = await page(f"limit=2&before_id={third['first_id']}")
+        assert (names, has_more) == (["k2", "k1"], True)
+        assert (await page("name=k3"))[0] == ["k3"]
+        assert (await page("status=revoked"))[0] == []
+        assert (await page("workspace_id=default&limit=1"))[0] == ["k4"]
+
+    run(case)
+
+
+@pytest.mark.parametrize(
+    ("query", "name"),
+    [
+        ("limit=0", "limit"),
+        ("limit=1001", "limit"),
+        ("limit=x", "limit"),
+        ("after_id=apikey_no", "after_id"),
+        ("after_id=a&before_id=b", "before_id"),
+        ("status=good", "status"),
+        ("sort=name", "sort"),
+        ("limit[]=3", "limit[]"),
+    ],
+)
+def test_a_wrong_query_names_its_parameter(run, query: str, name: str) -> None:
+    async def case(admin: Admin) -> None:
+        status, answer = await admin.ask("GET", f"/admin/v1/keys?{query}")
+        assert status == 400
+        assert message(answer).startswith(f"{name}: ")
+
+    run(case)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/admin/v1/keys/apikey_no", 404),
+        ("POST", "/admin/v1/keys/apikey_no/revoke", 404),
+        ("GET", "/admin/v1/workspaces/wrkspc_no", 404),
+        ("POST", "/admin/v1/workspaces/wrkspc_no/archive", 404),
+        ("GET", "/admin/v1/nothing", 404),
+        ("DELETE", "/admin/v1/keys", 404),
+        ("GET", "/v1/organizations/users", 404),
+        ("GET", "/v1/organizations/api_keys/apikey_no", 404),
+    ],
+)
+def test_what_is_not_there(run, method: str, path: str, status: int) -> None:
+    async def case(admin: Admin) -> None:
+        got, answer = await admin.ask(method, path, b"{}" if method == "POST" else None)
+        assert (got, answer["error"]["type"]) == (status, "not_found_error")
+
+    run(case)
+
+
+def test_workspaces(run) -> None:
+    async def case(admin: Admin) -> None:
+        asked = {"name": "team", "allowed_models": ["glm-4.7"], "fetch_hosts": ["*.example.com"]}
+        status, team = await admin.ask("POST", "/admin/v1/workspaces", asked)
+        assert status == 200
+        one = f"/admin/v1/workspaces/{team['id']}"
+        assert (await admin.ask("POST", one, {"name": "crew"}))[1]["name"] == "crew"
+        key = {"name": "ci", "workspace_id": team["id"]}
+        assert (await admin.ask("POST", "/admin/v1/keys", key))[0] == 200
+        _, listed = await admin.ask("GET", f"/admin/v1/keys?workspace_id={team['id']}")
+        assert [each["name"] for each in listed["data"]] == ["ci"]
+        _, archived = await admin.ask("POST", f"{one}/archive")
+        assert archived["archived_at"] is not None
+        status, answer = await admin.ask("POST", one, {"name": "x"})
+        assert (status, "archived" in message(answer)) == (400, True)
+
+    run(case)
+
+
+# -- usage
+
+
+def test_sums_of_usage(run) -> None:
+    async def case(admin: Admin) -> None:
+        records = [
+            new_record(model="glm-4.7", input_tokens=10, output_tokens=1, cost_micros=5),
+            new_record(model="glm-4.7", input_tokens=20, output_tokens=2, status=500),
+            new_record(model="deepseek-v3.2", started_at=NOW - minutes(60 * 48), input_tokens=1),
+        ]
+        await admin.store.add_usage(records)
+        admin.now = NOW + minutes(1)
+        _, sums = await admin.ask("GET", "/admin/v1/usage?group_by=model")
+        assert [(row["group"], row["requests"], row["input_tokens"]) for row in sums["data"]] == [
+            ({"model": "glm-4.7"}, 2, 30)
+        ]
+        _, sums = await admin.ask("GET", "/admin/v1/usage?since=2026-11-01&group_by=model,day")
+        assert sums["error"]["message"].startswith("group_by: must be one of")
+        _, sums = await admin.ask("GET", "/admin/v1/usage?since=2026-11-01&group_by=model")
+        assert len(sums["data"]) == 2
+        status, answer = await admin.ask("GET", "/admin/v1/usage?since=2027-01-01")
+        assert (status, message(answer)) == (400, "since: must be before until")
+        status, answer = await admin.ask("GET", "/admin/v1/usage?since=soon")
+        assert (status, message(answer)[:7]) == (400, "since: ")
+
+    run(case)
+
+
+# -- the description
+
+
+def test_the_description_names_every_operation(run) -> None:
+    async def case(admin: Admin) -> None:
+        status, document = await admin.ask("GET", "/admin/v1/openapi.json", key="read")
+        assert (status, document["openapi"]) == (200, "3.1.0")
+        described = {
+            (method.upper(), path)
+            for path, methods in document["paths"].items()
+            for method in methods
+        }
+        served = {(each.method, each.path) for each in admin.api._table.operations}
+        assert described == served
+        ids = [each["operationId"] for path in document["paths"].values() for each in path.values()]
+        assert len(ids) == len(set(ids))
+        text = json.dumps(document)
+        for name in {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]}:
+            assert name in document["components"]["schemas"]
+
+    run(case)
+
+
+def test_the_page_lists_every_operation_with_its_role(run) -> None:
+    page = Path(__file__).parents[2] / "docs" / "reference" / "admin-api.md"
+    rows = re.findall(r"^\| `(\w+) (\S+)` \| (\w+) \|", page.read_text(), re.MULTILINE)
+
+    async def case(admin: Admin) -> None:
+        operations = admin.api._table.operations
+        served = {(each.method, each.path, each.role) for each in operations}
+        explained = {(method, "/admin/v1/explain", "read") for method in ("GET", "POST")}
+        assert set(rows) == served | explained
+
+    run(case)
