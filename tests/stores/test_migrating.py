@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
@@ -23,11 +22,17 @@ from dragoman.policy.access import AdminKey, VirtualKey, Workspace
 from dragoman.policy.records import AuditEntry, UsageRecord
 from dragoman.settings import StoreConfig
 from dragoman.store_urls import StoreUrl
-from dragoman.stores import tables
+from dragoman.stores import migrating, tables
 from dragoman.stores.database import Database
-from dragoman.stores.migrating import StoreIsNewer, look_at_schema, upgrade_schema
+from dragoman.stores.migrating import (
+    StoreIsNewer,
+    look_at_schema,
+    run_migrations,
+    upgrade_schema,
+)
+from dragoman.stores.sql import SqlStore
 from dragoman.stores.versions import VERSIONS
-from support.stores import with_store
+from support.stores import new_entry, new_key, new_record, with_store
 
 SOURCES = Path(dragoman.__file__).parents[1]
 
@@ -55,15 +60,71 @@ def test_the_versions_are_those_of_the_files() -> None:
 
 def test_migrations_lead_to_the_tables_of_the_program(url: StoreUrl) -> None:
     def differences(connection: Any) -> list[Any]:
+        run_migrations(connection)
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         return list(compare_metadata(context, tables.metadata))
 
     async def case(database: Database) -> list[Any]:
-        await upgrade_schema(database)
-        async with database.reading() as connection:
+        async with database.writing() as connection:
             return await connection.run_sync(differences)
 
     assert on_database(url, case) == []
+
+
+def schema(connection: Any) -> list[Any]:
+    """Everything that the database itself says of its tables, and the rows that come with them."""
+    if connection.dialect.name == "sqlite":
+        asked = "SELECT name, replace(replace(sql, char(10), ''), char(9), '') FROM sqlite_master"
+        found = [connection.execute(text(asked))]
+    else:
+        columns = (
+            "SELECT table_name, column_name, data_type, is_nullable, character_maximum_length "
+            "FROM information_schema.columns WHERE table_schema = 'public'"
+        )
+        indexes = "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'"
+        constraints = (
+            "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint "
+            "WHERE connamespace = 'public'::regnamespace"
+        )
+        found = [connection.execute(text(asked)) for asked in (columns, indexes, constraints)]
+    rows = [
+        connection.execute(text("SELECT name, value FROM store_state")),
+        connection.execute(text("SELECT version_num FROM alembic_version")),
+    ]
+    return sorted(str(tuple(row)).replace(" ", "") for each in (*found, *rows) for row in each)
+
+
+def test_a_new_database_is_as_migrations_would_make_it(url: StoreUrl) -> None:
+    async def case(database: Database) -> None:
+        async with database.writing() as connection:
+            await connection.run_sync(run_migrations)
+            migrated = await connection.run_sync(schema)
+            await connection.run_sync(tables.metadata.drop_all)
+            await connection.execute(text("DROP TABLE alembic_version"))
+        assert (await upgrade_schema(database)).state == "empty"
+        async with database.reading() as connection:
+            assert await connection.run_sync(schema) == migrated
+
+    on_database(url, case)
+
+
+@pytest.mark.parametrize("version", VERSIONS[:-1])
+def test_an_old_database_keeps_what_it_holds(url: StoreUrl, version: str) -> None:
+    key, record = new_key(owner="ada"), new_record()
+
+    async def age(database: Database) -> None:
+        async with database.writing() as connection:
+            await connection.run_sync(run_migrations, version)
+        assert (await look_at_schema(database)).state == "behind"
+        store = SqlStore(database, report_timeout_s=5)
+        await store.add_key(key, new_entry())
+        await store.add_usage([record])
+        assert (await upgrade_schema(database)).version == version
+        assert await store.get_key(key.id) == key
+        assert (await look_at_schema(database)).state == "current"
+
+    on_database(url, age)
+    assert with_store(url, lambda store: store.key_by_digest(key.digest)) == (key, None)
 
 
 @pytest.mark.parametrize(
@@ -151,20 +212,29 @@ def test_a_database_of_a_newer_version_is_left_alone(url: StoreUrl) -> None:
     on_database(url, age)
 
 
-def test_a_failed_upgrade_changes_nothing(url: StoreUrl, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = command.upgrade
+@pytest.mark.parametrize("version", [None, VERSIONS[0]])
+def test_a_failed_upgrade_changes_nothing(
+    url: StoreUrl, monkeypatch: pytest.MonkeyPatch, version: str | None
+) -> None:
+    def broken(real: Any) -> Any:
+        def run(*args: Any) -> None:
+            real(*args)
+            raise RuntimeError("the machine has stopped")
 
-    def broken(*args: Any) -> None:
-        real(*args)
-        raise RuntimeError("the machine has stopped")
+        return run
 
     async def case(database: Database) -> None:
+        if version is not None:
+            async with database.writing() as connection:
+                await connection.run_sync(run_migrations, version)
         with monkeypatch.context() as patch:
-            patch.setattr(command, "upgrade", broken)
+            patch.setattr(migrating, "_make_tables", broken(migrating._make_tables))
+            patch.setattr(migrating, "run_migrations", broken(run_migrations))
             with pytest.raises(RuntimeError):
                 await upgrade_schema(database)
-        assert (await look_at_schema(database)).state == "empty"
-        assert (await upgrade_schema(database)).state == "empty"
+        assert (await look_at_schema(database)).version == version
+        assert (await upgrade_schema(database)).version == version
+        assert (await look_at_schema(database)).state == "current"
 
     on_database(url, case)
 

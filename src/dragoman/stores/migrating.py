@@ -8,15 +8,35 @@ All versions that are missing are made in one transaction: it is as before, or i
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import (
+    Column,
+    Connection,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    insert,
+    inspect,
+    text,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.schema import CreateTable
 
 from dragoman.core.errors import StoreUnavailable
 from dragoman.stores.database import Database
-from dragoman.stores.versions import SchemaState
+from dragoman.stores.tables import metadata, state
+from dragoman.stores.versions import VERSIONS, SchemaState
 
 _TIMEOUT_S: Final = 120.0  # with the wait for a replica that came first
 _LOCK: Final = 0x647261676F6D616E  # of PostgreSQL's advisory locks: "dragoman"
+
+# Alembic's own table, as it makes it.
+_alembic_version: Final = Table(
+    "alembic_version",
+    MetaData(),
+    Column("version_num", String(32), nullable=False),
+    PrimaryKeyConstraint("version_num", name="alembic_version_pkc"),
+)
 
 
 class StoreIsNewer(StoreUnavailable):
@@ -47,8 +67,10 @@ async def upgrade_schema(database: Database) -> SchemaState:
         async with database.writing(timeout_s=_TIMEOUT_S) as connection:
             await _lock(connection, is_sqlite=database.is_sqlite)
             before = SchemaState(version=await connection.run_sync(_version_of))
-            if before.state in ("empty", "behind"):
-                await connection.run_sync(_run_alembic)
+            if before.state == "empty":  # as on every new machine: without Alembic
+                await connection.run_sync(_make_tables)
+            elif before.state == "behind":
+                await connection.run_sync(run_migrations)
     if before.state == "newer":
         raise StoreIsNewer(
             f"{database.url}: the database has version {before.version}, this program knows none "
@@ -71,7 +93,16 @@ def _version_of(connection: Connection) -> str | None:
     return version
 
 
-def _run_alembic(connection: Connection) -> None:
+def _make_tables(connection: Connection) -> None:
+    """Make an empty database as all migrations together would; a test compares both."""
+    metadata.create_all(connection, checkfirst=False)
+    connection.execute(insert(state).values(name="revision", value=0))
+    connection.execute(CreateTable(_alembic_version))
+    connection.execute(insert(_alembic_version).values(version_num=VERSIONS[-1]))
+
+
+def run_migrations(connection: Connection, to: str = "head") -> None:
+    """Bring the tables to a version, by its migrations."""
     # Loaded by the one start that needs it.
     from alembic import command  # noqa: PLC0415
     from alembic.config import Config  # noqa: PLC0415
@@ -79,4 +110,4 @@ def _run_alembic(connection: Connection) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    command.upgrade(config, to)
