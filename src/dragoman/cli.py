@@ -20,6 +20,7 @@ from dragoman.claude_command import ClaudeOptions, print_variables, run_claude
 from dragoman.cli_keys import keys
 from dragoman.cli_options import ConfigOption, examples, listed
 from dragoman.cli_store import add_store_commands
+from dragoman.cli_usage import add_usage_command
 from dragoman.config import ConfigError
 from dragoman.engine import EngineError
 from dragoman.exit_codes import CANNOT_START, EXIT_CODES, INTERRUPTED, USAGE, CommandFailed
@@ -370,6 +371,7 @@ def bench(
     return run_load_test(options)
 
 
+add_usage_command(app)
 app.add_typer(keys)
 add_store_commands(app)
 
