@@ -47,6 +47,7 @@ from dragoman.server.metrics_sources import (
     limit_samples,
     line_samples,
     process_samples,
+    routing_samples,
     upstream_samples,
     usage_samples,
     vault_samples,
@@ -157,10 +158,11 @@ def build_gateway(
     readiness = Readiness(routes, upstreams, engine_ready=is_ready)
     admins = _admins(lasting.store)
     admin = _admin_door(config, routes, lasting.store, access=admins, explainer=explainer, log=log)
+    messages = Messages(routes, services)
     app = App(
         callers=_callers(config, lasting.keys),
         allowed_hosts=(server.host, *server.allowed_hosts),  # all of 127.0.0.0/8 is this machine
-        messages=Messages(routes, services),
+        messages=messages,
         count_tokens=count_tokens,
         routes=routes,
         readiness=readiness,
@@ -177,6 +179,7 @@ def build_gateway(
     )
     sources = lasting.metrics.sources
     sources["upstreams"] = partial(upstream_samples, upstreams)
+    sources["routing"] = partial(routing_samples, services, messages.joins)
     sources["lines"] = partial(line_samples, lines)
     sources["limits"] = partial(limit_samples, admission, lasting.limiter)
     return Gateway(

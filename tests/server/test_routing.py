@@ -10,6 +10,7 @@ from dragoman.policy.affinity import affinity_key
 from dragoman.policy.choice import by_affinity
 from dragoman.policy.routes import Routes
 from dragoman.policy.senders import Sender
+from dragoman.server.metrics_sources import routing_samples
 from dragoman.settings import Secret
 from support.app_case import (
     ASK,
@@ -356,3 +357,28 @@ def test_images_go_to_a_model_that_sees(
     assert case.record["upstream"] == upstream
     said = exchange.reply_headers.get(b"x-dragoman-adjustments", b"")
     assert (b"m sees no images" in said) == (upstream == "other")
+
+
+def test_what_metrics_show() -> None:
+    async def case() -> dict[tuple[str, ...], float]:
+        made = AppCase({"lab": [refusing(429, "slow", retry_after="30")]})
+        await made.ask(STREAM)
+        samples = list(routing_samples(made.services, made.messages.joins))
+        await made.close()
+        return {
+            (sample.name.removeprefix("dragoman_"), *sample.labels): sample.value
+            for sample in samples
+        }
+
+    found = run(case())
+    alone = found.pop(("upstream_left_alone_seconds", "lab real-m", "rate_limited"))
+    assert 25 < alone <= 30
+    assert found == {
+        ("upstream_trips_total", "rate_limited"): 1,
+        ("upstream_trips_total", "overloaded"): 0,
+        ("upstream_trips_total", "refused"): 0,
+        ("upstream_trips_total", "failing"): 0,
+        ("hedges_total", "made"): 0,
+        ("hedges_total", "won"): 0,
+        ("joined_requests_total",): 0,
+    }

@@ -188,10 +188,11 @@ class AppCase:
             lines=self.lines,
             max_wait_s=server.max_wait_s,
         )
+        self.messages = Messages(routes, services)
         self.app = App(
             callers=Callers(KeyRing(keys), stored_keys),
             allowed_hosts=("gateway.lab",),
-            messages=Messages(routes, services),
+            messages=self.messages,
             count_tokens=CountTokens(
                 routes=routes,
                 upstreams=self.upstreams,

@@ -110,6 +110,25 @@ FAMILIES: Final[dict[str, Family]] = {
     "dragoman_upstream_connections": Family(
         kind="gauge", help="Connections to an upstream: busy or idle.", labels=("upstream", "state")
     ),
+    "dragoman_upstream_left_alone_seconds": Family(
+        kind="gauge",
+        help="For how long an endpoint, or a model there, gets no calls; 0: the next is its probe.",
+        labels=("subject", "cause"),
+        merge="max",
+    ),
+    "dragoman_upstream_trips_total": Family(
+        kind="counter",
+        help="How often an endpoint, or a model there, was left alone.",
+        labels=("cause",),
+    ),
+    "dragoman_hedges_total": Family(
+        kind="counter",
+        help="Second calls beside late ones: made, and those of them that won.",
+        labels=("what",),
+    ),
+    "dragoman_joined_requests_total": Family(
+        kind="counter", help="Requests that shared the reply to an identical one."
+    ),
     "dragoman_open_requests": Family(kind="gauge", help="Messages and counts at work or in line."),
     "dragoman_open_streams": Family(kind="gauge", help="Streamed messages at work."),
     "dragoman_client_connections": Family(kind="gauge", help="Open connections of clients."),

@@ -1,15 +1,18 @@
 """Figures that other parts have anyway, as samples; asked for by a scrape."""
 
+import asyncio
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, Protocol
 
 from dragoman.server.admission import Admission
+from dragoman.server.joins import Joins
 from dragoman.server.key_cache import KeyCache
 from dragoman.server.line import Lines
 from dragoman.server.meter import Meter
 from dragoman.server.metric_names import Sample
+from dragoman.server.services import Services
 from dragoman.server.transport.http_server import HttpServer
 from dragoman.server.vault import Vault
 
@@ -72,6 +75,19 @@ def limit_samples(admission: Admission, limiter: CountingAlone) -> Iterable[Samp
         Sample("dragoman_limits_alone", (), int(limiter.is_alone)),
         Sample("dragoman_limits_alone_total", (), limiter.n_alone),
     )
+
+
+def routing_samples(services: Services, joins: Joins) -> Iterator[Sample]:
+    """Return who is left alone, and what came of second calls and identical requests."""
+    now_s = asyncio.get_running_loop().time()
+    for each in services.health.illnesses(now_s):
+        labels = (each.subject, each.cause)
+        yield Sample("dragoman_upstream_left_alone_seconds", labels, each.for_s)
+    for cause, count in services.health.n_trips.items():
+        yield Sample("dragoman_upstream_trips_total", (cause,), count)
+    yield Sample("dragoman_hedges_total", ("made",), services.hedges.n_asked)
+    yield Sample("dragoman_hedges_total", ("won",), services.hedges.n_won)
+    yield Sample("dragoman_joined_requests_total", (), joins.n_joined)
 
 
 def usage_samples(meter: Meter) -> Iterable[Sample]:
