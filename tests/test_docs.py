@@ -227,9 +227,11 @@ def test_every_reason_of_an_adjustment_is_documented() -> None:
         "name",
         "parallel",
         "finish",
+        "lost_call",
         "think_tag",
         "again.answer",
         "again.call",
+        "again.announced_call",
         "loop",
     ]
     assert [kind for kind in kinds if f"`{kind}`" not in page] == []

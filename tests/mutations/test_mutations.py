@@ -170,7 +170,9 @@ MUTATIONS = [
     fact("schemas", "schema_types", False),
     Mutation("stops", stop_sequences, "_partial_match", "return at\n", "return len(text)\n"),
     Mutation("stops", StopMatcher, "feed", "min(found)", "max(found)"),
-    Mutation("empty", ChatTurn, "_find_lack", 'self.has_content else "answer"', 'True else ""'),
+    Mutation(
+        "empty", ChatTurn, "_find_lack", 'self._blocks.server_calls else "answer"', 'True else ""'
+    ),
     Mutation("empty", ChatAsk, "_ask_once_more", "= True", "= False"),
     Mutation("loops", guards, "count_repeats", "other == name", "False"),
     Mutation("loops", plan, "watch_repeats", "reminder=_reminder(name, count)", ""),

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from dragoman.core.guards import CALL_NOW, NO_ANSWER
+from dragoman.core.guards import CALL_NOW, LOST_CALL, NO_ANSWER
 from support.app_case import (
     ASK,
     DONE,
@@ -173,6 +173,50 @@ def test_a_call_is_an_answer() -> None:
     body = ASK | {"tools": [TOOL]}
     exchange, case = deliver([calling("get", "{}")], body=body)
     assert message_of(exchange).stop_reason == "tool_use"
+    assert len(case.sent()) == 1
+
+
+# -- a call that was lost
+
+
+def lost(text: str = "") -> list[Any]:
+    body = (chunk(content=text) if text else b"") + chunk("tool_calls") + usage(3, 2) + DONE
+    return [head(), data(body), end()]
+
+
+@pytest.mark.parametrize(("text", "is_stream"), [("", True), ("", False), ("Let me look.", False)])
+def test_a_call_that_the_server_has_lost_is_asked_for_again(text: str, is_stream: bool) -> None:
+    script = [lost(text), calling("get", "{}")]
+    exchange, case = deliver(script, body=ASK | {"tools": [TOOL]}, is_stream=is_stream)
+    assert kinds(exchange) == [*["text"] * bool(text), "tool_use"]
+    assert message_of(exchange).stop_reason == "tool_use"
+    assert LOST_CALL in case.sent()[1]["messages"][-1]["content"]
+    assert case.record["repairs"] == {"again.announced_call": 1}
+
+
+@both_ways
+def test_and_once_only(is_stream: bool) -> None:
+    exchange, case = deliver([lost(), lost()], body=ASK | {"tools": [TOOL]}, is_stream=is_stream)
+    assert message_of(exchange).stop_reason == "end_turn"
+    assert len(case.sent()) == 2
+    assert case.record["repairs"] == {"again.announced_call": 1, "lost_call": 1}
+
+
+def test_a_stream_that_has_shown_text_says_that_its_call_is_lost() -> None:
+    exchange, case = deliver([lost("Let me look.")], body=ASK | {"tools": [TOOL]})
+    assert kinds(exchange) == ["text"]
+    assert message_of(exchange).stop_reason == "end_turn"
+    assert case.record["repairs"] == {"lost_call": 1}
+
+
+@both_ways
+@pytest.mark.parametrize(
+    ("options", "tools"), [(NEVER, [TOOL]), ({}, [])], ids=["switched off", "without tools"]
+)
+def test_otherwise_it_is_an_end(options: dict[str, Any], tools: list[Any], is_stream: bool) -> None:
+    body = ASK | ({"tools": tools} if tools else {})
+    exchange, case = deliver([lost("Well.")], is_stream=is_stream, options=options, body=body)
+    assert kinds(exchange) == ["text"]
     assert len(case.sent()) == 1
 
 

@@ -17,7 +17,12 @@ from dragoman.wire.anthropic import Message, MessagesRequest
 _encode: Final = msgspec.json.Encoder(order="sorted").encode
 _MAX_CALLS: Final = 200  # of a turn, looked at: the last ones
 CALL_NOW: Final = "You must call a tool now, as you were told. Do not write any text."
+LOST_CALL: Final = "You announced a tool call, but none has arrived. Call the tool now."
 NO_ANSWER: Final = "Your last reply had no answer in it. Answer now, or call a tool."
+
+
+# What a reply may lack: any answer, a call that was forced, one that its finish reason speaks of.
+Lack = Literal["", "answer", "call", "announced call"]
 
 
 class Guards(Struct, frozen=True, kw_only=True):

@@ -45,6 +45,10 @@ class RepairLog:
         """Note that a call had no name, and which tool it was taken for."""
         self._add("name", "tool_use.name", f"{tool[:64]}: the call came without a name")
 
+    def add_lost_call(self) -> None:
+        """Note that the finish reason spoke of a call, and none came."""
+        self._add("lost_call", "tool_use", "the server announced a call and sent none")
+
     def add_dropped_call(self, tool: str) -> None:
         """Note that a call was left out, because at most one was asked for."""
         self._add("parallel", "tool_use", f"{tool[:64]}: left out, for one call was asked for")

@@ -20,6 +20,7 @@ from dragoman.core.errors import (
     UpstreamProtocolError,
     UpstreamUnavailable,
 )
+from dragoman.core.guards import Lack
 from dragoman.core.holding_sink import HoldingSink
 from dragoman.core.odd_chunks import Halves, read_odd_chunk
 from dragoman.core.plan import Plan, ServerCall
@@ -152,7 +153,7 @@ class ChatTurn:
         self._stop_string: str | None = None
         self.stop_reason: str | None = None
         self.is_done = False
-        self.lacks: Literal["", "answer", "call"] = ""  # then the message has not been ended
+        self.lacks: Lack = ""  # then the message has not been ended
 
     @property
     def usage(self) -> Usage:
@@ -437,7 +438,7 @@ class ChatTurn:
         if not self.lacks:
             self._end_message()
 
-    def _find_lack(self) -> Literal["", "answer", "call"]:
+    def _find_lack(self) -> Lack:
         """Return what the reply should have held, if it can still be asked for."""
         if self._stop_reason() != "end_turn" or self._blocks.has_calls:
             return ""
@@ -446,14 +447,24 @@ class ChatTurn:
         if isinstance(self._sink, HoldingSink) and self._sink.is_holding:
             return "call"
         when = self._context.continues_empty
-        if self._blocks.has_text or self._blocks.server_calls or when == "never":
+        if when == "never" or (when == "unsent" and self.has_content):
             return ""
-        return "" if when == "unsent" and self.has_content else "answer"
+        if self._has_lost_call and "messages" in self.plan.body:  # a stream lets go of them
+            return "announced call"
+        return "" if self._blocks.has_text or self._blocks.server_calls else "answer"
+
+    @property
+    def _has_lost_call(self) -> bool:
+        """Tell whether the server has announced a call and not sent any."""
+        is_announced = self._finish in ("tool_calls", "function_call")
+        return is_announced and not self._blocks.has_calls and bool(self.plan.tool_names)
 
     def _end_message(self) -> None:
         self.stop_reason = self._stop_reason()
         if self._finish not in _PLAIN_FINISHES:
             self._blocks.repairs.add_finish(self._finish or "", self.stop_reason)
+        elif self._has_lost_call:
+            self._blocks.repairs.add_lost_call()
         self._sink.start(self.usage)
         self._sink.end(self.stop_reason, self._matched_stop(), usage=self.usage)
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from dragoman.core.dialects.profile import DialectProfile
 from dragoman.core.errors import GatewayError, UpstreamRejected
-from dragoman.core.guards import CALL_NOW, NO_ANSWER
+from dragoman.core.guards import CALL_NOW, LOST_CALL, NO_ANSWER
 from dragoman.core.healing import Refusal, learn_from_refusal
 from dragoman.core.holding_sink import HoldingSink
 from dragoman.core.plan import Plan, plan_after_server_tools, plan_once_more, with_max_tokens
@@ -23,6 +23,7 @@ from dragoman.server.vault import VaultReader
 
 _MIN_LIMIT: Final = 64  # tokens; a smaller number in an error is no limit of a model
 _MAX_HEALED: Final = 3  # refusals of one request that are learnt from; each names one field
+_NOTES: Final = {"answer": NO_ANSWER, "call": CALL_NOW, "announced call": LOST_CALL}
 
 
 class ChatAsk:
@@ -172,8 +173,7 @@ class ChatAsk:
         what = turn.lacks
         self._has_asked_again = True
         attempts.repairs.ask_again(turn, what)
-        note = NO_ANSWER if what == "answer" else CALL_NOW
-        again = plan_once_more(plan, turn.written_text, note, thinking=turn.taken_thinking)
+        again = plan_once_more(plan, turn.written_text, _NOTES[what], thinking=turn.taken_thinking)
         context = attempts.reply_context(target, again)
         second = self._turn(again, sink, reply=context, before=turn.usage)
         try:

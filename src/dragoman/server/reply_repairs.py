@@ -57,7 +57,7 @@ class ReplyRepairs:
         if not (self._noticed or self._earlier or self._asked_for):
             return dict(self.current.repair_counts) if self.current is not None else {}
         counts = Counter(self._noticed)
-        counts.update(f"again.{lacks}" for lacks in self._asked_for)
+        counts.update(f"again.{lacks.replace(' ', '_')}" for lacks in self._asked_for)
         for turn in self._turns():
             counts.update(turn.repair_counts)
         return dict(counts)
