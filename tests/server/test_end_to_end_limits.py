@@ -12,6 +12,7 @@ import pytest
 
 from support.chat_script import hang, say
 from support.chat_upstream import ChatUpstream
+from support.command import run_command
 from support.gateway import GatewayProcess
 from support.raw_http import Client, Reply
 from support.redis import RedisServer
@@ -51,11 +52,11 @@ def gateways(
         assert '"event":"crash"' not in gateway.log(), gateway.log()[-3000:]
 
 
-async def ask(gateway: GatewayProcess, **changes: Any) -> Reply:
+async def ask(gateway: GatewayProcess, key: str = KEY) -> Reply:
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     client = Client(reader, writer)
     try:
-        return await client.ask(post(None, KEY, **changes))
+        return await client.ask(post(None, key))
     finally:
         await client.close()
 
@@ -95,6 +96,33 @@ def test_a_budget_survives_a_restart(tmp_path: Path) -> None:
             refused = asyncio.run(ask(gateway))
             assert check_error(refused.body)["type"] == "billing_error"
         assert len(upstream.requests) == 1
+
+
+def test_keys_and_workspaces_of_the_store_have_their_limits(tmp_path: Path) -> None:
+    def make(*command: str) -> dict[str, Any]:
+        done = run_command(tmp_path / "0", *command, "--json", "--config", "dragoman.toml")
+        assert done.returncode == 0, done.stderr
+        made: dict[str, Any] = json.loads(done.stdout)
+        return made
+
+    async def main(gateway: GatewayProcess, *keys: str) -> list[str]:
+        replies = [await ask(gateway, f"x-api-key: {key}") for key in keys]
+        return [
+            "ok" if reply.status == 200 else check_error(reply.body)["message"].partition(" may")[0]
+            for reply in replies
+        ]
+
+    with (
+        ChatUpstream(say("Hello", times=-1)) as upstream,
+        gateways(tmp_path, upstream, 1, limits="") as (gateway,),
+    ):
+        make("workspaces", "create", "team", "--requests-per-minute", "3")
+        one, two = (
+            make("keys", "create", name, "--workspace", "team", "--requests-per-minute", "2")["key"]
+            for name in ("one", "two")
+        )
+        said = asyncio.run(main(gateway, one, one, one, two, two))
+        assert said == ["ok", "ok", 'key "one"', "ok", 'workspace "team"']
 
 
 @pytest.mark.server

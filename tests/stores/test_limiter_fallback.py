@@ -36,6 +36,7 @@ class Shared(MemoryLimiter):
 class Case:
     def __init__(self, *, is_open: bool = True, share_pct: int = 25) -> None:
         self.states: list[str] = []
+        self.now_s = NOW_S
         self.shared = Shared()
         self.limiter = FallbackLimiter(
             self.shared, is_open=is_open, share_pct=share_pct, told=self.states.append
@@ -45,8 +46,8 @@ class Case:
     async def reserve(self, *claims: Claim) -> tuple[Reservation, Verdict]:
         self._n += 1
         name = f"r{self._n}"
-        verdict = await self.limiter.reserve(name, claims, now_s=NOW_S)
-        return Reservation(id=name, claims=claims, at_s=NOW_S), verdict
+        verdict = await self.limiter.reserve(name, claims, now_s=self.now_s)
+        return Reservation(id=name, claims=claims, at_s=self.now_s), verdict
 
     async def count(self, *claims: Claim) -> int:
         """Return how many requests in a row are granted."""
@@ -151,6 +152,20 @@ def test_of_a_budget_that_was_nearly_used_up_only_the_rest_is_given_out() -> Non
         await case.reserve(BUDGET)
         case.shared.is_away = True
         assert await case.count(BUDGET) == 0
+
+    asyncio.run(main())
+
+
+def test_a_late_answer_makes_no_full_limit_give_way() -> None:
+    async def main() -> None:
+        case = Case()
+        assert await case.count(WINDOW) == 100
+        case.shared.is_away = True
+        assert await case.count(WINDOW) == 0
+        case.now_s += 12
+        assert await case.count(WINDOW) == 20, "a fifth of the minute is over"
+        case.now_s += 120
+        assert await case.count(WINDOW) == 25
 
     asyncio.run(main())
 

@@ -3,23 +3,34 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Literal
 
-from msgspec import structs
+from msgspec import Struct, structs
 
 from dragoman.core.errors import SharedStateUnavailable
-from dragoman.policy.limits import NO_SEEDS, Claim, Limiter, Reservation, Verdict
+from dragoman.policy.limits import NO_SEEDS, WINDOW_S, Claim, Limiter, Reservation, Verdict
 from dragoman.stores.limiter_memory import MemoryLimiter
 
-_MAX_KNOWN: Final = 20_000  # budgets whose last state is remembered
+_MAX_KNOWN: Final = 20_000  # counters whose last state is remembered
 State = Literal["alone", "shared"]
 Told = Callable[[State], None]
+
+
+class _Seen(Struct, frozen=True, gc=False):
+    used: int
+    at_s: float
+
+    def in_window(self, now_s: float) -> int:
+        """Return how much of it a window still holds, as if it had been used evenly."""
+        age_s = min(max(0.0, now_s - self.at_s), WINDOW_S)
+        return round(self.used * (1 - age_s / WINDOW_S))
 
 
 class FallbackLimiter:
     """
     Ask *main*; while it cannot be reached, give out a share of every limit and budget alone.
 
-    Of a budget no more than that share is given out alone in the whole of its period, nor more
-    than was left when its counter was last seen. It is told to *main* when that is back.
+    Nor is more given out than was left when a counter was last seen: a single late answer makes no
+    full limit give way. Of a budget the share is given out once in the whole of its period, and
+    told to *main* when that is back.
 
     Args:
         main: The counters that count.
@@ -39,7 +50,7 @@ class FallbackLimiter:
         self.share_pct = share_pct
         self._told = told
         self._reserved_alone: set[str] = set()
-        self._last_used: dict[str, int] = {}
+        self._last_seen: dict[str, _Seen] = {}
         self.is_alone = False
         self.n_alone = 0
 
@@ -60,8 +71,8 @@ class FallbackLimiter:
         if self.is_alone:
             self._turn(is_alone=False)
         for claim, used in zip(claims, verdict.used, strict=False):
-            if claim.mode == "budget":
-                self._remember(claim.counter, used)
+            if claim.mode != "held":
+                self._remember(claim.counter, used, now_s)
         return verdict
 
     def reserve_alone(
@@ -81,7 +92,7 @@ class FallbackLimiter:
         self.n_alone += 1
         if not self.is_open:
             raise cause
-        scaled = [self._share(claim) for claim in claims]
+        scaled = [self._share(claim, now_s) for claim in claims]
         seeds = {claim.counter: 0 for claim in claims if claim.mode == "budget"}
         verdict = self._alone.reserve_now(request_id, scaled, now_s=now_s, seeds=seeds)
         if verdict.is_granted:
@@ -112,19 +123,19 @@ class FallbackLimiter:
     async def close(self) -> None:
         await self._main.close()
 
-    def _share(self, claim: Claim) -> Claim:
+    def _share(self, claim: Claim, now_s: float) -> Claim:
         share = claim.limit * self.share_pct // 100
-        if claim.mode == "budget":
-            left = claim.limit - self._last_used.get(claim.counter, 0)
-            share = min(share, max(0, left))
-        elif claim.limit:
+        if claim.mode != "budget" and claim.limit:
             share = max(1, share)
+        if (seen := self._last_seen.get(claim.counter)) is not None:
+            used = seen.used if claim.mode == "budget" else seen.in_window(now_s)
+            share = min(share, max(0, claim.limit - used))
         return structs.replace(claim, limit=share)
 
-    def _remember(self, counter: str, used: int) -> None:
-        if counter not in self._last_used and len(self._last_used) >= _MAX_KNOWN:
-            self._last_used.pop(next(iter(self._last_used)))
-        self._last_used[counter] = used
+    def _remember(self, counter: str, used: int, now_s: float) -> None:
+        if counter not in self._last_seen and len(self._last_seen) >= _MAX_KNOWN:
+            self._last_seen.pop(next(iter(self._last_seen)))
+        self._last_seen[counter] = _Seen(used, now_s)
 
     def _turn(self, *, is_alone: bool) -> None:
         self.is_alone = is_alone
