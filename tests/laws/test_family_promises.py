@@ -218,6 +218,7 @@ def test_promise_empty_replies_are_gone_on_with_once() -> None:
     body = ASK | ON | {"stream": True}
     exchange, case = deliver([THINKING_ONLY, saying("Hello")], body=body)
     assert [block["type"] for block in message_of(exchange).content] == ["thinking", "text"]
+    assert case.record["repairs"] == {"again.answer": 1}
     exchange, case = deliver([THINKING_ONLY, THINKING_ONLY], body=body)
     assert message_of(exchange).stop_reason == "end_turn"
     assert len(case.sent()) == 2

@@ -31,6 +31,7 @@ from dragoman.core import (
 from dragoman.core.block_writer import BlockWriter
 from dragoman.core.dialects import registry
 from dragoman.core.history import HistoryReader, HistoryWriter
+from dragoman.core.repair_log import RepairLog
 from dragoman.core.reply_text import ReplyText
 from dragoman.core.stop_sequences import StopMatcher
 from dragoman.core.tool_calls import ToolCall, ToolCallAssembler
@@ -162,7 +163,8 @@ MUTATIONS = [
     Mutation("text", ToolTextCutter, "_take_behind", "not _END_OF_LINE.match(text)", "False"),
     fact("text", "tool_text", ()),
     Mutation("arguments", ToolCall, "_put_right", "if repaired is not None", "if False"),
-    Mutation("arguments", ReplyRepairs, "_turns", "else [self.current]", "else []"),
+    Mutation("arguments", RepairLog, "_add", "self.counts.get(kind, 0) + 1", "0"),
+    Mutation("empty", ReplyRepairs, "ask_again", "_asked_for.append(lacks)", "_asked_for.clear()"),
     Mutation("cut", BlockWriter, "_end_call", "= arguments is None", "= False"),
     Mutation("single", BlockWriter, "add_call", "self._plan.single_tool_call", "False"),
     Mutation("forced", ReplyText, "_take_forced", "if self._blocks.has_calls", "if True"),
