@@ -8,10 +8,11 @@ that was killed.
 
 import asyncio
 import time
-from pathlib import Path
 
 import pytest
 
+from dragoman.limit_settings import BudgetConfig, Limits
+from support.chat_script import say
 from support.crowd import Crowd, Outcome
 from support.fleet import Fleet
 
@@ -61,18 +62,21 @@ def until_recorded(fleet: Fleet, ids: set[str]) -> set[str]:
     return missing
 
 
-def test_nobody_is_lost_in_outages(tmp_path: Path) -> None:
-    with Fleet(tmp_path) as fleet:
-        _, key = fleet.new_key("crowd")
-        crowd = Crowd(fleet.ports, key=key, pause_s=2.0)
-        killed_s = asyncio.run(outages(fleet, crowd))
-        unbearable = [each for each in crowd.outcomes if not each.is_bearable]
-        assert unbearable == [], crowd.counts()
-        answered = [each for each in crowd.outcomes if each.end == "complete"]
-        # The replicas that are left go on through all of it.
-        late = [each for each in answered if each.began_s > killed_s and each.replica != 0]
-        asked = [each for each in crowd.outcomes if each.began_s > killed_s and each.replica != 0]
-        assert len(late) > 0.9 * len(asked), crowd.counts()
-        fleet.restart(0)  # what it had written down is found
-        ids = {each.request_id for each in answered if is_safe(each, killed_s)}
-        assert until_recorded(fleet, ids) == set()
+def test_nobody_is_lost_in_outages(fleet: Fleet) -> None:
+    # Limits that are asked for at each request, and that nobody comes near.
+    limits = Limits(requests_per_minute=10**6, output_tokens_per_minute=10**9, concurrent=10**5)
+    budgets = (BudgetConfig(period="month", tokens=10**12),)
+    _, key = fleet.new_key("lives through it", limits=limits, budgets=budgets)
+    fleet.upstream.script(say("Hello, all of you.", times=-1))
+    crowd = Crowd(fleet.ports, key=key, pause_s=2.0)
+    killed_s = asyncio.run(outages(fleet, crowd))
+    unbearable = [each for each in crowd.outcomes if not each.is_bearable]
+    assert unbearable == [], crowd.counts()
+    answered = [each for each in crowd.outcomes if each.end == "complete"]
+    # The replicas that are left go on through all of it.
+    late = [each for each in answered if each.began_s > killed_s and each.replica != 0]
+    asked = [each for each in crowd.outcomes if each.began_s > killed_s and each.replica != 0]
+    assert len(late) > 0.9 * len(asked), crowd.counts()
+    fleet.restart(0)  # what it had written down is found
+    ids = {each.request_id for each in answered if is_safe(each, killed_s)}
+    assert until_recorded(fleet, ids) == set()

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +15,6 @@ pytestmark = pytest.mark.server
 _CLIENTS = 200
 _REVOKED_S = 2.0  # then no replica takes the key any more
 TOOLS = [{"name": "get", "input_schema": {"type": "object"}}]
-ECHO = '[models.m.profile]\necho_reasoning = "tool_turns"\nthinking = "always"\n'
 ASK: dict[str, Any] = {
     "model": "m",
     "max_tokens": 50,
@@ -30,7 +28,7 @@ def ask(fleet: Fleet, number: int, key: str, body: dict[str, Any]) -> Answer:
     return fleet.replicas[number].request("POST", "/v1/messages", body, headers=headers)
 
 
-def test_a_revoked_key_stops_everywhere_within_two_seconds(tmp_path: Path) -> None:
+def test_a_revoked_key_stops_everywhere_within_two_seconds(fleet: Fleet) -> None:
     async def main(fleet: Fleet, crowd: Crowd, revoke: Any) -> float:
         stop = asyncio.Event()
         load = asyncio.create_task(crowd.work(_CLIENTS, until=stop))
@@ -42,46 +40,45 @@ def test_a_revoked_key_stops_everywhere_within_two_seconds(tmp_path: Path) -> No
         await load
         return revoked_s
 
-    with Fleet(tmp_path) as fleet:
-        (key, text), (_, other) = fleet.new_key("crowd"), fleet.new_key("another")
-        crowd = Crowd(fleet.ports, key=text, pause_s=1.0)
-        revoked_s = asyncio.run(main(fleet, crowd, lambda: fleet.revoke(key)))
-        for number in range(3):
-            mine = [each for each in crowd.outcomes if each.replica == number]
-            before = [each for each in mine if each.ended_s < revoked_s - 1]
-            after = [each for each in mine if each.began_s > revoked_s + _REVOKED_S]
-            assert len(before) > 20
-            assert len(after) > 20
-            assert {each.end for each in before} == {"complete"}
-            assert {each.error for each in after} == {"authentication_error"}
-            assert ask(fleet, number, other, ASK).status == 200
+    (key, text), (_, other) = fleet.new_key("leaves"), fleet.new_key("stays")
+    fleet.upstream.script(say("Hello.", times=-1))
+    crowd = Crowd(fleet.ports, key=text, pause_s=1.0)
+    revoked_s = asyncio.run(main(fleet, crowd, lambda: fleet.revoke(key)))
+    for number in range(3):
+        mine = [each for each in crowd.outcomes if each.replica == number]
+        before = [each for each in mine if each.ended_s < revoked_s - 1]
+        after = [each for each in mine if each.began_s > revoked_s + _REVOKED_S]
+        assert len(before) > 20
+        assert len(after) > 20
+        assert {each.end for each in before} == {"complete"}
+        assert {each.error for each in after} == {"authentication_error"}
+        assert ask(fleet, number, other, ASK).status == 200
 
 
-def test_what_one_keeps_and_learns_all_know(tmp_path: Path) -> None:
+def test_what_one_keeps_and_learns_all_know(fleet: Fleet) -> None:
     refusal = refuse(
         400,
         "temperature must be between 0 and 1",
         when=lambda body: body.get("temperature", 0) > 1,
         times=-1,
     )
-    with Fleet(tmp_path, more=ECHO) as fleet:
-        key, other = fleet.new_key("one")[1], fleet.new_key("another")[1]
-        thinking = say(Thought("Look it up."), call("get", q=1))
-        fleet.upstream.script(refusal, thinking, say("Done.", times=-1))
-        message = ask(fleet, 0, key, ASK | {"temperature": 1.5}).json()
-        (use,) = [block for block in message["content"] if block["type"] == "tool_use"]
-        assert [each.body["temperature"] for each in fleet.upstream.requests] == [1.5, 1.0]
-        fleet.stop(0)
-        result = {"type": "tool_result", "tool_use_id": use["id"], "content": "done"}
-        more = [{"role": "assistant", "content": [use]}, {"role": "user", "content": [result]}]
-        # A client that keeps nothing but the call, and another that has got hold of it.
-        body = ASK | {"temperature": 1.5, "messages": [*ASK["messages"], *more]}
-        for number, whose in ((1, key), (2, key), (2, other)):
-            assert ask(fleet, number, whose, body).status == 200
-        asked = fleet.upstream.requests[2:]
-        seen = [(each.body["temperature"], reasoning_in(each)) for each in asked]
-        mine, nothing = (1.0, "Look it up."), (1.0, None)
-        assert seen == [mine, mine, nothing]
+    key, other = fleet.new_key("one")[1], fleet.new_key("another")[1]
+    thinking = say(Thought("Look it up."), call("get", q=1))
+    fleet.upstream.script(refusal, thinking, say("Done.", times=-1))
+    message = ask(fleet, 0, key, ASK | {"temperature": 1.5}).json()
+    (use,) = [block for block in message["content"] if block["type"] == "tool_use"]
+    assert [each.body["temperature"] for each in fleet.upstream.requests] == [1.5, 1.0]
+    fleet.stop(0)
+    result = {"type": "tool_result", "tool_use_id": use["id"], "content": "done"}
+    more = [{"role": "assistant", "content": [use]}, {"role": "user", "content": [result]}]
+    # A client that keeps nothing but the call, and another that has got hold of it.
+    body = ASK | {"temperature": 1.5, "messages": [*ASK["messages"], *more]}
+    for number, whose in ((1, key), (2, key), (2, other)):
+        assert ask(fleet, number, whose, body).status == 200
+    asked = fleet.upstream.requests[2:]
+    seen = [(each.body["temperature"], reasoning_in(each)) for each in asked]
+    mine, nothing = (1.0, "Look it up."), (1.0, None)
+    assert seen == [mine, mine, nothing]
 
 
 def reasoning_in(request: Any) -> str | None:
@@ -89,11 +86,10 @@ def reasoning_in(request: Any) -> str | None:
     return turn.get("reasoning_content")
 
 
-def test_another_signing_secret_is_told(tmp_path: Path) -> None:
-    with Fleet(tmp_path, n=1) as fleet:
-        warned = '"text":"server.signing_secret: not that of the other gateways'
-        assert warned not in fleet.replicas[0].log()
-        with fleet.another(secret=SECRET.swapcase()) as replica:
-            assert warned in replica.log()
-        with fleet.another(secret=SECRET) as replica:
-            assert warned not in replica.log()
+def test_another_signing_secret_is_told(fleet: Fleet) -> None:
+    warned = '"text":"server.signing_secret: not that of the other gateways'
+    assert warned not in fleet.replicas[0].log()
+    with fleet.another(secret=SECRET.swapcase()) as replica:
+        assert warned in replica.log()
+    with fleet.another(secret=SECRET) as replica:
+        assert warned not in replica.log()

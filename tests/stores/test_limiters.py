@@ -333,6 +333,22 @@ def test_a_budget_without_a_counter_is_left_to_its_seed(check: Check) -> None:
     check(case)
 
 
+@pytest.mark.server
+def test_what_a_seed_holds_is_not_counted_again(redis_url: str) -> None:
+    """Redis was away, has come back empty, and is told what was counted without it."""
+
+    async def case(bench: Bench) -> None:
+        seeded = await bench.take(budget(100, 10), seeds={"b": 40})
+        for over_s, used in ((NOW_S - 60, 30), (NOW_S - 1, 5)):  # the latter may not be recorded
+            alone = Reservation(id=f"alone at {over_s}", claims=(budget(100, 9),), at_s=over_s)
+            bench.limiter.settle(alone, [used], now_s=over_s)
+        await bench.settle(seeded, 20)
+        _, verdict = await bench.reserve(budget(100, 1))
+        assert verdict.used == (40 + 5 + 20,)
+
+    asyncio.run(_on_redis(case, redis_url))
+
+
 # -- all or none
 
 

@@ -6,6 +6,7 @@ import itertools
 import os
 import signal
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -74,15 +75,25 @@ class Fleet:
             for number in range(self._n):
                 self.replicas.append(self.another())
                 stack.callback(self._stop, number)
-                self.replicas[number].__enter__()
+            with ThreadPoolExecutor(self._n) as pool:
+                list(pool.map(GatewayProcess.__enter__, self.replicas))
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._stack.close()
         if error[0] is None:
-            for number in range(self._n):
-                self._check_log(number)
+            self.check_logs()
+
+    def mend(self) -> None:
+        """Start what a test has left down."""
+        for number in sorted(self._dead):
+            self.restart(number)
+
+    def check_logs(self) -> None:
+        """See that no replica has met a bug of its own."""
+        for number in range(self._n):
+            self._check_log(number)
 
     @property
     def ports(self) -> list[int]:

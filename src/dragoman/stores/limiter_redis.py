@@ -128,7 +128,8 @@ class RedisLimiter:
             reservation = each.reservation
             keys.append(self._link.key("limit", "settled", reservation.id))
             n_claims = len(reservation.claims)
-            arguments += (reservation.id, int(reservation.at_s * 1000), n_claims)
+            made_ms, over_ms = int(reservation.at_s * 1000), int(each.now_s * 1000)
+            arguments += (reservation.id, made_ms, over_ms, n_claims)
             for claim, used in zip(reservation.claims, each.actual, strict=True):
                 keys += self._keys(claim)
                 arguments += (claim.mode, claim.amount, used)

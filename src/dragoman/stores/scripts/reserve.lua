@@ -65,7 +65,7 @@ for i = 1, #KEYS / 2 do
     if ARGV[base + 5] == '' then
       unknown[#unknown + 1] = i - 1
     else
-      redis.call('HSET', claim.key, 'u', ARGV[base + 5])
+      redis.call('HSET', claim.key, 'u', ARGV[base + 5], 'since', now)
       redis.call('PEXPIREAT', claim.key, claim.ends + 3600000)
     end
   end

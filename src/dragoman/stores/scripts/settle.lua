@@ -1,8 +1,9 @@
 -- Put what was used in the place of what was reserved; each reservation is settled once.
 -- KEYS: for each reservation its mark, then two for each claim: the counter and its leases.
--- ARGV: the time in ms, or ''; then for each reservation: id, when it was made in ms, how many
---       claims, and for each of them: mode, amount reserved, amount used.
-local WINDOW, SLOTS, MARK_S = 60, 61, 600
+-- ARGV: the time in ms, or ''; then for each reservation: id, when it was made and when it was over
+--       in ms, how many claims, and for each of them: mode, amount reserved, amount used.
+-- RECORDED_MS: so much later at most a usage record is in the store.
+local WINDOW, SLOTS, MARK_S, RECORDED_MS = 60, 61, 600, 2000
 local now = tonumber(ARGV[1])
 if not now then
   local time = redis.call('TIME')
@@ -43,9 +44,10 @@ end
 
 local k, a = 1, 2
 while a <= #ARGV do
-  local id, made, n = ARGV[a], math.floor(tonumber(ARGV[a + 1]) / 1000), tonumber(ARGV[a + 2])
+  local id, made, over = ARGV[a], math.floor(tonumber(ARGV[a + 1]) / 1000), tonumber(ARGV[a + 2])
+  local n = tonumber(ARGV[a + 3])
   local is_first = redis.call('SET', KEYS[k], '1', 'NX', 'EX', MARK_S)
-  k, a = k + 1, a + 3
+  k, a = k + 1, a + 4
   for _ = 1, n do
     local key, leases, mode = KEYS[k], KEYS[k + 1], ARGV[a]
     local reserved, used = tonumber(ARGV[a + 1]), tonumber(ARGV[a + 2])
@@ -59,8 +61,10 @@ while a <= #ARGV do
         redis.call('HDEL', key, 'i:' .. id)
         redis.call('ZREM', leases, id)
       end
-      -- A budget whose counter is gone is seeded with what the records say.
-      if mode == 'budget' and redis.call('HEXISTS', key, 'u') == 1 then
+      -- A budget whose counter is gone is seeded with what the records say; a request that was over
+      -- before it was seeded, and is not held here, is in them.
+      local since = mode == 'budget' and tonumber(redis.call('HGET', key, 'since'))
+      if since and (held or over > since - RECORDED_MS) then
         redis.call('HINCRBY', key, 'u', used)
       end
     end
