@@ -53,6 +53,7 @@ audit: $(DEV) ## Look for known weaknesses in what is installed; ARGS=--strict
 golden: $(DEV) ## Write generated pages and golden files anew, for review
 	$(BIN)/python tools/make_api_page.py
 	$(BIN)/python tools/make_models_page.py
+	$(BIN)/python tools/make_dashboard.py
 	PYTHONPATH=tests $(BIN)/python -m support.golden
 
 fuzz: $(DEV) ## Look for bytes that break something, for SECONDS=300

@@ -47,6 +47,7 @@ from dragoman.server.metrics_sources import (
     limit_samples,
     line_samples,
     process_samples,
+    redis_samples,
     routing_samples,
     upstream_samples,
     usage_samples,
@@ -274,6 +275,8 @@ def _lasting(config: Config, sharing: Sharing, *, log: EventLog) -> Lasting:
     vault = Vault(limits, shared=sharing.shelf)
     metrics.sources["process"] = process_samples
     metrics.sources["vault"] = partial(vault_samples, vault)
+    if sharing.redis is not None:
+        metrics.sources["redis"] = partial(redis_samples, sharing.redis)
     store = _store(config)
     if (keys := _cached_keys(store, config, log)) is not None:
         metrics.sources["keys"] = partial(key_samples, keys)

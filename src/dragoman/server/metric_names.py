@@ -185,6 +185,10 @@ FAMILIES: Final[dict[str, Family]] = {
     "dragoman_store_away": Family(
         kind="gauge", help="1 while the store of keys does not answer.", merge="max"
     ),
+    "dragoman_redis_away": Family(kind="gauge", help="1 while Redis does not answer.", merge="max"),
+    "dragoman_redis_failed_calls_total": Family(
+        kind="counter", help="Calls of Redis that have failed, or were not tried."
+    ),
     "dragoman_memory_bytes": Family(kind="gauge", help="Resident memory; Linux only."),
     "dragoman_config_reloads_total": Family(
         kind="counter", help="New configurations by what came of them.", labels=("result",)

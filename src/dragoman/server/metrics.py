@@ -169,6 +169,8 @@ class Metrics:
         self._calls = _Counter("dragoman_upstream_calls_total")
         self._refusals = _Counter("dragoman_limit_refusals_total")
         self._reloads = _Counter("dragoman_config_reloads_total")
+        for result in ("done", "refused"):  # from the start: an alert looks for the first step
+            self._reloads.add((result,), 0)
         self._loaded_at_s = 0.0
         self._counters = (
             *(self._requests, self._adjustments, self._repairs, self._calls, self._reloads),

@@ -15,6 +15,7 @@ from dragoman.server.metric_names import Sample
 from dragoman.server.services import Services
 from dragoman.server.transport.http_server import HttpServer
 from dragoman.server.vault import Vault
+from dragoman.stores.redis_link import RedisLink
 
 _STATM: Final = Path("/proc/self/statm")
 _RESIDENT: Final = 1  # field of statm, in pages
@@ -46,6 +47,14 @@ def upstream_samples(upstreams: Mapping[str, PooledUpstream]) -> Iterator[Sample
         busy = upstream.n_connections - n_idle
         yield Sample("dragoman_upstream_connections", (name, "busy"), busy)
         yield Sample("dragoman_upstream_connections", (name, "idle"), n_idle)
+
+
+def redis_samples(link: RedisLink) -> Iterable[Sample]:
+    """Return whether Redis is there."""
+    return (
+        Sample("dragoman_redis_away", (), int(not link.is_there)),
+        Sample("dragoman_redis_failed_calls_total", (), link.n_failed),
+    )
 
 
 def connection_samples(server: HttpServer) -> Iterable[Sample]:
