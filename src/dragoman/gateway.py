@@ -1,7 +1,7 @@
 """What `build.py` makes: everything that serves one configuration, and what outlives it."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 
 from msgspec import Struct
 
@@ -200,9 +200,9 @@ class Switch:
         """Of the gateway in use."""
         return self.gateway.routes
 
-    async def handle(self, exchange: Exchange) -> None:
+    def handle(self, exchange: Exchange) -> Awaitable[None]:
         """Answer one request."""
-        await self.gateway.handle(exchange)
+        return self.gateway.handle(exchange)
 
     def refuse(self, error: GatewayError) -> tuple[HeaderList, bytes]:
         """Return headers and body for a request that the transport itself refuses."""

@@ -74,6 +74,13 @@ class Relay:
         ping_interval_s: Silence after which a begun stream shows a sign of life.
     """
 
+    __slots__ = (
+        *("_attempt", "_early_timer", "_exchange", "_headers", "_is_ended", "_is_handed_over"),
+        *("_is_paused", "_is_start_due", "_is_started", "_is_stream", "_last_write_s", "_loop"),
+        *("_on_content", "_ping_interval_s", "_ping_timer", "_request_id", "_turn", "_waiter"),
+        *("clock", "first_content_s", "reply_headers", "status"),
+    )
+
     def __init__(
         self,
         exchange: Exchange,
@@ -352,6 +359,11 @@ class Relay:
 
 class _Attempt:
     """One upstream call: the receiver of its reply."""
+
+    __slots__ = (
+        *("_blank", "_context", "_is_over", "_relay", "_reply_headers", "_status", "_timer"),
+        *("_turn", "_whole", "call"),
+    )
 
     def __init__(self, relay: Relay, turn: Turn, context: ReplyContext) -> None:
         self._relay = relay

@@ -1,6 +1,7 @@
 """One request and the reply to it: the server's side of the seam."""
 
 import asyncio
+from types import MappingProxyType
 from typing import Final, Protocol
 
 from dragoman.server.transport.http_body import RequestBody, body_too_large
@@ -8,6 +9,8 @@ from dragoman.server.transport.http_head import RequestHead
 from dragoman.server.transport.reply_head import CHUNKED, CLOSE, render_head
 from dragoman.server.transport.seams import ClientGone, ExchangeWatcher, HeaderList, Headers
 
+# A reply may take minutes, and nobody reads the request's headers by then.
+_FORGOTTEN: Final[Headers] = MappingProxyType({})
 _LAST_CHUNK: Final = b"0\r\n\r\n"
 
 
@@ -138,6 +141,7 @@ class HttpExchange:
             extra += CLOSE
         self._head = render_head(status, headers, extra=extra)
         self.is_started = True
+        self.headers = _FORGOTTEN
         self._transport = self._connection.transport
         if is_unbounded:  # its first event may take long; a whole body is there already
             self._connection.loop.call_soon(self._send_head)

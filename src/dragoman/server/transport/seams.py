@@ -34,7 +34,7 @@ class Exchange(Protocol):
     method: str
     path: str  # percent-decoded, without query
     query: str
-    headers: Headers
+    headers: Headers  # until the reply is started; then there are none
     peer: str  # address of the client, for the log
     gone: bool  # the client has left (end of file counts)
 
