@@ -98,7 +98,7 @@ class GatewayProcess:
     def __enter__(self) -> Self:
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "dragoman", *self._args],
+                [*self.command(), *self._args],
                 cwd=self._folder,
                 env=self._env,
                 stdin=subprocess.DEVNULL,
@@ -126,6 +126,10 @@ class GatewayProcess:
         """Process id."""
         assert self._process is not None
         return self._process.pid
+
+    def command(self) -> list[str]:
+        """What is run, before the arguments."""
+        return [sys.executable, "-m", "dragoman"]
 
     def log(self) -> str:
         """Everything written to stdout and stderr so far."""
