@@ -436,6 +436,29 @@ def test_a_client_that_leaves_the_line_takes_no_place() -> None:
     run(main())
 
 
+def test_those_that_somebody_waits_for_come_first_and_keys_take_turns() -> None:
+    async def main() -> None:
+        server = ServerConfig(max_concurrent_requests=1, max_waiting_requests=9)
+        answers = [[0.05, *saying("x")]] * 5
+        case = AppCase({"lab": answers}, settings={**ada(), "server": server})
+        background = {b"x-claude-code-request-class": b"workflow"}
+        headers = [KEY, {**KEY, **background}, KEY, KEY, OTHER]
+        exchanges = []
+        tasks = []
+        for number, fields in enumerate(headers):
+            body = {**ASK, "messages": [{"role": "user", "content": str(number)}]}
+            exchanges.append(exchange_of(body, headers=fields))
+            tasks.append(asyncio.create_task(case.app.handle(exchanges[-1])))
+            await asyncio.sleep(0.005)
+        await asyncio.gather(*tasks)
+        assert [each.status for each in exchanges] == [200] * 5
+        order = [request["messages"][-1]["content"] for request in case.sent()]
+        assert order == ["0", "2", "4", "3", "1"]
+        await case.close()
+
+    run(main())
+
+
 def test_counts_wait_too() -> None:
     async def main() -> None:
         server = ServerConfig(max_concurrent_requests=1, max_waiting_requests=1)
