@@ -102,6 +102,7 @@ def test_a_new_configuration_serves_the_next_request_and_keeps_the_connections(
         case = Case(before)
         assert (await case.ask("first")).status == 200
         former = case.switch.gateway
+        await until(lambda: former.upstreams["lab"].n_idle == 1)
         moved = structs.replace(before.upstreams["spare"], base_url="http://127.0.0.1:9/v1")
         upstreams = {**before.upstreams, "spare": moved}
         models = {"second": ModelConfig(upstream=("lab",))}
