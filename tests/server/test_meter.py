@@ -17,6 +17,7 @@ from dragoman.server import meter as meter_module
 from dragoman.server.meter import Meter
 from dragoman.server.telemetry import EventLog, RequestRecord
 from dragoman.server.usage_log import UsageLog
+from dragoman.stores.usage_lines import decode_lines
 from dragoman.stores.usage_spool import UsageSpool
 from support.app_case import run
 
@@ -418,5 +419,61 @@ def test_a_disk_that_cannot_sync_is_told_of(tmp_path: Path, monkeypatch) -> None
         await case.meter.close()
         (event,) = [event for event in case.events if event["event"] == "usage_spool"]
         assert event == {"event": "usage_spool", "state": "failing", "detail": "Input/output error"}
+
+    run(main())
+
+
+class Picky(FakeStore):
+    """Breaks at some records, and does not say at which."""
+
+    def __init__(self, *refused: str) -> None:
+        super().__init__()
+        self._refused = set(refused)
+
+    async def add_usage(self, records: Sequence[UsageRecord]) -> None:
+        if self._refused.intersection(record.id for record in records):
+            raise ValueError("the library does not like one of them")
+        await super().add_usage(records)
+
+
+def test_a_record_that_breaks_the_store_stops_no_other(tmp_path: Path) -> None:
+    async def main() -> None:
+        case = MeterCase(tmp_path, Picky("req_3"))
+        case.note(*range(6))
+        case.meter.start()
+        await case.stored(5)
+        case.note(6)
+        await case.stored(6)
+        await case.meter.close()
+        assert case.store.ids == ids(0, 1, 2, 4, 5, 6)
+        (odd,) = [event for event in case.events if event["event"] == "usage_odd"]
+        assert odd["detail"] == "the store refuses 1 of its records"
+
+    run(main())
+    (odd_path,) = tmp_path.glob("spool/*/*.odd")
+    assert [record.id for record in decode_lines(odd_path.read_bytes()).records] == ids(*range(6))
+
+
+def test_a_store_that_refuses_everything_is_not_given_everything(
+    tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(meter_module, "_MAX_LEFT", 2)
+
+    async def main() -> None:
+        store = Picky(*ids(*range(100)))
+        case = MeterCase(tmp_path, store, segment_bytes=1)
+        case.meter.start()
+        for number in range(5):
+            case.note(number)
+            await case.until(lambda n=number: case.meter.counts().noted == n + 1)
+            await asyncio.sleep(0.03)
+        odd = "usage_odd"
+        await case.until(lambda: sum(event["event"] == odd for event in case.events) == 2)
+        await asyncio.sleep(0.2)
+        assert sum(event["event"] == odd for event in case.events) == 2
+        store._refused = set()
+        await case.stored(3)
+        await case.meter.close()
+        assert case.store.ids == ids(2, 3, 4)
 
     run(main())

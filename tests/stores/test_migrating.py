@@ -141,6 +141,12 @@ def test_every_field_has_its_column(table: Any, type_: Any, more: set[str]) -> N
     assert {column.name for column in table.c} == {f.name for f in structs.fields(type_)} | more
 
 
+def test_usage_is_written_in_the_order_of_its_columns() -> None:
+    assert [column.name for column in tables.usage.c] == [
+        field.name for field in structs.fields(UsageRecord)
+    ]
+
+
 def test_an_empty_database_becomes_current(url: StoreUrl) -> None:
     async def case(database: Database) -> None:
         before = await look_at_schema(database)

@@ -19,6 +19,7 @@ from typing import Final, TypeVar
 
 from msgspec import Struct
 
+from dragoman.core.errors import GatewayError
 from dragoman.policy.records import UsageRecord
 from dragoman.policy.store import GetStore
 from dragoman.server.telemetry import RequestRecord
@@ -35,6 +36,8 @@ _BATCH: Final = 500  # records for one transaction of the store
 _FIRST_DELAY_S: Final = 0.5
 _MAX_DELAY_S: Final = 15.0
 _ADOPT_INTERVAL_S: Final = 30.0  # another worker of this machine may have been killed
+_MAX_REFUSALS: Final = 5
+_MAX_LEFT: Final = 20  # segments: then it is not the records that are wrong, and all others wait
 _FLUSH_S: Final = 3.0  # workers that stop have five seconds more than their streams
 
 
@@ -86,6 +89,8 @@ class Meter:
         self._utc_now = utc_now
         self._held: list[UsageRecord] = []  # not yet written
         self._stuck: list[UsageRecord] = []  # could not be written
+        self._n_refusals = 0  # of the oldest segment, one after the other
+        self._n_left = 0  # segments that were left to people
         self._n_held = 0  # in memory, those that are just being written or stored among them
         self._n_noted = self._n_stored = self._n_lost = self._n_broken = 0
         self._noted = asyncio.Event()
@@ -262,7 +267,9 @@ class Meter:
         except OSError as error:
             await self._leave(segment, error.strerror or str(error))
             return
-        await self._store(lines.records)
+        if n_refused := await self._store_or_tell(lines.records):
+            await self._leave(segment, f"the store refuses {n_refused} of its records")
+            return
         if lines.n_broken:
             self._n_broken += lines.n_broken
             await self._leave(segment, f"{lines.n_broken} lines cannot be read")
@@ -273,12 +280,46 @@ class Meter:
             self._log.disk(error)
 
     async def _leave(self, segment: Segment, reason: str) -> None:
-        """Leave a segment that cannot be read to people."""
+        """Leave a segment of which something is lost to people."""
+        self._n_left += 1
         self._log.odd_segment(segment.path, reason)
         try:
             await self._on_thread(self._spool.set_aside, segment)
         except OSError as error:
             self._log.disk(error)
+
+    async def _store_or_tell(self, records: Sequence[UsageRecord]) -> int:
+        """
+        Store a segment's records; return how many the store will not have, whatever happens.
+
+        A record that breaks the store, and not because it is away, must not stop all others behind
+        it. So a segment that is refused again and again is stored record by record.
+
+        Raises:
+            Exception: It may be taken later.
+        """
+        try:
+            await self._store(records)
+        except GatewayError:
+            raise
+        except Exception:
+            self._n_refusals += 1
+            if self._n_refusals < _MAX_REFUSALS or self._n_left >= _MAX_LEFT:
+                raise
+        else:
+            self._n_refusals = 0
+            return 0
+        self._n_refusals = 0
+        return sum([await self._is_refused(record) for record in records])
+
+    async def _is_refused(self, record: UsageRecord) -> bool:
+        try:
+            await self._store([record])
+        except GatewayError:
+            raise
+        except Exception:  # the log has it already
+            return True
+        return False
 
     async def _store(self, records: Sequence[UsageRecord]) -> None:
         """

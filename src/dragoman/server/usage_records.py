@@ -10,6 +10,7 @@ from dragoman.server.telemetry import RequestRecord
 
 _MAX_NAME_CHARS: Final = 300  # of a model, of which a client may make up any
 _MAX_ADJUSTMENTS: Final = 32  # a record is a few hundred bytes, not a hundred lines
+_MAX_MICROS: Final = 2**53  # a database sums 64 bits; no reply costs nine billion dollars
 _NO_USAGE: Final = Usage()
 
 
@@ -44,17 +45,14 @@ def usage_record(record: RequestRecord, *, now: dt.datetime, now_s: float) -> Us
         cache_creation_input_tokens=usage.cache_creation_input_tokens,
         output_tokens=usage.output_tokens,
         reasoning_tokens=usage.thinking_tokens or 0,
-        cost_micros=record.cost_micros,
+        cost_micros=None if record.cost_micros is None else min(record.cost_micros, _MAX_MICROS),
         first_content_ms=None if first_s is None else round((first_s - record.started_s) * 1000),
         duration_ms=round(duration_s * 1000),
         attempts=record.attempts,
         stop_reason=storable(record.stop_reason),
         status=record.status,
         error_type=storable(record.error_type),
-        adjustments=tuple(
-            storable(f"{each.field} {each.action}")
-            for each in record.adjustments[:_MAX_ADJUSTMENTS]
-        ),
+        adjustments=_adjustments(record),
         repairs=record.repairs,
     )
 
@@ -65,3 +63,8 @@ def _usage_of(record: RequestRecord) -> Usage:
     if usage is None or (usage.is_estimate and record.first_content_s is None):
         return _NO_USAGE
     return usage
+
+
+def _adjustments(record: RequestRecord) -> tuple[str, ...]:
+    kept = record.adjustments[:_MAX_ADJUSTMENTS]
+    return tuple([storable(f"{each.field} {each.action}") for each in kept])

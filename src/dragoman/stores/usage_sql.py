@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+import msgspec
+from msgspec import structs
 from sqlalchemy import (
     ColumnElement,
     Insert,
@@ -21,11 +23,15 @@ from sqlalchemy.engine import RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dragoman.policy.records import Dimension, UsageQuery, UsageRecord, UsageRow
-from dragoman.stores.rows import RowCodec, from_ms, to_ms
+from dragoman.stores.rows import from_ms, to_ms
 from dragoman.stores.tables import usage, usage_sums
 
 DAY_MS: Final = 86_400_000
-_RECORDS: Final = RowCodec(UsageRecord)
+_FIELDS: Final = tuple(field.name for field in structs.fields(UsageRecord))
+_STARTED_AT: Final = _FIELDS.index("started_at")
+_ADJUSTMENTS: Final = _FIELDS.index("adjustments")
+_REPAIRS: Final = _FIELDS.index("repairs")
+_encode: Final = msgspec.json.Encoder().encode
 _ERROR_STATUS: Final = 400
 # Length in milliseconds, and how the beginning of one is written.
 _SPANS: Final[Mapping[str, tuple[int, str]]] = {
@@ -57,9 +63,21 @@ async def insert_records(
     connection: AsyncConnection, records: Sequence[UsageRecord], *, is_sqlite: bool
 ) -> None:
     """Add records; those whose id is known already change nothing."""
-    if records:
-        rows = [_RECORDS.encode(record) for record in records]
-        await connection.execute(_insert(is_sqlite=is_sqlite), rows)
+    if not records:
+        return
+    # Every request comes by here: told by names and through SQLAlchemy's types, as elsewhere, a
+    # record costs 24 us of CPU, so 11 (SQLite, CPython 3.11, 2026-11-25).
+    statement = str(_insert(is_sqlite=is_sqlite).compile(dialect=connection.dialect))
+    await connection.exec_driver_sql(statement, list(map(_values_of, records)))
+
+
+def _values_of(record: UsageRecord) -> tuple[Any, ...]:
+    """Return the columns of a record in the order of the table."""
+    values = list(structs.astuple(record))
+    values[_STARTED_AT] = to_ms(record.started_at)
+    values[_ADJUSTMENTS] = _encode(record.adjustments).decode() if record.adjustments else "[]"
+    values[_REPAIRS] = _encode(record.repairs).decode() if record.repairs else "{}"
+    return tuple(values)
 
 
 def _insert(*, is_sqlite: bool) -> Insert:
