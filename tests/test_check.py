@@ -99,6 +99,27 @@ def test_every_upstream_is_told_apart(tmp_path: Path) -> None:
     assert any(line.startswith("warning: upstreams.native: no model uses it") for line in lines)
 
 
+def test_every_address_and_key_is_asked(tmp_path: Path) -> None:
+    models = "/v1/models"
+    fewer = {"data": [{"id": "glm-4.7"}]}
+    with (
+        TinyServer({models: (200, {}, LISTING)}) as one,
+        TinyServer({models: (200, {}, fewer)}) as two,
+        TinyServer({models: (401, {}, {"error": "no"})}) as refusing,
+    ):
+        urls = [f"{server.url}/v1" for server in (one, two)]
+        keys = 'api_keys = ["key-one", "key-two"]'
+        text = f"[upstreams.both]\nbase_urls = {urls}\n{keys}\n"
+        text += f"[upstreams.half]\nbase_urls = {[urls[0], f'{refusing.url}/v1']}\n{keys}\n"
+        text += model("glm-4.7", "both") + model("deepseek-v3.1", "half")
+        code, lines = check(tmp_path, text)
+        asked = [request[2]["authorization"] for request in two.requests]
+    assert code == 1
+    assert row(lines, "both").endswith("ok, lists 1 model")
+    assert row(lines, "half").endswith("FAILED: 2 of 4 endpoints; half/2: its key is refused (401)")
+    assert sorted(asked) == ["Bearer key-one", "Bearer key-two"]
+
+
 def test_all_problems_at_once_and_the_rest_is_still_tried(tmp_path: Path) -> None:
     with ChatUpstream() as lab:
         text = '[server]\nprot = 1\n[[keys]]\nname = "a"\nkey = "env:NOWHERE"\n'

@@ -20,13 +20,14 @@ from msgspec import Struct, structs
 from rich.console import Console
 
 from dragoman.banner import vendor_variables
-from dragoman.build import open_upstream
+from dragoman.build import open_endpoint, open_upstream
 from dragoman.config import NO_ADDRESS, Config, Examined, examine_config
 from dragoman.config_rules import url_problem
 from dragoman.core.errors import GatewayError, UpstreamError, UpstreamTimeout
 from dragoman.exit_codes import FAILED, OK
 from dragoman.local import find_local_engines, with_found_engines
 from dragoman.model_lists import get, read_list
+from dragoman.policy.endpoints import Endpoint, endpoints_of
 from dragoman.serve import nothing_to_serve, open_gateway
 from dragoman.server.telemetry import EventLog, RequestRecord
 from dragoman.server.transport.ask import ask
@@ -42,6 +43,7 @@ _MAX_LIVE: Final = 4  # at a time: free plans allow few
 _PATHS: Final = {"openai": "/models", "anthropic": "/v1/models"}
 _REFUSED: Final = frozenset({401, 402, 403})
 _ABSENT: Final = frozenset({404, 405, 501})
+_MAX_AT_ONCE: Final = 32  # endpoints of one upstream
 _MAX_REASON: Final = 200
 _LIVE_BODY: Final = {
     "max_tokens": 32,
@@ -145,21 +147,57 @@ async def _check_upstream(
     path = join("upstreams", name)
     if url_problem(upstream.base_url) or any(line.startswith(f"{path}.") for line in problems):
         return UpstreamCheck(name=name, outcome="skipped", reason="see its problem above")
-    opened = open_upstream(upstream, environ=environ, tls=tls)
+    slots = asyncio.Semaphore(_MAX_AT_ONCE)
+    checks = await asyncio.gather(
+        *(
+            _check_endpoint(each, upstream, slots=slots, environ=environ, tls=tls)
+            for each in endpoints_of(name, upstream)
+        )
+    )
+    return _sum_up(name, checks)
+
+
+async def _check_endpoint(
+    endpoint: Endpoint,
+    upstream: UpstreamConfig,
+    *,
+    slots: asyncio.Semaphore,
+    environ: Mapping[str, str],
+    tls: ssl.SSLContext,
+) -> UpstreamCheck:
+    """Ask one address with one key."""
+    name = endpoint.name
     headers = [(b"anthropic-version", b"2023-06-01")] if upstream.kind == "anthropic" else []
-    try:
-        answer = await get(opened, _PATHS[upstream.kind], timeout_s=_TIMEOUT_S, headers=headers)
-    except UpstreamError as error:
-        return UpstreamCheck(name=name, outcome="FAILED", reason=f"unreachable: {_reason(error)}")
-    finally:
-        await opened.close()
+    async with slots:
+        opened = open_endpoint(endpoint, upstream, environ=environ, tls=tls)
+        try:
+            answer = await get(opened, _PATHS[upstream.kind], timeout_s=_TIMEOUT_S, headers=headers)
+        except UpstreamError as error:
+            reason = f"unreachable: {_reason(error)}"
+            return UpstreamCheck(name=name, outcome="FAILED", reason=reason)
+        finally:
+            await opened.close()
     return read_answer(upstream, name, status=answer.status, body=answer.body)
+
+
+def _sum_up(name: str, checks: Sequence[UpstreamCheck]) -> UpstreamCheck:
+    """Return what came of all endpoints: one that fails fails the upstream; a model is on all."""
+    failed = [each for each in checks if each.outcome == "FAILED"]
+    first = (failed or checks)[0]
+    if len(checks) == 1:
+        return first
+    if failed:
+        reason = f"{len(failed)} of {len(checks)} endpoints; {first.name}: {first.reason}"
+        return UpstreamCheck(name=name, outcome="FAILED", reason=reason)
+    lists = [each.listed for each in checks if each.outcome == "ok"]
+    on_all = [model for model in (lists or [()])[0] if all(model in other for other in lists)]
+    return structs.replace(first, name=name, listed=tuple(on_all))
 
 
 def read_answer(upstream: UpstreamConfig, name: str, *, status: int, body: bytes) -> UpstreamCheck:
     """Say what the answer to GET models means."""
     if status in _REFUSED:
-        what = "its key is refused" if upstream.api_key else "it wants a key: set api_key"
+        what = "its key is refused" if upstream.keys else "it wants a key: set api_key"
         return UpstreamCheck(name=name, outcome="FAILED", reason=f"{what} ({status})")
     if status in _ABSENT:
         return UpstreamCheck(name=name, outcome="no list", reason=f"no such endpoint ({status})")

@@ -315,7 +315,7 @@ def _warnings(config: Config) -> Iterator[str]:
     used = {name for model in config.models.values() for name in model.upstream}
     for name, upstream in config.upstreams.items():
         path = join("upstreams", name)
-        if name not in used:
+        if name not in used and not upstream.discover:
             yield f"{path}: no model uses it; add [models.NAME] with upstream = {name!r}"
         for url in upstream.base_urls or (upstream.base_url,):
             parts = urlsplit(url if not url_problem(url) else "")

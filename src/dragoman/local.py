@@ -18,6 +18,7 @@ from rich.console import Console
 from dragoman.build import open_upstream
 from dragoman.config import Config, with_local_engine
 from dragoman.core.errors import UpstreamError
+from dragoman.discovery import FoundModels, discover_models, with_found_models
 from dragoman.downloads import (
     ConsoleProgress,
     DownloadError,
@@ -28,14 +29,13 @@ from dragoman.downloads import (
     resolve_local_model,
 )
 from dragoman.engine import EngineModel
-from dragoman.model_lists import get, read_list
+from dragoman.model_lists import get, is_chat_model, read_list
 from dragoman.presets import LocalEngine, load_catalog
 from dragoman.server.transport.ask import Answer
 from dragoman.settings import Platform, UpstreamConfig
 
 _PROBE_TIMEOUT_S: Final = 1.0  # each start waits for it; a loopback answer takes milliseconds
 _MAX_MODELS: Final = 200
-_MAX_NAME: Final = 200
 _OWN_HEADER: Final = b"x-dragoman-version"
 # What engines write into "owned_by" of their list. Several programs like ports 8000 and 8080.
 _OWNERS: Final[Mapping[str, Platform]] = {
@@ -53,30 +53,38 @@ class FoundEngine(Struct, frozen=True, kw_only=True):
     models: tuple[str, ...]
 
 
+Found = FoundEngine | FoundModels
+
+
 async def find_local_engines(
     config: Config,
     *,
     engines: Sequence[LocalEngine] | None = None,
-) -> tuple[FoundEngine, ...]:
+) -> tuple[Found, ...]:
     """
-    Return the engines that run on their usual ports of this machine.
+    Return what upstreams serve that want to be asked, and the engines of this machine.
 
     Args:
         config: Says whether to look; what it names already, and our own port, is left out.
         engines: Where to look; None: the packaged list.
     """
-    if not config.server.local_engines:
-        return ()
     known = load_catalog().local_engines if engines is None else engines
+    if not config.server.local_engines:
+        known = ()
     wanted = [engine for engine in known if not _is_taken(config, engine)]
-    found = await asyncio.gather(*(_probe(engine) for engine in wanted))
-    return tuple(engine for engine in found if engine is not None)
+    models, found = await asyncio.gather(
+        discover_models(config), asyncio.gather(*(_probe(engine) for engine in wanted))
+    )
+    return (*models, *(engine for engine in found if engine is not None))
 
 
-def with_found_engines(config: Config, found: Iterable[FoundEngine]) -> Config:
+def with_found_engines(config: Config, found: Iterable[Found]) -> Config:
     """Return *config* with everything that was found, after everything configured."""
     for each in found:
-        config = with_local_engine(config, each.engine, each.models)
+        if isinstance(each, FoundModels):
+            config = with_found_models(config, each)
+        else:
+            config = with_local_engine(config, each.engine, each.models)
     return config
 
 
@@ -103,7 +111,7 @@ async def _probe(engine: LocalEngine) -> FoundEngine | None:
 def _read_list(engine: LocalEngine, answer: Answer) -> FoundEngine | None:
     if answer.status != 200 or _OWN_HEADER in answer.headers:  # another of us would be a detour
         return None
-    models = [model for model in read_list(answer.body) if _is_chat_model(model.id)]
+    models = [model for model in read_list(answer.body) if is_chat_model(model.id)]
     if not models:
         return None
     platform = _OWNERS.get(models[0].owned_by or "")
@@ -111,12 +119,6 @@ def _read_list(engine: LocalEngine, answer: Answer) -> FoundEngine | None:
         platform = engine.platform if engine.own_port else "generic"
     names = tuple(model.id for model in models[:_MAX_MODELS])
     return FoundEngine(engine=_as_platform(engine, platform), models=names)
-
-
-def _is_chat_model(name: str) -> bool:
-    """Say whether the name can be an alias, and is not that of a model that only embeds."""
-    is_alias = 0 < len(name) <= _MAX_NAME and name.isprintable() and " " not in name
-    return is_alias and "embed" not in name.casefold()
 
 
 def _as_platform(engine: LocalEngine, platform: Platform) -> LocalEngine:

@@ -12,15 +12,17 @@ from dragoman.server.transport.seams import HeaderList, Timeouts, Upstream, Upst
 
 _MAX_LIST_BYTES: Final = 16 * 2**20  # an aggregator lists thousands, with descriptions
 _MAX_MODELS: Final = 10_000
+_MAX_NAME: Final = 200
 
 
 class ListedModel(Struct, frozen=True):
-    """What is read of one entry; engines say who they are, gateways how much a model takes."""
+    """What is read of one entry; engines and gateways say how much a model takes."""
 
     id: str
     owned_by: str | None = None
     max_input_tokens: int | None = None
     max_tokens: int | None = None
+    max_model_len: int | None = None  # vLLM, SGLang: the window
 
 
 class _List(Struct, frozen=True):
@@ -32,7 +34,12 @@ _decode_entry: Final = msgspec.json.Decoder(ListedModel).decode
 
 
 async def get(
-    upstream: Upstream, path: str, *, timeout_s: float, headers: HeaderList = ()
+    upstream: Upstream,
+    path: str,
+    *,
+    timeout_s: float,
+    headers: HeaderList = (),
+    at_root: bool = False,
 ) -> Answer:
     """
     Make one small GET and return the answer, whatever its status.
@@ -46,6 +53,7 @@ async def get(
         headers=headers,
         timeouts=Timeouts(timeout_s, timeout_s, timeout_s),
         max_body_bytes=_MAX_LIST_BYTES,
+        at_root=at_root,
     )
     try:
         async with asyncio.timeout(timeout_s):
@@ -62,6 +70,12 @@ def read_list(body: bytes) -> tuple[ListedModel, ...]:
         return ()
     found = (_read_entry(entry) for entry in entries[:_MAX_MODELS])
     return tuple(model for model in found if model is not None)
+
+
+def is_chat_model(name: str) -> bool:
+    """Say whether the name can be an alias, and is not that of a model that only embeds."""
+    is_alias = 0 < len(name) <= _MAX_NAME and name.isprintable() and " " not in name
+    return is_alias and "embed" not in name.casefold()
 
 
 def _read_entry(entry: msgspec.Raw) -> ListedModel | None:

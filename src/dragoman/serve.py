@@ -35,7 +35,13 @@ from dragoman.config_rules import rule_warnings
 from dragoman.engine import Engine, EngineError, EngineLink, EngineModel, EngineState, demo_model
 from dragoman.exit_codes import CANNOT_START, OK, USAGE, CommandFailed
 from dragoman.gateway import Gateway, Switch
-from dragoman.local import FoundEngine, choose_local_model, find_local_engines, with_found_engines
+from dragoman.local import (
+    Found,
+    FoundEngine,
+    choose_local_model,
+    find_local_engines,
+    with_found_engines,
+)
 from dragoman.presets import load_catalog
 from dragoman.reload import Reloading, ReloadSteps
 from dragoman.server.loop_watch import LoopWatch
@@ -277,7 +283,7 @@ def describe(
     port: int,
     *,
     model: EngineModel | None,
-    found: Sequence[FoundEngine],
+    found: Sequence[Found],
     environ: Mapping[str, str],
 ) -> Serving:
     """Return what a gateway with the complete *config* serves at *port*."""
@@ -292,7 +298,7 @@ def describe(
 
 
 def complete_config(
-    config: Config, engine: Engine | EngineLink | None, found: Sequence[FoundEngine]
+    config: Config, engine: Engine | EngineLink | None, found: Sequence[Found]
 ) -> Config:
     """
     Return *config* with the embedded engine first and what was found on this machine last.
@@ -341,8 +347,8 @@ def nothing_to_serve(config: Config) -> str:
     )
 
 
-def _new_upstreams(config: Config, found: Sequence[FoundEngine]) -> tuple[str, ...]:
-    urls = {each.engine.base_url for each in found}
+def _new_upstreams(config: Config, found: Sequence[Found]) -> tuple[str, ...]:
+    urls = {each.engine.base_url for each in found if isinstance(each, FoundEngine)}
     return tuple(name for name, each in config.upstreams.items() if each.base_url in urls)
 
 

@@ -194,6 +194,7 @@ class UpstreamConfig(Struct, frozen=True, kw_only=True):
     max_connections: Count = 1_000
     allow_private_urls: bool = False
     trusted: bool = False
+    discover: bool = False
     busy_at: Count | None = None  # calls at once, at each address; more spill over to others
     limits: Limits = Limits()
 
