@@ -17,7 +17,7 @@ _N_SILENT: Final = 1000
 _N_FIRST: Final = 10
 _SILENT_BYTES: Final = 100_000  # of the request for such a stream
 _STAGGER_US: Final = 2000  # faster than it can read, and the requests that wait are measured
-_N_SPREAD: Final = 128  # connections over two workers
+_N_SPREAD: Final = 256  # connections over two workers
 _EVENTS_PER_LEAK_REQUEST: Final = 256
 _SETTLE_S: Final = 1.0
 _LATE: Final = 1.05  # of a stream's own duration: it has not kept its pace
@@ -292,9 +292,25 @@ def measure_workers(lab: Lab, *, rounds: int, scale: float) -> list[Row]:
             _workers(lab, pair, is_burst=is_burst, rounds=rounds, scale=scale)
             for is_burst in (False, True)
         ]
+        rows += [_spread(row) for row in rows]
     finally:
         pair.stop()
     return rows
+
+
+def _spread(row: Row) -> Row:
+    """Return how much of the work the busier of two did; the other one shall do 35 % of it."""
+    busier = 100 * (1 - min(row.measured["shares"]))
+    return Row(
+        f"{row.name}-spread",
+        f"{row.title}: of the busier one",
+        "%",
+        gateway=busier,
+        ratio=busier,
+        goal=65.0,
+        limit=65.0,
+        note="the worst of all rounds",
+    )
 
 
 def _workers(lab: Lab, pair: Program, *, is_burst: bool, rounds: int, scale: float) -> Row:

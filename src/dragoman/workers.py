@@ -26,7 +26,7 @@ from msgspec import Struct, structs
 from dragoman.banner import Serving
 from dragoman.config import Config, load_config
 from dragoman.engine import Engine, EngineLink, EngineModel
-from dragoman.exit_codes import CANNOT_START, OK, USAGE, CommandFailed
+from dragoman.exit_codes import FAILED, OK, USAGE, CommandFailed
 from dragoman.local import find_local_engines
 from dragoman.serve import (
     Running,
@@ -48,6 +48,7 @@ from dragoman.serve import (
 from dragoman.server.telemetry import EventLog
 from dragoman.signals import Hangups, StopSignals, unless
 from dragoman.stores.owner import Owner
+from dragoman.tables import ConfigError
 
 _READY: Final = b"ready\n"
 _FIRST_DELAY_S: Final = 0.5
@@ -58,6 +59,13 @@ _PER_PROCESS: Final = (
     "(server.max_..., upstreams.NAME.max_connections) hold for each process"
 )
 _MARGIN_S: Final = 5.0  # beyond the grace of the workers themselves
+
+
+class _Failure(Struct):
+    """What a worker says instead of being ready."""
+
+    message: str
+    code: int
 
 
 class WorkerOptions(Struct, frozen=True, kw_only=True):
@@ -192,10 +200,9 @@ class Workers:
             told = structs.replace(self._options, place=place)
             process.stdin.write(msgspec.json.encode(told, enc_hook=str) + b"\n")
             await process.stdin.drain()
-        if await process.stdout.readline() != _READY:
-            await process.wait()
-            code = process.returncode or CANNOT_START
-            raise CommandFailed("a worker process could not start", code=max(code, 1))
+        said = await process.stdout.readline()
+        if said != _READY:
+            raise _failure_of(said, await process.wait())
 
     async def _keep(self, number: int) -> None:
         """Start one worker again whenever it ends, each time later if it ends soon."""
@@ -209,8 +216,11 @@ class Workers:
             self._log.event("worker", state="ended", pid=process.pid, code=code, again_in_s=delay_s)
             await asyncio.sleep(delay_s)
             delay_s = min(2 * delay_s, _MAX_DELAY_S)
-            with suppress(CommandFailed, OSError):  # it is tried again: its process has ended
+            try:
                 await self._start_one(number)
+            except (CommandFailed, OSError) as error:  # it is tried again: its process has ended
+                self._log.event("worker", state="failed", reason=str(error))
+            else:
                 self._log.event("worker", state="started", pid=self._processes[number].pid)
 
 
@@ -272,6 +282,15 @@ async def _supervise(
     return OK
 
 
+def _failure_of(said: bytes, code: int) -> CommandFailed:
+    """Return why a worker has ended that was not ready yet, in its own words if it had any."""
+    try:
+        failure = msgspec.json.decode(said, type=_Failure)
+    except msgspec.DecodeError:
+        return CommandFailed("a worker process could not start", code=max(code, FAILED))
+    return CommandFailed(failure.message, code=failure.code)
+
+
 def _told(
     options: StartOptions, port: int, engine: Engine | None, *, folder: Path
 ) -> WorkerOptions:
@@ -307,8 +326,15 @@ def main() -> int:
     log = new_log(config.server)
     opening = open_gateway(config, link=told.engine, place=told.place, log=log, environ=environ)
     serving = Told(options=start, environ=environ, announce=_say_ready)
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        return runner.run(_work(opening, serving, log))
+    try:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            return runner.run(_work(opening, serving, log))
+    except ConfigError as error:
+        failure = _Failure(str(error), USAGE)
+    except CommandFailed as error:
+        failure = _Failure(str(error), error.code)
+    os.write(sys.stdout.fileno(), msgspec.json.encode(failure) + b"\n")
+    return failure.code
 
 
 async def _work(opening: AbstractAsyncContextManager[Running], told: Told, log: EventLog) -> int:
