@@ -221,6 +221,7 @@ ROWS: dict[str, list[tuple[str, str, list[tuple[str, str]]]]] = {
             [
                 (f"max(dragoman_redis_away{{{_CHOSEN}}})", "away"),
                 (rate("dragoman_redis_failed_calls_total", "job", _CHOSEN), "failed calls"),
+                (rate("dragoman_redis_lost_total", "job", _CHOSEN), "lost"),
             ],
         ),
     ],
@@ -259,7 +260,10 @@ ROWS: dict[str, list[tuple[str, str, list[tuple[str, str]]]]] = {
         (
             "Kept thinking",
             "short",
-            [(total("dragoman_vault_entries", "instance"), "{{instance}}")],
+            [
+                (total("dragoman_vault_entries", "instance"), "{{instance}}"),
+                (rate("dragoman_vault_fetches_total", "outcome", _CHOSEN), "elsewhere: {{outcome}}"),
+            ],
         ),
         (
             "Processes and configurations",

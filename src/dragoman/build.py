@@ -275,8 +275,8 @@ def _lasting(config: Config, sharing: Sharing, *, log: EventLog) -> Lasting:
     vault = Vault(limits, shared=sharing.shelf)
     metrics.sources["process"] = process_samples
     metrics.sources["vault"] = partial(vault_samples, vault)
-    if sharing.redis is not None:
-        metrics.sources["redis"] = partial(redis_samples, sharing.redis)
+    if sharing.redis is not None and sharing.outbox is not None:
+        metrics.sources["redis"] = partial(redis_samples, sharing.redis, sharing.outbox)
     store = _store(config)
     if (keys := _cached_keys(store, config, log)) is not None:
         metrics.sources["keys"] = partial(key_samples, keys)

@@ -40,12 +40,14 @@ class Sharing(Struct, frozen=True, kw_only=True):
         shelf: For thinking that clients drop.
         board: For what one process has found out.
         redis: To all gateways.
+        outbox: What is on its way there.
         owner: To the other workers of this machine.
     """
 
     shelf: Shelf | None = None
     board: Board | None = None
     redis: RedisLink | None = None
+    outbox: RedisOutbox | None = None
     owner: OwnerLink | None = None
 
     async def begin(self) -> None:
@@ -103,7 +105,7 @@ async def _over_redis(
     stack.push_async_callback(board.close)
     await _compare_secret(link, seal.fingerprint(), log=log)
     shelf = RedisShelf(link, outbox, seal=seal, ttl_s=_VAULT_S)
-    return Sharing(shelf=shelf, board=board, redis=link)
+    return Sharing(shelf=shelf, board=board, redis=link, outbox=outbox)
 
 
 def _log_change(log: EventLog, is_there: bool, reason: str) -> None:

@@ -7,7 +7,11 @@ import pytest
 from support.fleet import Fleet
 
 LOCAL_SHARE_PCT = 10
+METRICS_TOKEN = "a-token-for-metrics"
 _MORE = f"""
+[metrics]
+token = "{METRICS_TOKEN}"
+
 [limits]
 local_share_pct = {LOCAL_SHARE_PCT}
 

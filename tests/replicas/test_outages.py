@@ -67,11 +67,13 @@ def test_nobody_is_lost_in_outages(fleet: Fleet) -> None:
     limits = Limits(requests_per_minute=10**6, output_tokens_per_minute=10**9, concurrent=10**5)
     budgets = (BudgetConfig(period="month", tokens=10**12),)
     _, key = fleet.new_key("lives through it", limits=limits, budgets=budgets)
-    fleet.upstream.script(say("Hello, all of you.", times=-1))
+    fleet.upstream.script(say("Hello, all of you.", delay_s=0.1, times=-1))
     crowd = Crowd(fleet.ports, key=key, pause_s=2.0)
     killed_s = asyncio.run(outages(fleet, crowd))
     unbearable = [each for each in crowd.outcomes if not each.is_bearable]
     assert unbearable == [], crowd.counts()
+    broken = {each.end for each in crowd.outcomes if each.replica == 0 and each.end != "complete"}
+    assert broken >= {"cut", "refused"}, crowd.counts()  # it was at work, and then it was not there
     answered = [each for each in crowd.outcomes if each.end == "complete"]
     # The replicas that are left go on through all of it.
     late = [each for each in answered if each.began_s > killed_s and each.replica != 0]

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from dragoman.limit_settings import Limits
+from replicas.conftest import METRICS_TOKEN
 from support.chat_script import Thought, call, refuse, say
 from support.crowd import Crowd
 from support.fleet import SECRET, Fleet
@@ -79,6 +81,24 @@ def test_what_one_keeps_and_learns_all_know(fleet: Fleet) -> None:
     seen = [(each.body["temperature"], reasoning_in(each)) for each in asked]
     mine, nothing = (1.0, "Look it up."), (1.0, None)
     assert seen == [mine, mine, nothing]
+
+
+def test_workers_of_one_machine_count_in_redis_with_the_others(fleet: Fleet) -> None:
+    _, key = fleet.new_key("counted", limits=Limits(requests_per_minute=10))
+    fleet.upstream.script(say("Hello.", times=-1))
+    with fleet.another("--workers", "2") as machine:
+        statuses = []
+        for _ in range(5):
+            headers = {"x-api-key": key}
+            statuses.append(machine.request("POST", "/v1/messages", ASK, headers=headers).status)
+            statuses.append(ask(fleet, 0, key, ASK).status)
+        assert statuses == [200] * 10
+        assert ask(fleet, 1, key, ASK).status == 429
+        assert machine.request("POST", "/v1/messages", ASK, headers=headers).status == 429
+        page = fleet.replicas[1].request(
+            "GET", "/metrics", headers={"authorization": f"Bearer {METRICS_TOKEN}"}
+        )
+        assert b"\ndragoman_redis_away 0.0\n" in page.body
 
 
 def reasoning_in(request: Any) -> str | None:

@@ -39,7 +39,7 @@ def test_calls_get_through(redis_url: str) -> None:
         assert link.key("x", "y") == "lab:x:y"
         await link.run(lambda client: client.set("lab:x:y", b"1"))
         assert await asyncio.gather(*(get(link) for _ in range(50))) == [b"1"] * 50
-        assert (link.n_calls, link.n_failed, link.n_lost) == (51, 1, 0)
+        assert (link.n_done, link.n_failed, link.n_lost) == (51, 1, 0)
         await link.close()
 
     asyncio.run(main())

@@ -100,12 +100,12 @@ class Fleet:
         """Where clients find the replicas."""
         return [replica.port for replica in self.replicas]
 
-    def another(self, *, secret: str = SECRET) -> GatewayProcess:
+    def another(self, *args: str, secret: str = SECRET) -> GatewayProcess:
         """Return one more replica, to be started; it is not among *replicas*."""
         return GatewayProcess(
             self._folder / f"replica-{next(self._numbers)}",
             config=lab_config(self.upstream.url, "m", more=self._config()),
-            args=("--log-format", "json"),
+            args=("--log-format", "json", *args),
             env={"DRAGOMAN_SERVER_SIGNING_SECRET": secret},
         )
 

@@ -164,6 +164,11 @@ FAMILIES: Final[dict[str, Family]] = {
     ),
     "dragoman_vault_entries": Family(kind="gauge", help="Tool calls whose thinking is kept."),
     "dragoman_vault_bytes": Family(kind="gauge", help="Memory that kept thinking takes, about."),
+    "dragoman_vault_fetches_total": Family(
+        kind="counter",
+        help="Kept thinking that was looked for elsewhere: found, or out of reach.",
+        labels=("outcome",),
+    ),
     "dragoman_usage_records_total": Family(
         kind="counter",
         help="Usage records that the store has taken, that were lost, or that cannot be read.",
@@ -188,6 +193,10 @@ FAMILIES: Final[dict[str, Family]] = {
     "dragoman_redis_away": Family(kind="gauge", help="1 while Redis does not answer.", merge="max"),
     "dragoman_redis_failed_calls_total": Family(
         kind="counter", help="Calls of Redis that have failed, or were not tried."
+    ),
+    "dragoman_redis_lost_total": Family(
+        kind="counter",
+        help="Kept thinking and findings about upstreams that did not get into Redis.",
     ),
     "dragoman_memory_bytes": Family(kind="gauge", help="Resident memory; Linux only."),
     "dragoman_config_reloads_total": Family(

@@ -16,6 +16,7 @@ from dragoman.server.services import Services
 from dragoman.server.transport.http_server import HttpServer
 from dragoman.server.vault import Vault
 from dragoman.stores.redis_link import RedisLink
+from dragoman.stores.redis_outbox import RedisOutbox
 
 _STATM: Final = Path("/proc/self/statm")
 _RESIDENT: Final = 1  # field of statm, in pages
@@ -49,11 +50,12 @@ def upstream_samples(upstreams: Mapping[str, PooledUpstream]) -> Iterator[Sample
         yield Sample("dragoman_upstream_connections", (name, "idle"), n_idle)
 
 
-def redis_samples(link: RedisLink) -> Iterable[Sample]:
-    """Return whether Redis is there."""
+def redis_samples(link: RedisLink, outbox: RedisOutbox) -> Iterable[Sample]:
+    """Return whether Redis is there, and what did not get there."""
     return (
         Sample("dragoman_redis_away", (), int(not link.is_there)),
         Sample("dragoman_redis_failed_calls_total", (), link.n_failed),
+        Sample("dragoman_redis_lost_total", (), outbox.n_lost),
     )
 
 
@@ -63,10 +65,12 @@ def connection_samples(server: HttpServer) -> Iterable[Sample]:
 
 
 def vault_samples(vault: Vault) -> Iterable[Sample]:
-    """Return how full the vault is."""
+    """Return how full the vault is, and what came from elsewhere."""
     return (
         Sample("dragoman_vault_entries", (), vault.n_entries),
         Sample("dragoman_vault_bytes", (), vault.n_bytes),
+        Sample("dragoman_vault_fetches_total", ("found",), vault.n_fetched),
+        Sample("dragoman_vault_fetches_total", ("unreachable",), vault.n_unreachable),
     )
 
 

@@ -35,7 +35,7 @@ class RedisLink:
 
     Attributes:
         is_there: Whether calls are tried; False until ``open``.
-        n_calls: Calls that were made.
+        n_done: Calls that were answered.
         n_failed: Calls that failed, or were not made because it was away.
         n_lost: How often it went away.
     """
@@ -47,7 +47,7 @@ class RedisLink:
         self._asking: asyncio.Task[None] | None = None
         self._late = 0
         self.is_there = False
-        self.n_calls = 0
+        self.n_done = 0
         self.n_failed = 0
         self.n_lost = 0
 
@@ -81,7 +81,6 @@ class RedisLink:
         if not self.is_there:
             self.n_failed += 1
             raise SharedStateUnavailable("Redis is away")
-        self.n_calls += 1
         try:
             async with asyncio.timeout(self._config.timeout_s):
                 done = await work(self.client)
@@ -95,6 +94,7 @@ class RedisLink:
             self._lose(reason)
         else:
             self._late = 0
+            self.n_done += 1
             return done
         self.n_failed += 1
         raise SharedStateUnavailable(f"Redis: {reason}")
