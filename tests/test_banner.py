@@ -11,6 +11,8 @@ from dragoman.banner import Serving, banner_lines, base_url, listening_line, own
 from dragoman.config import Config, load_config, with_engine
 from dragoman.engine import EngineModel, demo_model
 from dragoman.settings import ServerConfig
+from dragoman.store_urls import StoreUrl
+from support.stores import new_entry, new_key, with_store
 
 URL = "http://127.0.0.1:7777"
 LAB = '[upstreams.lab]\nbase_url = "http://127.0.0.1:8000/v1"\napi_key = "lab-secret"\n'
@@ -23,6 +25,7 @@ BASH = shutil.which("bash") or "bash"
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "own"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "own"))
 
 
 def load(text: str, environ: dict[str, str] | None = None) -> Config:
@@ -181,3 +184,36 @@ def test_the_first_line_is_enough_for_programs() -> None:
     serving = Serving(config=load(MODELS), base_url=URL, environ={})
     assert listening_line(serving) == banner_lines(serving)[0]
     assert listening_line(serving).endswith(f" listens on {URL}")
+
+
+def test_keys_of_the_store(tmp_path: Path) -> None:
+    own = f'[server]\ndata_dir = "{tmp_path}"\n'
+    assert "keys  " not in banner(load(own + MODELS))
+    url = StoreUrl(path=tmp_path / "dragoman.db")
+    with_store(url, lambda store: store.key_changes(-1))
+    shown = banner(load(own + MODELS))  # a store without keys
+    assert "keys  " not in shown
+    assert "AUTH_TOKEN=local" in shown
+    elsewhere = banner(load(f'{own}host = "0.0.0.0"\n{MODELS}'))
+    assert value_of(elsewhere, "keys") == (
+        "none yet, so nobody is answered: dragoman keys create NAME"
+    )
+    assert "AUTH_TOKEN='<your key>'" in elsewhere
+    with_store(url, lambda store: store.add_key(new_key(), new_entry()))
+    shown = banner(load(own + MODELS))
+    assert value_of(shown, "keys") == "those of the store: dragoman keys list"
+    assert "AUTH_TOKEN='<your key>'" in shown
+    both = banner(load(own + MODELS + KEYS))
+    assert value_of(both, "keys") == "dev, and those of the store: dragoman keys list"
+    assert "AUTH_TOKEN='<key of dev>'" in both
+
+
+def test_a_store_that_cannot_be_looked_into(tmp_path: Path) -> None:
+    (tmp_path / "dragoman.db").write_bytes(b"no database" * 99)
+    shown = banner(load(f'[server]\ndata_dir = "{tmp_path}"\n{MODELS}'))
+    assert "keys  " not in shown
+    assert "AUTH_TOKEN='<your key>'" in shown
+    away = banner(load(f'[store]\nurl = "postgresql://127.0.0.1:1/d"\n{MODELS}'))
+    assert "AUTH_TOKEN='<your key>'" in away
+    none = banner(load(f'[store]\nurl = "none"\n{MODELS}'))
+    assert "AUTH_TOKEN=local" in none

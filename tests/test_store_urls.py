@@ -35,7 +35,7 @@ def test_addresses() -> None:
         5433,
         "team",
     )
-    assert at.options == {"ssl": "require"}
+    assert at.ssl_mode == "require"
     assert str(found) == "postgresql db.example:5433/team"
     assert "p@ss" not in repr(found)
 
@@ -46,7 +46,7 @@ def test_a_socket_and_a_pooler() -> None:
     at = found.address
     assert at is not None
     assert (at.user, at.password, at.host, at.port) == (None, None, "/run/postgresql", 5432)
-    assert at.options == {"statement_cache_size": 0, "prepared_statement_cache_size": 0}
+    assert at.statement_cache_size == 0
 
 
 @pytest.mark.parametrize(
@@ -65,6 +65,7 @@ def test_a_socket_and_a_pooler() -> None:
         ("postgresql://u:planted@h/d?sslmode=yes", "sslmode: expected one of disable, "),
         ("postgresql://u:planted@h/d?statement_cache_size=-1", "statement_cache_size: expected"),
         ("postgresql://u:planted@h/d?planted=1", "unknown parameter; known: host, sslmode"),
+        ("postgresql://u:planted@h/d?sslrootcert=planted", "goes with sslmode=verify-ca or"),
     ],
 )
 def test_what_cannot_be_read(text: str, message: str) -> None:

@@ -17,12 +17,16 @@ from dragoman.config_rules import rule_warnings
 from dragoman.engine import EngineModel
 from dragoman.policy.keys import OPEN
 from dragoman.policy.routes import ROLES, Routes
-from dragoman.presets import load_catalog
+from dragoman.presets import is_loopback, load_catalog
 from dragoman.settings import ServerConfig
+from dragoman.store_urls import read_store_url
+from dragoman.stores.peek import holds_keys
 from dragoman.terminal import printable
 
 _MAX_NAMES: Final = 8
 _LABEL_WIDTH: Final = 11
+_ANY_KEY: Final = "<your key>"
+_STORED: Final = "those of the store: dragoman keys list"
 _DEMO: Final = (
     "This is a toy model of 2 MB: all of the API works, and what it says means nothing. For a real",
     "model stop it (Ctrl-C) and do one of these:",
@@ -91,12 +95,13 @@ def banner_lines(serving: Serving) -> list[str]:
     """Return the lines of the banner, without any dress."""
     config, routes = serving.config, Routes(serving.config)
     model = routes.roles["default"]
-    token = client_token(config)
+    has_keys = holds_keys(read_store_url(config.store.url, config.server.data_dir))
+    token = client_token(config, has_keys=has_keys)
     lines = [listening_line(serving), "", *_usage(serving, model, token=token), ""]
     lines += _labelled("models", _names(routes.aliases))
     lines += _labelled("claude-*", _roles_text(routes))
     lines += _labelled("upstreams", ", ".join(_upstreams(serving)))
-    lines += _labelled("keys", _names([key.name for key in config.keys]))
+    lines += _labelled("keys", _key_names(config, has_keys=has_keys))
     lines += _labelled("settings", str(config.source or ""))
     lines += [f"warning: {printable(line)}" for line in rule_warnings(config)]
     if serving.engine is not None and serving.engine.is_demo:
@@ -104,9 +109,27 @@ def banner_lines(serving: Serving) -> list[str]:
     return lines
 
 
-def client_token(config: Config) -> str:
-    """Return what stands for the token in a line to copy; a key itself is never shown."""
-    return f"<key of {config.keys[0].name}>" if config.keys else OPEN
+def client_token(config: Config, *, has_keys: bool | None) -> str:
+    """
+    Return what stands for the token in a line to copy; a key itself is never shown.
+
+    Args:
+        config: What is served.
+        has_keys: Whether there are any in the store; None: that is not known.
+    """
+    if config.keys:
+        return f"<key of {config.keys[0].name}>"
+    is_open = has_keys is False and is_loopback(config.server.host)
+    return OPEN if is_open else _ANY_KEY
+
+
+def _key_names(config: Config, *, has_keys: bool | None) -> str:
+    names = [key.name for key in config.keys]
+    if has_keys:
+        return f"{_names(names)}, and {_STORED}" if names else _STORED
+    if not names and has_keys is False and not is_loopback(config.server.host):
+        return "none yet, so nobody is answered: dragoman keys create NAME"
+    return _names(names)
 
 
 def vendor_variables(config: Config, environ: Mapping[str, str]) -> dict[str, str]:

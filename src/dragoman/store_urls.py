@@ -11,7 +11,8 @@ from dragoman.settings import Secret
 NO_STORE: Final = "none"
 DEFAULT_FILE: Final = "dragoman.db"  # in the data folder
 _FORMS: Final = 'sqlite:///FILE, postgresql://USER:PASSWORD@HOST/DATABASE, or "none"'
-_SSL_MODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+CHECKED_MODES: Final = ("verify-ca", "verify-full")  # of a server's certificate
+_SSL_MODES: Final = ("disable", "allow", "prefer", "require", *CHECKED_MODES)
 _DEFAULT_PORT: Final = 5432
 
 
@@ -21,7 +22,9 @@ class PostgresAddress(Struct, frozen=True, kw_only=True):
 
     Attributes:
         host: A name, an address, or the folder of a socket.
-        options: For the driver, by its own names.
+        ssl_mode: How the connection is encrypted, in PostgreSQL's words; None: if the server can.
+        ssl_root: Certificates that the server's is checked against; None: those of the system.
+        statement_cache_size: Prepared statements of a connection; None: the driver's default.
     """
 
     host: str
@@ -29,7 +32,9 @@ class PostgresAddress(Struct, frozen=True, kw_only=True):
     database: str
     user: str | None
     password: str | None
-    options: dict[str, Any]
+    ssl_mode: str | None = None
+    ssl_root: Path | None = None
+    statement_cache_size: int | None = None
 
     def __repr__(self) -> str:
         return f"PostgresAddress({self.host}:{self.port}/{self.database})"
@@ -93,7 +98,7 @@ def _read_address(text: str) -> PostgresAddress:
         database=database,
         user=_unquoted(parts, "username"),
         password=_unquoted(parts, "password"),
-        options=_read_options(query),
+        **_read_options(query),
     )
 
 
@@ -103,17 +108,19 @@ def _unquoted(parts: SplitResult, name: str) -> str | None:
 
 
 def _read_options(query: dict[str, str]) -> dict[str, Any]:
-    options: dict[str, Any] = {}
-    for name, value in query.items():
-        if name == "sslmode":
-            if value not in _SSL_MODES:
-                raise ValueError(f"sslmode: expected one of {', '.join(_SSL_MODES)}")
-            options["ssl"] = value
-        elif name == "statement_cache_size":  # 0 behind a pooler that shares connections
-            if not value.isdecimal() or len(value) > 6:
-                raise ValueError("statement_cache_size: expected a number, 0 to have none")
-            options["statement_cache_size"] = int(value)
-            options["prepared_statement_cache_size"] = int(value)
-        else:
-            raise ValueError("unknown parameter; known: host, sslmode, statement_cache_size")
-    return options
+    mode, root = query.pop("sslmode", None), query.pop("sslrootcert", None)
+    size = query.pop("statement_cache_size", None)  # 0 behind a pooler that shares connections
+    if query:
+        known = "host, sslmode, sslrootcert, statement_cache_size"
+        raise ValueError(f"unknown parameter; known: {known}")
+    if mode is not None and mode not in _SSL_MODES:
+        raise ValueError(f"sslmode: expected one of {', '.join(_SSL_MODES)}")
+    if root is not None and mode not in CHECKED_MODES:
+        raise ValueError(f"sslrootcert: goes with sslmode={' or '.join(CHECKED_MODES)}")
+    if size is not None and (not size.isdecimal() or len(size) > 6):
+        raise ValueError("statement_cache_size: expected a number, 0 to have none")
+    return {
+        "ssl_mode": mode,
+        "ssl_root": None if root is None else Path(root).expanduser(),
+        "statement_cache_size": None if size is None else int(size),
+    }

@@ -68,6 +68,11 @@ class PostgresServer:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def folder(self) -> Path:
+        """Where its socket is, too."""
+        return self._folder
+
     def url(self, database: str = "postgres") -> str:
         """URL of one of its databases."""
         return f"postgresql://{USER}:{PASSWORD}@127.0.0.1:{self.port}/{database}"

@@ -7,10 +7,11 @@ wait only if it says at its beginning that it will write.
 
 import asyncio
 import os
+import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import Connection, event
 from sqlalchemy.engine import URL
@@ -20,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from dragoman.core.errors import StoreUnavailable
 from dragoman.settings import StoreConfig
-from dragoman.store_urls import StoreUrl
+from dragoman.store_urls import CHECKED_MODES, PostgresAddress, StoreUrl
 
 _WRITES: Final = "dragoman_writes"  # our option of a connection
 _SQLITE_CONNECTIONS: Final = 3  # each is a thread: one writes, one polls, one reports
@@ -173,6 +174,34 @@ def _postgres_engine(url: StoreUrl, settings: StoreConfig) -> AsyncEngine:
                 "application_name": "dragoman",
                 "statement_timeout": str(limit_ms),
             },
-            **url.address.options,
+            **_options(url.address),
         },
     )
+
+
+def _options(address: PostgresAddress) -> dict[str, Any]:
+    """Return what the driver is told beside where the server is."""
+    options: dict[str, Any] = {}
+    if address.ssl_mode in CHECKED_MODES:
+        options["ssl"] = _checking(address)
+    elif address.ssl_mode is not None:
+        options["ssl"] = address.ssl_mode
+    if (size := address.statement_cache_size) is not None:
+        options |= {"statement_cache_size": size, "prepared_statement_cache_size": size}
+    return options
+
+
+def _checking(address: PostgresAddress) -> ssl.SSLContext:
+    """
+    Return what checks the server's certificate.
+
+    Raises:
+        StoreUnavailable: The certificates to check it against cannot be read.
+    """
+    try:
+        context = ssl.create_default_context(cafile=address.ssl_root)
+    except (OSError, ssl.SSLError) as error:
+        reason = error.strerror or str(error)
+        raise StoreUnavailable(f"sslrootcert: {address.ssl_root}: {reason}") from None
+    context.check_hostname = address.ssl_mode == "verify-full"
+    return context

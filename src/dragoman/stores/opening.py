@@ -20,13 +20,16 @@ class LazyStore:
         settings: Sizes and times.
 
     Raises:
-        ConfigError: The driver that it needs is not installed.
+        ConfigError: The driver that it needs is not installed, or a file is not there.
     """
 
     def __init__(self, url: StoreUrl, settings: StoreConfig) -> None:
         if url.address is not None and find_spec("asyncpg") is None:
             remedy = "PostgreSQL needs a driver: pip install 'dragoman[postgres]'"
             raise ConfigError([f"store.url: {remedy}"])
+        root = url.address.ssl_root if url.address is not None else None
+        if root is not None and not root.is_file():
+            raise ConfigError([f"store.url: sslrootcert: there is no file {root}"])
         self.url = url
         self._settings = settings
         self._store: Store | None = None
