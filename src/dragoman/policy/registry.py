@@ -27,7 +27,7 @@ Budgets = Annotated[tuple[BudgetConfig, ...], Meta(max_length=10)]
 MAX_OVERLAP: Final = dt.timedelta(days=90)  # of an old key and the one that replaces it
 
 
-class KeyRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class KeyRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What a new key shall be; *budgets* in dollars."""
 
     name: Name
@@ -50,7 +50,9 @@ class KeyChange(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     budgets: Budgets | UnsetType = UNSET
 
 
-class WorkspaceRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class WorkspaceRequest(
+    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
     """What a new workspace shall be; *budgets* in dollars."""
 
     name: Name
@@ -70,7 +72,9 @@ class WorkspaceChange(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     fetch_hosts: Patterns | UnsetType = UNSET
 
 
-class AdminKeyRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class AdminKeyRequest(
+    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
     """What a new admin key shall be."""
 
     name: Name
