@@ -1,6 +1,7 @@
 """One suite for every limiter: the memory of a process, that of an owner, and a real Redis."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
@@ -424,3 +425,56 @@ def test_counters_that_are_over_are_forgotten() -> None:
     assert limiter.n_counters == 1000, "budgets stay until their day is over"
     limiter.reserve_now("next", (), now_s=DAY_ENDS_S + 4000)
     assert limiter.n_counters == 0
+
+
+def _told(verdict: Verdict, claims: Sequence[Claim]) -> tuple[object, ...]:
+    """Return what a verdict says, but for the places of the dead, which may still count."""
+    used = zip(claims, verdict.used, strict=False)
+    counted = [(claim.counter, n) for claim, n in used if claim.mode != "held"]
+    return verdict.refused, verdict.unknown, round(verdict.retry_after_s, 3), counted
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("seed", range(4))
+def test_redis_says_what_the_memory_says(redis_url: str, seed: int) -> None:
+    """Whatever is reserved, settled, renewed or forgotten, in whichever order."""
+    chance = random.Random(seed)
+
+    def some_claims() -> tuple[Claim, ...]:
+        every = (
+            window(60, chance.randint(1, 30)),
+            window(9, counter="requests"),
+            held(4),
+            budget(2000, chance.randint(1, 60)),
+        )
+        return tuple(claim for claim in every if chance.random() < 0.7) or every[:1]
+
+    async def main() -> None:
+        memory = Bench(MemoryLimiter())
+        async with redis_limiter(redis_url) as limiter:
+            both = (memory, Bench(limiter))
+            at_work: list[Reservation] = []
+            for _ in range(250):
+                pause_s = chance.choice([0.0, 0.25, 3.0, 11.0, 40.0])
+                for bench in both:
+                    bench.now_s += pause_s
+                what = chance.random()
+                if what < 0.6:
+                    claims = some_claims()
+                    (mine, said), (_, also) = [
+                        await bench.reserve(*claims, seeds={"b": 100}) for bench in both
+                    ]
+                    assert _told(also, claims) == _told(said, claims), claims
+                    at_work += [mine] * said.is_granted
+                elif what < 0.85 and at_work:
+                    over = at_work.pop(chance.randrange(len(at_work)))
+                    amounts = [max(0, c.amount + chance.randint(-20, 20)) for c in over.claims]
+                    for bench in both:
+                        await bench.settle(over, *amounts)
+                elif what < 0.95:
+                    for bench in both:
+                        await bench.renew(*at_work[-3:])
+                elif at_work:
+                    at_work.pop(0)  # its process has died
+
+    asyncio.run(main())
