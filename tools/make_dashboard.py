@@ -40,7 +40,7 @@ ROWS: dict[str, list[tuple[str, str, list[tuple[str, str]]]]] = {
             "reqps",
             [(rate("dragoman_requests_total", "status", _CHOSEN), "{{status}}")],
         ),
-        ("Share of 5xx", "percentunit", [(f"{_FAILED} / {_ALL}", "5xx")]),
+        ("Share of 5xx", "percentunit", [(f"({_FAILED} or vector(0)) / {_ALL}", "5xx")]),
         (
             "Errors by type",
             "reqps",
@@ -262,7 +262,10 @@ ROWS: dict[str, list[tuple[str, str, list[tuple[str, str]]]]] = {
             "short",
             [
                 (total("dragoman_vault_entries", "instance"), "{{instance}}"),
-                (rate("dragoman_vault_fetches_total", "outcome", _CHOSEN), "elsewhere: {{outcome}}"),
+                (
+                    rate("dragoman_vault_fetches_total", "outcome", _CHOSEN),
+                    "elsewhere: {{outcome}}",
+                ),
             ],
         ),
         (

@@ -60,14 +60,13 @@ class _Messages:
 
     __slots__ = (
         *("cache_read", "cache_write", "duration", "estimate_error", "estimated", "first_content"),
-        *("fresh", "labels", "micros", "output", "stop_reasons", "thinking", "unpriced"),
+        *("fresh", "labels", "micros", "output", "thinking", "unpriced"),
     )
 
     def __init__(self, labels: tuple[str, str]) -> None:
         self.labels = labels
         self.fresh = self.cache_read = self.cache_write = self.output = self.thinking = 0
         self.estimated = self.unpriced = self.micros = 0
-        self.stop_reasons: dict[str, int] = {}
         self.first_content = _Histogram("dragoman_first_content_seconds")
         self.duration = _Histogram("dragoman_message_duration_seconds")
         self.estimate_error = _Histogram("dragoman_estimate_error_ratio")
@@ -78,9 +77,6 @@ class _Messages:
             self.first_content.add(record.first_content_s - record.started_s)
         if record.estimate_error_pct is not None:
             self.estimate_error.add(abs(record.estimate_error_pct) / 100)
-        if record.stop_reason:
-            reason = record.stop_reason if record.stop_reason in _STOP_REASONS else OTHER
-            self.stop_reasons[reason] = self.stop_reasons.get(reason, 0) + 1
         usage = record.usage
         # What is there while nothing has come is our estimate of a prompt that nobody has read.
         if usage is None or (usage.is_estimate and record.first_content_s is None):
@@ -98,8 +94,6 @@ class _Messages:
 
     def samples(self) -> Iterator[Sample]:
         labels = self.labels
-        for reason, n in self.stop_reasons.items():
-            yield Sample("dragoman_stop_reasons_total", (*labels, reason), n)
         tokens = {"input": self.fresh, "output": self.output}
         tokens |= {"cache_read": self.cache_read, "cache_write": self.cache_write}
         for kind, n in tokens.items():
@@ -111,6 +105,21 @@ class _Messages:
         yield from self.first_content.sample("dragoman_first_content_seconds", labels)
         yield from self.duration.sample("dragoman_message_duration_seconds", labels)
         yield from self.estimate_error.sample("dragoman_estimate_error_ratio", labels)
+
+
+class _Endings:
+    """Requests that have gone the same way and ended alike: one look-up counts most of them."""
+
+    __slots__ = ("labels", "messages", "n", "n_answered", "stop_reason")
+
+    def __init__(
+        self, labels: tuple[str, ...], stop_reason: str, messages: _Messages | None
+    ) -> None:
+        self.labels = labels
+        self.stop_reason = stop_reason
+        self.messages = messages
+        self.n = 0
+        self.n_answered = 0  # by the first call of an upstream
 
 
 class _Counter:
@@ -125,6 +134,11 @@ class _Counter:
         if labels not in values and len(values) >= MAX_SERIES:
             labels = (OTHER,) * len(labels)
         values[labels] = values.get(labels, 0) + n
+
+    def take(self, other: "_Counter") -> None:
+        """Take over what *other* has counted."""
+        for labels, n in other._values.items():
+            self.add(labels, n)
 
     def samples(self) -> Iterator[Sample]:
         for labels, n in self._values.items():
@@ -162,7 +176,9 @@ class Metrics:
         self.open_requests = 0
         self.open_streams = 0
         self.loop_lag = LoopLag()
-        self._requests = _Counter("dragoman_requests_total")
+        self._endings: dict[tuple[object, ...], _Endings] = {}  # by what records say
+        # By labels, which have a bound, and whether messages are among them.
+        self._kinds: dict[tuple[tuple[str, ...], str, bool], _Endings] = {}
         self._messages: dict[tuple[str, str], _Messages] = {}
         self._adjustments = _Counter("dragoman_adjustments_total")
         self._repairs = _Counter("dragoman_repairs_total")
@@ -172,34 +188,55 @@ class Metrics:
         for result in ("done", "refused"):  # from the start: an alert looks for the first step
             self._reloads.add((result,), 0)
         self._loaded_at_s = 0.0
-        self._counters = (
-            *(self._requests, self._adjustments, self._repairs, self._calls, self._reloads),
-            self._refusals,
-        )
+        self._counters = (self._adjustments, self._repairs, self._reloads, self._refusals)
 
     def observe(self, record: RequestRecord, now_s: float) -> None:
         """Count one request that is over; *now_s* is on the clock of the record."""
+        upstream, calls = record.upstream, record.calls
+        ending = (record.path, record.alias, upstream, record.status)
+        endings = self._endings.get((*ending, record.error_type, record.stop_reason))
+        if endings is None:
+            endings = self._endings_of(record)
+        endings.n += 1
+        if endings.messages is not None:
+            endings.messages.add(record, now_s)
+        if len(calls) == 1 and calls[0].outcome == "ok" and calls[0].upstream == upstream:
+            endings.n_answered += 1
+        elif calls:
+            for call in calls:
+                self._calls.add((call.upstream, call.outcome))
+        if record.adjustments or record.repairs:
+            self._count_changes(record)
+        if record.refused_by:
+            self._refusals.add((record.refused_by,))
+
+    def _count_changes(self, record: RequestRecord) -> None:
         model = record.alias or OTHER
-        self._requests.add(
-            (
-                _ENDPOINTS.get(record.path, OTHER),
-                model,
-                record.upstream,
-                str(record.status),
-                record.error_type,
-            )
-        )
-        for call in record.calls:
-            self._calls.add((call.upstream, call.outcome))
-        if record.path == _MESSAGES and record.upstream:
-            self._of(model, record.upstream).add(record, now_s)
         for adjustment in record.adjustments:
             field = _field_of(adjustment.field)
             self._adjustments.add((model, field, adjustment.action))
         for kind, n in record.repairs.items():
             self._repairs.add((model, kind), n)
-        if record.refused_by:
-            self._refusals.add((record.refused_by,))
+
+    def _endings_of(self, record: RequestRecord) -> _Endings:
+        """Return where such records are counted; they are found at once from now on."""
+        model, upstream, reason = record.alias or OTHER, record.upstream, record.stop_reason
+        endpoint = _ENDPOINTS.get(record.path, OTHER)
+        labels = (endpoint, model, upstream, str(record.status), record.error_type)
+        reason = reason if reason in _STOP_REASONS or not reason else OTHER
+        is_message = record.path == _MESSAGES and bool(upstream)
+        if (labels, reason, is_message) not in self._kinds and len(self._kinds) >= MAX_SERIES:
+            labels, model, upstream = (OTHER,) * 5, OTHER, OTHER
+            reason = OTHER if reason else ""
+        kind = labels, reason, is_message
+        found = self._kinds.get(kind)
+        if found is None:
+            messages = self._of(model, upstream) if is_message else None
+            found = self._kinds[kind] = _Endings(labels, reason, messages)
+        if len(self._endings) < MAX_SERIES:  # beyond, clients make up paths
+            ending = (record.path, record.alias, record.upstream, record.status)
+            self._endings[*ending, record.error_type, record.stop_reason] = found
+        return found
 
     def count_reload(self, result: Literal["done", "refused"], now_s: float = 0.0) -> None:
         """Count a new configuration; *now_s*, on the wall's clock, where it is taken over."""
@@ -208,6 +245,7 @@ class Metrics:
 
     def samples(self) -> Iterator[Sample]:
         """Return every series there is."""
+        yield from self._samples_of_requests()
         for counter in self._counters:
             yield from counter.samples()
         if self._loaded_at_s:
@@ -221,6 +259,21 @@ class Metrics:
         yield Sample("dragoman_build_info", (__version__,), 1)
         for source in self.sources.values():
             yield from source()
+
+    def _samples_of_requests(self) -> Iterator[Sample]:
+        requests = _Counter("dragoman_requests_total")
+        reasons = _Counter("dragoman_stop_reasons_total")
+        answered = _Counter("dragoman_upstream_calls_total")
+        answered.take(self._calls)
+        for endings in self._kinds.values():
+            _, model, upstream, _, _ = labels = endings.labels
+            requests.add(labels, endings.n)
+            if endings.stop_reason:
+                reasons.add((model, upstream, endings.stop_reason), endings.n)
+            if endings.n_answered:
+                answered.add((upstream, "ok"), endings.n_answered)
+        for counter in (requests, reasons, answered):
+            yield from counter.samples()
 
     def _of(self, model: str, upstream: str) -> _Messages:
         labels = (model, upstream)
