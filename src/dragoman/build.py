@@ -150,6 +150,7 @@ def build_gateway(
         upstreams=upstreams,
         planner=planner,
         tokenizers=lasting.tokenizers,
+        health=health,
         max_body_bytes=server.max_body_bytes,
         max_messages=server.max_messages,
         max_nesting=server.max_nesting,

@@ -1,6 +1,8 @@
 """Where a request goes: roles of side calls, choice, fallbacks; the whole path without sockets."""
 
 import asyncio
+import json
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +10,7 @@ import pytest
 
 from dragoman.policy.affinity import affinity_key
 from dragoman.policy.choice import by_affinity
+from dragoman.policy.health import HealthEvent
 from dragoman.policy.routes import Routes
 from dragoman.policy.senders import Sender
 from dragoman.server.metrics_sources import routing_samples
@@ -28,6 +31,7 @@ from support.app_case import (
     failing,
     message_of,
     refusing,
+    replying,
     run,
     saying,
 )
@@ -67,6 +71,7 @@ def test_a_side_call_goes_to_the_model_of_its_role() -> None:
 REPLICAS = {"lab/1": (), "lab/2": ()}
 SESSION = {b"x-claude-code-session-id": b"a-session"}
 STREAM = {**ASK, "stream": True}
+COUNT = {"model": "m", "messages": ASK["messages"]}
 
 
 async def until(is_so: Callable[[], bool]) -> None:
@@ -309,6 +314,25 @@ def test_fallbacks(
     assert case.record["adjustments"][0].startswith("model emulated: answered by ")
 
 
+def test_a_prompt_that_is_surely_too_long_is_not_tried() -> None:
+    body = {**ASK, "messages": [{"role": "user", "content": "many words " * 2_000}]}
+    exchange, case = deliver(
+        {"lab": [], "other": [saying("n")], "third": []},
+        models=chain(long_prompt_fallback="n"),
+        body=body,
+    )
+    assert message_of(exchange).text == "n"
+    assert case.record["attempts"] == 1
+
+
+def test_without_a_longer_model_the_upstream_says_what_fits() -> None:
+    body = {**ASK, "messages": [{"role": "user", "content": "many words " * 2_000}]}
+    exchange, _ = deliver(
+        {"lab": [saying("m")], "other": [], "third": []}, models=chain(), body=body
+    )
+    assert message_of(exchange).text == "m"
+
+
 NO_FALLBACK: dict[str, tuple[dict[str, Any], Script, int]] = {
     "refused": ({"fallbacks": ("n",)}, refusing(400), 400),
     "too long, without a longer one": ({"fallbacks": ("n",)}, OVERFLOW, 400),
@@ -382,3 +406,21 @@ def test_what_metrics_show() -> None:
         ("hedges_total", "won"): 0,
         ("joined_requests_total",): 0,
     }
+
+
+def test_counts_are_asked_of_a_replica_that_is_well() -> None:
+    async def case() -> AppCase:
+        models = {"m": {"upstream": ("lab",), "profile": {"count_tokens": "llamacpp"}}}
+        made = AppCase(
+            {"lab/1": [failing(GONE)], "lab/2": [replying(200, '{"input_tokens": 7}')]},
+            models=models,
+        )
+        made.health.apply(
+            HealthEvent(subject="lab/1", cause="refused", for_s=100), time.monotonic()
+        )
+        counted = await made.ask(COUNT, path="/v1/messages/count_tokens")
+        assert json.loads(counted.reply) == {"input_tokens": 7}
+        await made.close()
+        return made
+
+    assert run(case()).record["endpoint"] == "lab/2"

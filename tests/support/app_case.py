@@ -198,6 +198,7 @@ class AppCase:
                 upstreams=self.upstreams,
                 planner=planner,
                 tokenizers=LocalTokenizers(tokenizers or {}),
+                health=self.health,
                 max_body_bytes=bounds.max_body_bytes,
                 max_messages=bounds.max_messages,
                 max_nesting=bounds.max_nesting,

@@ -48,6 +48,12 @@ class Fallbacks:
         self.adjustment = Adjustment(_MODEL, "emulated", reason)
         return found
 
+    @property
+    def has_longer(self) -> bool:
+        """Tell whether another model is there for prompts that do not fit."""
+        alias = self._asked.long_prompt_fallback
+        return alias is not None and alias not in self._taken
+
     def after(self, error: GatewayError) -> Route | None:
         """Return where to go on after *error*, of all targets before; None: nowhere."""
         if isinstance(error, PromptTooLong):

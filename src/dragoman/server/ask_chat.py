@@ -53,6 +53,7 @@ class ChatAsk:
             ClientGone: The client left.
         """
         plan = await self._plan()
+        self._attempts.check_length(plan)
         for _ in range(_MAX_HEALED):
             try:
                 await self._ask_with(plan)

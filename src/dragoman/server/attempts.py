@@ -9,12 +9,12 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from msgspec import structs
 
 from dragoman.core.adjustments import Adjustment, render_adjustments
-from dragoman.core.errors import GatewayError
+from dragoman.core.errors import GatewayError, PromptTooLong
 from dragoman.core.plan import Plan
 from dragoman.core.sinks import MessageHead, SseSink
 from dragoman.core.turn import ChatTurn, Turn
@@ -32,6 +32,7 @@ from dragoman.server.tracing import parent_headers
 from dragoman.server.transport.seams import ClientGone, Exchange, HeaderList, UpstreamRequest
 from dragoman.server.trials import Trial
 
+_SURELY_OVER: Final = 1.05  # of the window; half of all estimates are closer than that
 _Turn = TypeVar("_Turn", bound=Turn)
 
 
@@ -53,6 +54,7 @@ class Attempts:
         model_adjustment: Says that another model answers than was asked for.
         answered_by: Others that have answered instead, and filled the record in.
         stand_in: That model's alias; empty: it is the one that was asked for.
+        has_longer: Another model answers prompts that do not fit.
         may_wait: Whether the same target may be asked again, after a pause; set before each.
     """
 
@@ -72,6 +74,7 @@ class Attempts:
         self.adjustments: tuple[Adjustment, ...] = ()
         self.model_adjustment: Adjustment | None = None
         self.stand_in = ""
+        self.has_longer = False
         self.may_wait = True
         self.answered_by: Attempts | None = None
         self.repairs = ReplyRepairs()
@@ -182,6 +185,19 @@ class Attempts:
             secrets=self.services.secrets.get(deployment.upstream, ()),
         )
 
+    def check_length(self, plan: Plan) -> None:
+        """
+        Do nothing unless the prompt is surely too long, and another model takes longer ones.
+
+        Some engines cut what is too long instead of refusing it.
+
+        Raises:
+            PromptTooLong: Nobody has been asked.
+        """
+        window, tokens = plan.deployment.profile.context_window, plan.input_tokens_estimate
+        if self.has_longer and window is not None and tokens > _SURELY_OVER * window:
+            raise PromptTooLong(tokens, window, log_detail="not asked: by our own estimate")
+
     def log_failure(self, error: GatewayError, then: str) -> None:
         """Log an attempt that is not the last word; *then* says what comes next."""
         self.services.log.event(
@@ -205,6 +221,7 @@ class Attempts:
             headers=self._base_headers,
         )
         made.model_adjustment, made.may_wait = self.model_adjustment, False
+        made.has_longer = self.has_longer
         made.stand_in = self.stand_in
         return made
 

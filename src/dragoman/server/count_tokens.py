@@ -4,6 +4,7 @@ POST /v1/messages/count_tokens: by the upstream where it counts without answerin
 Sources: model dialects, section 8; for llama.cpp, runs of xllamacpp 2026.10.11549 on 2026-11-24.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -16,7 +17,9 @@ from dragoman.core.passthrough import adjust_for_native, rewrite_request
 from dragoman.core.plan import Plan
 from dragoman.core.token_count import estimate_body, frame_tokens, read_prompt
 from dragoman.core.validate import parse_request
-from dragoman.policy.routes import Routes, Target
+from dragoman.policy.health import Health
+from dragoman.policy.routes import Route, Routes, Target
+from dragoman.server.ask_target import note_target
 from dragoman.server.planner import Planner
 from dragoman.server.relay import Relay
 from dragoman.server.telemetry import RequestRecord
@@ -83,6 +86,7 @@ class CountTokens:
         upstreams: By the names of endpoints.
         planner: Plans requests, and is told what upstreams count.
         tokenizers: Count where the upstream does not.
+        health: Which targets are left alone.
         max_body_bytes: As for messages.
         max_messages: As for messages.
         max_nesting: As for messages.
@@ -95,6 +99,7 @@ class CountTokens:
         upstreams: Mapping[str, Upstream],
         planner: Planner,
         tokenizers: LocalTokenizers,
+        health: Health,
         max_body_bytes: int,
         max_messages: int,
         max_nesting: int,
@@ -103,6 +108,7 @@ class CountTokens:
         self._upstreams = upstreams
         self._planner = planner
         self._tokenizers = tokenizers
+        self._health = health
         self._max_body_bytes = max_body_bytes
         self._max_messages = max_messages
         self._max_nesting = max_nesting
@@ -129,9 +135,8 @@ class CountTokens:
         route = self._routes.resolve(request.model)
         record.alias = route.alias
         record.caller.check_model(route.alias)
-        target = route.targets[0].for_caller(record.caller)
-        record.upstream = target.deployment.upstream
-        record.upstream_model = target.deployment.model
+        target = self._well(route).for_caller(record.caller)
+        note_target(record, target)
         relay = Relay(
             exchange,
             is_stream=False,
@@ -150,6 +155,11 @@ class CountTokens:
         finally:
             relay.close()
             record.status = relay.status
+
+    def _well(self, route: Route) -> Target:
+        """Return the first target that is not left alone; where all are, the first."""
+        targets, now_s = route.targets, asyncio.get_running_loop().time()
+        return next((t for t in targets if self._health.may_ask(t, now_s)), targets[0])
 
     async def _ask(
         self, body: bytes, request: MessagesRequest, *, target: Target, headers: HeaderList

@@ -54,6 +54,7 @@ async def _try_routes(attempts: Attempts, route: Route) -> None:
     route = fallbacks.first(attempts.asked.request)
     while True:
         attempts.model_adjustment = fallbacks.adjustment
+        attempts.has_longer = fallbacks.has_longer
         attempts.stand_in = route.alias if route.alias != attempts.asked.alias else ""
         try:
             await _try_each(attempts, route)
