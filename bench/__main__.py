@@ -24,6 +24,7 @@ from bench.measure import (  # noqa: E402
 )
 from bench.processes import CannotMeasure, missing_programs  # noqa: E402
 from bench.scenarios import Scenario, scenarios  # noqa: E402
+from bench.switched_on import measure_platform  # noqa: E402
 
 _FULL_EVENTS = 1_000_000
 _SHORT_EVENTS = 250_000
@@ -34,7 +35,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="short rounds, for development")
     parser.add_argument("--full", action="store_true", help="a million events for the leak check")
     parser.add_argument("--rounds", type=int, default=3, help="of which the median counts (3)")
-    parser.add_argument("--port-base", type=int, default=18600, help="first of five ports (18600)")
+    parser.add_argument("--port-base", type=int, default=18600, help="first of six ports (18600)")
     parser.add_argument("--write", action="store_true", help="keep the figures as the latest ones")
     parser.add_argument("--strict", action="store_true", help="fail if a limit is missed")
     parser.add_argument("names", nargs="*", metavar="NAME", help="only these; default: all")
@@ -70,6 +71,7 @@ def _run(asked: argparse.Namespace) -> Iterator[Row]:
             "silent": lambda: measure_silent(lab),
             "tls": lambda: measure_tls(lab, rounds=rounds, scale=scale),
             "workers": lambda: measure_workers(lab, rounds=rounds, scale=scale),
+            "platform": lambda: measure_platform(lab, rounds=rounds, scale=scale),
             "leak": lambda: measure_leak(lab, n_events=n_events),
         }
         if unknown := set(asked.names) - set(measures):

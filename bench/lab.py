@@ -32,14 +32,13 @@ class Lab:
 
     Args:
         models: What the gateway serves, by the names that the upstream understands.
-        port_base: The first of five ports.
+        port_base: The first of six ports.
     """
 
     def __init__(self, models: Sequence[str], *, port_base: int) -> None:
         self._models = list(models)
-        self.upstream, self.tls, self.nginx, self.gateway, self.pair = range(
-            port_base, port_base + 5
-        )
+        self._ports = range(port_base, port_base + 6)
+        self.upstream, self.tls, self.nginx, self.gateway, self.pair, self.third = self._ports
         cores = sorted(os.sched_getaffinity(0))
         self.core = cores[0] if len(cores) > 1 else None
         self.load_core = cores[1] if len(cores) > 1 else None
@@ -48,7 +47,7 @@ class Lab:
 
     def __enter__(self) -> Self:
         build_programs()
-        check_ports([self.upstream, self.tls, self.nginx, self.gateway, self.pair])
+        check_ports(self._ports)
         self.folder = Path(tempfile.mkdtemp(prefix="run-", dir=CACHE))
         try:
             self._start()
@@ -80,11 +79,17 @@ class Lab:
         wait_for(port, program)
 
     def new_gateway(
-        self, port: int, *, args: Sequence[str] = (), is_pinned: bool = True
+        self,
+        port: int,
+        *,
+        args: Sequence[str] = (),
+        is_pinned: bool = True,
+        config: Path | None = None,
     ) -> Program:
-        """Start another gateway with the same configuration."""
+        """Start another gateway, with the same configuration if no other is given."""
         core = self.core if is_pinned else None
-        return gateway(self.folder, port=port, config=self.config, core=core, args=args)
+        config = config or self.config
+        return gateway(self.folder, port=port, config=config, core=core, args=args)
 
     def answer_once(self, port: int) -> None:
         """
@@ -106,10 +111,10 @@ class Lab:
         if reply.status != 200:
             raise CannotMeasure(f"the gateway answers {reply.status}: {text[:300]!r}")
 
-    def first_answer_s(self) -> float:
+    def first_answer_s(self, *, config: Path | None = None) -> float:
         """Return the seconds from the start of a gateway to its first answer."""
         started_s = time.monotonic()
-        program = self.new_gateway(self.pair)
+        program = self.new_gateway(self.pair, config=config)
         try:
             while True:
                 if program.process.poll() is not None:

@@ -165,7 +165,7 @@ def measure_silent(lab: Lab) -> Row:
 
 def _silent_of_fresh(lab: Lab, program: Any, command: Sequence[object]) -> dict[str, float]:
     """Measure where no earlier peak has left memory behind that would be used again."""
-    _wait_until_answering(lab, lab.pair)
+    wait_until_answering(lab, lab.pair)
     path = command[1]
     with held_streams([lab.pair, path, _N_FIRST, _N_FIRST, 1, _STAGGER_US], core=lab.load_core):
         pass  # what the first of them load, and what one long request needs, is there once
@@ -177,7 +177,8 @@ def _silent_of_fresh(lab: Lab, program: Any, command: Sequence[object]) -> dict[
     return {"each_kib": (after - before) / KIB / _N_SILENT, "idle_mib": before / MIB}
 
 
-def _wait_until_answering(lab: Lab, port: int) -> None:
+def wait_until_answering(lab: Lab, port: int) -> None:
+    """Wait until the gateway at *port* has answered a message."""
     until = time.monotonic() + 60.0
     while True:
         try:
@@ -194,7 +195,7 @@ def measure_idle(lab: Lab) -> Row:
     """Return the memory of a gateway that has answered once."""
     fresh = lab.new_gateway(lab.pair)
     try:
-        _wait_until_answering(lab, lab.pair)
+        wait_until_answering(lab, lab.pair)
         time.sleep(2 * _SETTLE_S)
         idle = fresh.resident_bytes() / MIB
     finally:
@@ -287,7 +288,7 @@ def measure_workers(lab: Lab, *, rounds: int, scale: float) -> list[Row]:
     """Return what two processes at one port cost beside one, and how connections are spread."""
     pair = lab.new_gateway(lab.pair, args=["--workers", "2"], is_pinned=False)
     try:
-        _wait_until_answering(lab, lab.pair)
+        wait_until_answering(lab, lab.pair)
         rows = [
             _workers(lab, pair, is_burst=is_burst, rounds=rounds, scale=scale)
             for is_burst in (False, True)
