@@ -268,6 +268,24 @@ def test_a_full_upstream_is_passed_over_if_there_is_another() -> None:
     run(main())
 
 
+def test_a_full_upstream_is_waited_for_if_the_others_fail() -> None:
+    async def main() -> None:
+        server = ServerConfig(max_waiting_requests=5)
+        case = AppCase(
+            {"lab": [[0.2, *saying("one")], saying("two")], "spare": [failing(GONE)]},
+            options={"lab": {"limits": Limits(concurrent=1)}, "spare": {"retries": 0}},
+            settings={"server": server},
+        )
+        first = asyncio.create_task(case.ask())
+        await asyncio.sleep(0.02)
+        assert message_of(await case.ask()).text == "two"
+        assert message_of(await first).text == "one"
+        assert case.records[-1]["waited_ms"] >= 100
+        await case.close()
+
+    run(main())
+
+
 def test_a_full_upstream_is_waited_for_if_there_is_none() -> None:
     async def main() -> None:
         server = ServerConfig(max_waiting_requests=5)

@@ -13,7 +13,7 @@ from dragoman.server.ask_target import ask_target, note_target
 from dragoman.server.attempts import Attempts
 from dragoman.server.hedged import Hedged
 from dragoman.server.transport.seams import ClientGone
-from dragoman.server.waiting import Place
+from dragoman.server.waiting import Place, is_full
 
 _MAX_TRIED: Final = 8  # targets of one route for one request: a client does not wait for hundreds
 
@@ -70,19 +70,23 @@ async def _try_routes(attempts: Attempts, route: Route) -> None:
 
 async def _try_each(attempts: Attempts, route: Route) -> None:
     """Ask one target after the other, as long as nothing of an answer has gone out."""
-    targets = _in_order(attempts, route)
+    targets = [*_in_order(attempts, route)]
+    n_targets = len(targets)
     delay_s = _hedge_after_s(attempts, route, targets)
     n_asked = 0
     while True:
+        target = targets[n_asked]
         try:
             if delay_s is not None and not n_asked:
                 n_asked = 2
                 await Hedged(attempts, targets[:2], delay_s).run()
             else:
-                target, n_asked = targets[n_asked], n_asked + 1
+                n_asked += 1
                 attempts.may_wait = not _has_equal(attempts, target, targets[n_asked:])
                 await ask_target(attempts, target, is_last=n_asked == len(targets))
         except GatewayError as error:
+            if is_full(error) and len(targets) == n_targets > 1:
+                targets.append(target)  # its turn is waited for if no other one can answer
             if n_asked >= len(targets) or attempts.relay.has_content or not may_try_next(error):
                 raise
             attempts.log_failure(error, "next upstream")

@@ -167,6 +167,11 @@ class UpstreamStay:
             attempts.record.waited_s += clock() - since_s - waited_s
 
 
+def is_full(error: GatewayError) -> bool:
+    """Tell whether an upstream was not asked because it is at work on as much as it may be."""
+    return isinstance(error, UpstreamLimitExceeded) and error.limit == _AT_WORK
+
+
 def _show_waiting(attempts: Attempts) -> None:
     if attempts.stream_sink is not None:
         attempts.relay.show(WaitingMessage(attempts.stream_sink, len(attempts.asked.body)))
