@@ -18,6 +18,7 @@ from support.chat_upstream import ChatUpstream
 from support.gateway import GatewayProcess
 from support.postgres import PostgresServer
 from support.usage_load import (
+    KEY,
     STATEMENT,
     Load,
     Stored,
@@ -35,6 +36,9 @@ shutdown_timeout_s = {grace_s}
 [store]
 timeout_s = 0.5
 {store}
+[[keys]]
+name = "load"
+key = "{key}"
 [upstreams.lab]
 base_url = "{url}"
 [models.m]
@@ -48,7 +52,7 @@ class Case:
     def __init__(self, folder: Path, upstream: ChatUpstream, *, store: str, grace_s: float) -> None:
         self.folder = folder
         self.upstream = upstream
-        self._config = _CONFIG.format(url=upstream.url, store=store, grace_s=grace_s)
+        self._config = _CONFIG.format(url=upstream.url, store=store, grace_s=grace_s, key=KEY)
         self.gateway = GatewayProcess(folder)
         self.load = Load(lambda: self.gateway.port)
         self.killed: dict[int, float] = {}
