@@ -72,7 +72,10 @@ from dragoman.sharing import NOTHING_SHARED, Sharing
 from dragoman.signing_file import signing_secret
 from dragoman.store_urls import read_store_url
 from dragoman.stores.opening import LazyStore
+from dragoman.stores.peek import newer_version
 from dragoman.stores.usage_spool import SPOOL_FOLDER, UsageSpool
+from dragoman.stores.versions import too_new
+from dragoman.tables import ConfigError
 from dragoman.tls_files import server_tls
 
 ENGINE: Final = "engine"  # the embedded engine's name among the upstreams
@@ -215,7 +218,7 @@ def _spans(config: Config, log: EventLog) -> OtelExport | None:
 def _admins(store: LazyStore | None) -> AdminAccess:
     if store is None:
         return AdminAccess(None)
-    return AdminAccess(store.get, is_surely_empty=lambda: store.is_surely_empty)
+    return AdminAccess(store.get, is_surely_empty=lambda: store.url.is_missing)
 
 
 def _admin_door(
@@ -252,7 +255,7 @@ def _callers(config: Config, stored: KeyCache | None) -> Callers:
 def _cached_keys(store: LazyStore | None, config: Config, log: EventLog) -> KeyCache | None:
     if store is None:
         return None
-    return KeyCache(store.get, config.store, is_empty=lambda: store.is_surely_empty, log=log)
+    return KeyCache(store.get, config.store, is_empty=lambda: store.url.is_missing, log=log)
 
 
 def _meter(store: LazyStore | None, config: Config, log: EventLog) -> Meter | None:
@@ -266,7 +269,7 @@ def _meter(store: LazyStore | None, config: Config, log: EventLog) -> Meter | No
 def _retention(store: LazyStore | None, config: Config, log: EventLog) -> Retention | None:
     if store is None:
         return None
-    return Retention(config.usage, store.get, is_empty=lambda: store.is_surely_empty, log=log)
+    return Retention(config.usage, store.get, is_empty=lambda: store.url.is_missing, log=log)
 
 
 def _lasting(config: Config, sharing: Sharing, *, log: EventLog) -> Lasting:
@@ -308,7 +311,11 @@ def _lasting(config: Config, sharing: Sharing, *, log: EventLog) -> Lasting:
 
 def _store(config: Config) -> LazyStore | None:
     url = read_store_url(config.store.url, config.server.data_dir)
-    return LazyStore(url, config.store) if url is not None else None
+    if url is None:
+        return None
+    if (version := newer_version(url)) is not None:
+        raise ConfigError([f"store: {too_new(url, version)}"], source=config.source)
+    return LazyStore(url, config.store)
 
 
 async def start_server(

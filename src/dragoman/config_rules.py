@@ -143,7 +143,7 @@ def _may_store_keys(config: Config) -> bool:
         url = read_store_url(config.store.url, config.server.data_dir)
     except ValueError:  # reported elsewhere
         return False
-    return url is not None and (url.path is None or url.path.exists())
+    return url is not None and not url.is_missing
 
 
 def _store_problems(config: Config) -> Iterator[str]:

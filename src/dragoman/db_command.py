@@ -79,7 +79,7 @@ def back_up(target: Path, options: StoreOptions, *, environ: Mapping[str, str]) 
             f"PostgreSQL brings its own tool: {_dump_command(url.address, target)}", code=USAGE
         )
     assert url.path is not None
-    if not url.path.exists():
+    if url.is_missing:
         raise CommandFailed(f"there is no database at {url.path} yet", code=USAGE)
     source = url.path
 

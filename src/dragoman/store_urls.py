@@ -46,6 +46,16 @@ class StoreUrl(Struct, frozen=True, kw_only=True):
     path: Path | None = None
     address: PostgresAddress | None = None
 
+    @property
+    def is_missing(self) -> bool:
+        """Whether there is surely nothing yet: a file that nobody has made."""
+        if self.path is None:
+            return False
+        try:
+            return not self.path.exists()
+        except OSError:  # a folder that may not be looked into may hold one
+            return False
+
     def __str__(self) -> str:
         """Return what people may see: no user, no password."""
         if self.address is None:

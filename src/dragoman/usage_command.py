@@ -127,7 +127,7 @@ async def _read(
     config: Config, url: StoreUrl, *, options: UsageOptions, query: UsageQuery
 ) -> _Report:
     lazy = LazyStore(url, config.store)
-    if lazy.is_surely_empty:
+    if lazy.url.is_missing:
         return _Report(query=query, rows=[], names={})
     try:
         return await _ask(await lazy.get(), options, query)

@@ -33,7 +33,7 @@ class StoreCase:
         self.cache = KeyCache(
             self.lazy.get,
             StoreConfig(),
-            is_empty=lambda: self.lazy.is_surely_empty,
+            is_empty=lambda: self.lazy.url.is_missing,
             log=EventLog("json", io.StringIO()),
         )
         self.app = AppCase({"lab": [saying("Hi")] * 9}, stored_keys=self.cache, **case)
@@ -135,6 +135,28 @@ def test_an_open_gateway_whose_store_cannot_be_read_is_not_open(tmp_path: Path) 
         assert "not a database" in case.app.record["detail"]
         assert b"not a database" not in exchange.reply
         await case.close()
+
+    run(main())
+
+
+def test_a_gateway_that_could_let_nobody_in_is_not_ready(tmp_path: Path) -> None:
+    (tmp_path / "store.db").write_bytes(b"no database at all" * 100)
+
+    async def ready(case: StoreCase) -> tuple[int, Any]:
+        exchange = await case.app.ask(method="GET", path="/readyz")
+        await case.close()
+        return exchange.status, json.loads(exchange.reply)
+
+    async def main() -> None:
+        status, body = await ready(StoreCase(tmp_path))
+        assert (status, body["reason"]) == (503, "the store of keys has not answered yet")
+        case = StoreCase(tmp_path, keys=[("dev", "key-of-the-file")])
+        _, body = await ready(case)
+        assert "store" not in str(body)
+        other = StoreCase(tmp_path / "other")
+        await other.cache.refresh()
+        _, body = await ready(other)
+        assert "store" not in str(body)
 
     run(main())
 

@@ -46,7 +46,7 @@ class FakeStore:
         self._fail()
         new = tuple(self.pairs[k] for k, revision in self.revisions.items() if revision > since)
         shown = None if self.too_many else new
-        return KeyChanges(revision=self.revision, keys=shown, total=len(self.pairs))
+        return KeyChanges(revision=self.revision, keys=shown, has_keys=bool(self.pairs))
 
     async def key_by_digest(self, digest: bytes) -> tuple[VirtualKey, Workspace | None] | None:
         self._fail()

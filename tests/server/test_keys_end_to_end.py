@@ -29,10 +29,13 @@ class Replicas:
         (folder / "dragoman.toml").write_text(self._config)  # which commands find
         self._env = {"DRAGOMAN_STORE_URL": url, "DRAGOMAN_STORE_TIMEOUT_S": "2"}
 
-    def gateway(self, name: str, **env: str) -> GatewayProcess:
+    def gateway(self, name: str, *, is_ready: bool = True, **env: str) -> GatewayProcess:
         own = {"DRAGOMAN_DATA_DIR": str(self._folder / name)}
         return GatewayProcess(
-            self._folder / name, config=self._config, env={**self._env, **own, **env}
+            self._folder / name,
+            config=self._config,
+            env={**self._env, **own, **env},
+            ready_path="/readyz" if is_ready else "/healthz",
         )
 
     def command(self, *args: str) -> Any:
@@ -121,7 +124,9 @@ def test_a_database_that_is_away(tmp_path: Path) -> None:
         assert unknown.headers["retry-after"] == "1"
         assert unknown.headers["x-should-retry"] == "true"
         assert ask(graceful).status == ask(graceful, "nothing like a key").status == 401
-        late = stack.enter_context(replicas.gateway("late"))  # and starts all the same
+        late = replicas.gateway("late", is_ready=False)  # starts all the same, and is not ready
+        stack.enter_context(late)
+        assert "has not answered yet" in late.request("GET", "/readyz").json()["reason"]
         assert ask(late).status == ask(late, known["key"]).status == 503
 
         server.start()

@@ -181,7 +181,7 @@ def test_processes_that_start_at_the_same_time(url: StoreUrl) -> None:
         "async def main():\n"
         "    url = read_store_url(Secret(os.environ['URL']), pathlib.Path('.'))\n"
         "    store = await open_sql_store(url, StoreConfig())\n"
-        "    print((await store.key_changes(0)).total)\n"
+        "    print((await store.key_changes(0)).revision)\n"
         "    await store.close()\n"
         "asyncio.run(main())\n"
     )

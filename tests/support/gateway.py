@@ -72,6 +72,7 @@ class GatewayProcess:
         args: More arguments of ``dragoman serve``.
         env: More variables.
         tls: How to trust it, where it speaks HTTPS.
+        ready_path: What is answered 200 once it has started.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class GatewayProcess:
         args: tuple[str, ...] = (),
         env: dict[str, str] | None = None,
         tls: ssl.SSLContext | None = None,
+        ready_path: str = "/readyz",
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
@@ -90,6 +92,7 @@ class GatewayProcess:
             (folder / "dragoman.toml").write_text(config)
             self._args += ["--config", str(folder / "dragoman.toml")]
         self._env = program_environment(folder / "home", **(env or {}))
+        self._ready_path = ready_path
         self._log = folder / "gateway.log"
         self._process: subprocess.Popen[bytes] | None = None
         self._tls = tls
@@ -199,6 +202,6 @@ class GatewayProcess:
             return False
         self.port = int(found[1])
         try:
-            return self.request("GET", "/readyz", timeout_s=5).status == 200
+            return self.request("GET", self._ready_path, timeout_s=5).status == 200
         except OSError:
             return False

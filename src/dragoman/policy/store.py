@@ -37,12 +37,12 @@ class KeyChanges(Struct, frozen=True, kw_only=True):
     Attributes:
         revision: The present one.
         keys: Every key that has changed, or whose workspace has; None: too many to say.
-        total: How many keys there are, revoked ones among them.
+        has_keys: Whether there are any, revoked ones among them.
     """
 
     revision: int
     keys: tuple[tuple[VirtualKey, Workspace | None], ...] | None
-    total: int
+    has_keys: bool
 
 
 class Store(Protocol):

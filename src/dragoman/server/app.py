@@ -264,7 +264,7 @@ class App:
         if path == "/healthz":
             return 200, _encode({"status": "ok"})
         if path == "/readyz":
-            reason = await self._readiness.reason()
+            reason = self._callers.why_nobody or await self._readiness.reason()
             if reason:
                 return 503, _encode({"status": "unavailable", "reason": reason})
             return 200, _encode({"status": "ready"})

@@ -39,6 +39,13 @@ class Callers:
             return self.may_be_open
         return not await self._stored.wait_until_known()
 
+    @property
+    def why_nobody(self) -> str:
+        """Why no client at all could be let in; empty: some could."""
+        if self._stored is None or not self._ring.is_open or self._stored.has_keys is not None:
+            return ""
+        return "the store of keys has not answered yet"
+
     def recognise(self, x_api_key: bytes | None, authorization: bytes | None) -> Caller | None:
         """
         Return who has sent these headers; None: ``look_up`` can tell.

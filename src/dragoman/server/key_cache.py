@@ -203,7 +203,7 @@ class KeyCache:
                 self._unknown.pop(digest, None)
                 if digest in self._known or len(self._known) < self._settings.key_cache_size:
                     self._known[digest] = _known_of(pair)
-        self.has_keys = changes.total > 0
+        self.has_keys = changes.has_keys
 
     def _note(self, asked_s: float) -> None:
         self._answered_s = asked_s

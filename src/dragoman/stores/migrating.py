@@ -25,7 +25,7 @@ from sqlalchemy.schema import CreateTable
 from dragoman.core.errors import StoreUnavailable
 from dragoman.stores.database import Database
 from dragoman.stores.tables import metadata, state
-from dragoman.stores.versions import VERSIONS, SchemaState
+from dragoman.stores.versions import VERSIONS, SchemaState, too_new
 
 _TIMEOUT_S: Final = 120.0  # with the wait for a replica that came first
 _LOCK: Final = 0x647261676F6D616E  # of PostgreSQL's advisory locks: "dragoman"
@@ -72,10 +72,7 @@ async def upgrade_schema(database: Database) -> SchemaState:
             elif before.state == "behind":
                 await connection.run_sync(run_migrations)
     if before.state == "newer":
-        raise StoreIsNewer(
-            f"{database.url}: the database has version {before.version}, this program knows none "
-            f"after {before.wanted}: install the newer Dragoman that changed it"
-        )
+        raise StoreIsNewer(too_new(database.url, before.version))
     return before
 
 

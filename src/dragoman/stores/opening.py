@@ -36,11 +36,6 @@ class LazyStore:
         self._is_closed = False
         self._lock = asyncio.Lock()
 
-    @property
-    def is_surely_empty(self) -> bool:
-        """Whether there is no database yet: a file that nobody has made."""
-        return self.url.path is not None and not self.url.path.exists()
-
     async def get(self) -> Store:
         """
         Return the store, with all tables in it.
@@ -78,7 +73,7 @@ async def look_at_store(url: StoreUrl, settings: StoreConfig) -> SchemaState:
     Raises:
         StoreUnavailable: It cannot be reached.
     """
-    if url.path is not None and not url.path.exists():
+    if url.is_missing:
         return SchemaState(version=None)
     from dragoman.stores.database import Database  # noqa: PLC0415
     from dragoman.stores.migrating import look_at_schema  # noqa: PLC0415

@@ -4,7 +4,7 @@ import datetime as dt
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from sqlalchemy import BindParameter, Table, Update, bindparam, func, insert, or_, select, update
+from sqlalchemy import BindParameter, Table, Update, bindparam, exists, insert, or_, select, update
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -66,15 +66,14 @@ class SqlStore:
     async def key_changes(self, since: int) -> KeyChanges:
         async with self._database.reading() as connection:
             # First the revision: what changes in between is told once more, never left out.
-            revision = await _revision(connection)
-            total = await connection.scalar(select(func.count()).select_from(keys)) or 0
+            revision, has_keys = await _revision(connection)
             if revision == since:
-                return KeyChanges(revision=revision, keys=(), total=total)
+                return KeyChanges(revision=revision, keys=(), has_keys=has_keys)
             is_new = or_(keys.c.revision > since, workspaces.c.revision > since)
             chosen = _PAIRS.where(is_new).limit(_MAX_CHANGES + 1)
             rows = list((await connection.execute(chosen)).mappings())
         pairs = None if len(rows) > _MAX_CHANGES else tuple(map(_pair, rows))
-        return KeyChanges(revision=revision, keys=pairs, total=total)
+        return KeyChanges(revision=revision, keys=pairs, has_keys=has_keys)
 
     async def key_by_digest(self, digest: bytes) -> tuple[VirtualKey, Workspace | None] | None:
         async with self._database.reading() as connection:
@@ -224,9 +223,12 @@ def _pair(row: RowMapping) -> tuple[VirtualKey, Workspace | None]:
     return key, _WORKSPACES.decode(row, _TEAM)
 
 
-async def _revision(connection: AsyncConnection) -> int:
-    found = await connection.scalar(select(state.c.value).where(state.c.name == "revision"))
-    return int(found or 0)
+async def _revision(connection: AsyncConnection) -> tuple[int, bool]:
+    """Return the present revision, and whether there is any key."""
+    is_any = exists(select(keys.c.id))
+    asked = select(state.c.value, is_any).where(state.c.name == "revision")
+    value, has_keys = (await connection.execute(asked)).one()
+    return int(value), bool(has_keys)
 
 
 async def _write_down(connection: AsyncConnection, entry: AuditEntry) -> int:

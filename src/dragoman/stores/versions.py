@@ -29,3 +29,11 @@ class SchemaState(Struct, frozen=True, kw_only=True):
         if self.version == self.wanted:
             return "current"
         return "behind" if self.version in VERSIONS else "newer"
+
+
+def too_new(store: object, version: str | None) -> str:
+    """Return the line that says that a database is beyond this program, and what to do."""
+    return (
+        f"{store}: the database has version {version}, this program knows none after "
+        f"{VERSIONS[-1]}: install the newer Dragoman that changed it"
+    )
