@@ -152,9 +152,4 @@ def _everything_off(text: str, folder: Path) -> str:
 def _everything_on(text: str, folder: Path) -> str:
     moved = text.replace(f'data_dir = "{folder.parent}"', f'data_dir = "{folder}"')
     key = f'key = "{requests.KEY}"\n'
-    limited = moved.replace(key, f"{key}[keys.limits]{_LIMITS}{_BUDGETS}")
-    limited = limited.replace(
-        "[upstreams.tls]", f"[upstreams.plain.limits]{_LIMITS}\n[upstreams.tls]"
-    )
-    models = "".join(f'[models."{name}".limits]{_LIMITS}\n' for name in ("whole", "burst-256"))
-    return f"{limited}\n{models}\n{_METRICS}"
+    return moved.replace(key, f"{key}[keys.limits]{_LIMITS}{_BUDGETS}") + f"\n{_METRICS}"
