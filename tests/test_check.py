@@ -45,6 +45,22 @@ def closed_port() -> int:
         return port
 
 
+@pytest.mark.server
+def test_redis_is_asked(tmp_path: Path, redis_url: str) -> None:
+    with ChatUpstream(models=("m",)) as lab:
+        text = upstream("lab", lab.url) + model("m", "lab")
+        text += '[server]\nsigning_secret = "sixteen characters"\n[redis]\nurl = "env:R"\n'
+        code, lines = check(tmp_path, text, R=redis_url)
+        assert (code, "redis: ok" in lines) == (0, True)
+        code, lines = check(tmp_path, text, R=redis_url.replace("redis-secret", "not-it"))
+        (line,) = [line for line in lines if line.startswith("redis: ")]
+        assert code == 1
+        assert line.startswith("redis: FAILED: AuthenticationError")
+        assert "not-it" not in line
+        code, lines = check(tmp_path, text, R="http://h")
+        assert (code, [line for line in lines if line.startswith("redis: ")]) == (1, [])
+
+
 def test_a_good_configuration(tmp_path: Path) -> None:
     with ChatUpstream(models=("deepseek-v3.1", "glm-4.7")) as lab:
         text = upstream("lab", lab.url, more='api_key = "env:LAB_KEY"')

@@ -24,7 +24,7 @@ from dragoman.build import open_endpoint, open_upstream
 from dragoman.config import NO_ADDRESS, Config, Examined, examine_config
 from dragoman.config_rules import url_problem
 from dragoman.core.errors import GatewayError, UpstreamError, UpstreamTimeout
-from dragoman.exit_codes import FAILED, OK
+from dragoman.exit_codes import FAILED, OK, CommandFailed
 from dragoman.local import find_local_engines, with_found_engines
 from dragoman.model_lists import get, read_list
 from dragoman.policy.endpoints import Endpoint, endpoints_of
@@ -33,7 +33,9 @@ from dragoman.server.telemetry import EventLog, RequestRecord
 from dragoman.server.transport.ask import ask
 from dragoman.server.transport.seams import Timeouts, Upstream, UpstreamRequest
 from dragoman.settings import KeyConfig, Secret, StoreConfig, UpstreamConfig
+from dragoman.sharing import check_extra
 from dragoman.store_urls import NO_STORE
+from dragoman.stores.redis_link import RedisLink
 from dragoman.tables import ConfigError, join, nearest
 from dragoman.terminal import print_line, print_table, printable
 
@@ -101,11 +103,15 @@ async def _check(
     live: tuple[LiveCheck, ...] = ()
     if is_live and not examined.problems and config.models:
         live = await check_models(config, environ=environ)
+    redis_result = await check_redis(config, examined.problems)
     _print_upstreams(config, checks, console, environ=environ)
+    if redis_result:
+        print_line(console, f"redis: {printable(redis_result)}")
     _print_models(config, checks, live, console=console)
     if not config.models:
         print_line(console, f"problem: {nothing_to_serve(config)}", style="red")
-    return exit_code(config, examined.problems, checks, live)
+    problems = (*examined.problems, *([redis_result] if redis_result not in ("", "ok") else []))
+    return exit_code(config, problems, checks, live)
 
 
 def exit_code(
@@ -122,6 +128,22 @@ def exit_code(
         and all(each.is_ok for each in live)
     )
     return OK if is_well else FAILED
+
+
+async def check_redis(config: Config, problems: Sequence[str]) -> str:
+    """Return ``ok``, or why Redis cannot be used; empty: there is none to be asked."""
+    if config.redis is None or any(line.startswith("redis.") for line in problems):
+        return ""
+    try:
+        check_extra()
+    except CommandFailed as error:
+        return str(error)
+    reasons: list[str] = []
+    link = RedisLink(config.redis)
+    link.on_change(lambda _, reason: reasons.append(reason))
+    await link.open()
+    await link.close()
+    return f"FAILED: {reasons[0][:_MAX_REASON]}" if reasons else "ok"
 
 
 async def check_upstreams(
@@ -221,6 +243,7 @@ async def check_models(config: Config, *, environ: Mapping[str, str]) -> tuple[L
         config,
         server=structs.replace(config.server, host="127.0.0.1", port=0, local_engines=False),
         store=StoreConfig(url=Secret(NO_STORE)),
+        redis=None,
         keys=(KeyConfig(name="check", key=Secret(token)),),
     )
     log = _Details()

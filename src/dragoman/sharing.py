@@ -89,12 +89,22 @@ async def open_sharing(
             yield NOTHING_SHARED
 
 
-async def _over_redis(
-    config: RedisConfig, *, seal: Seal, stack: AsyncExitStack, log: EventLog
-) -> Sharing:
+def check_extra() -> None:
+    """
+    Do nothing if what Redis needs is installed.
+
+    Raises:
+        CommandFailed: It is not.
+    """
     if missing := [name for name in _EXTRA if find_spec(name) is None]:
         line = f"redis: needs {' and '.join(missing)}: pip install 'dragoman[redis]'"
         raise CommandFailed(line, code=USAGE)
+
+
+async def _over_redis(
+    config: RedisConfig, *, seal: Seal, stack: AsyncExitStack, log: EventLog
+) -> Sharing:
+    check_extra()
     link = RedisLink(config)
     link.on_change(partial(_log_change, log))
     stack.push_async_callback(link.close)

@@ -83,6 +83,28 @@ def test_what_one_keeps_and_learns_all_know(fleet: Fleet) -> None:
     assert seen == [mine, mine, nothing]
 
 
+def test_what_one_signs_another_reads(fleet: Fleet) -> None:
+    _, key = fleet.new_key("signed")
+    thinking = say(Thought("Shown to nobody."), call("get", q=1))
+    fleet.upstream.script(thinking, say("Done.", times=-1))
+    hidden = ASK | {"thinking": {"type": "enabled", "budget_tokens": 1024, "display": "omitted"}}
+    hidden["max_tokens"] = 2048
+    content = ask(fleet, 0, key, hidden).json()["content"]
+    (thought,) = [block for block in content if block["type"] == "thinking"]
+    (use,) = [block for block in content if block["type"] == "tool_use"]
+    assert thought["thinking"] == ""
+    # Under an id that no vault knows: what comes back was in the signature.
+    use["id"] = "toolu_made_up"
+    result = {"type": "tool_result", "tool_use_id": use["id"], "content": "done"}
+    more = [
+        {"role": "assistant", "content": [thought, use]},
+        {"role": "user", "content": [result]},
+    ]
+    body = hidden | {"messages": [*ASK["messages"], *more]}
+    assert ask(fleet, 1, key, body).status == 200
+    assert reasoning_in(fleet.upstream.requests[-1]) == "Shown to nobody."
+
+
 def test_workers_of_one_machine_count_in_redis_with_the_others(fleet: Fleet) -> None:
     _, key = fleet.new_key("counted", limits=Limits(requests_per_minute=10))
     fleet.upstream.script(say("Hello.", times=-1))

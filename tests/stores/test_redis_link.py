@@ -52,7 +52,9 @@ def test_one_that_is_not_there_is_found_when_it_comes() -> None:
         told: list[tuple[bool, str]] = []
         link.on_change(lambda is_there, reason: told.append((is_there, reason)))
         await link.open()
-        assert told == [(False, "no answer at the start")]
+        ((is_there, reason),) = told
+        assert not is_there
+        assert reason.startswith("ConnectionError: Error 111 connecting")
         with pytest.raises(SharedStateUnavailable):
             await get(link)
         await asyncio.to_thread(server.start)
@@ -121,7 +123,11 @@ def test_a_wrong_password_is_away_and_says_why(redis_url: str) -> None:
         await until_there(link)
         await link.close()
         wrong = link_to(redis_url.replace("redis-secret", "wrong"))
+        told: list[str] = []
+        wrong.on_change(lambda _, reason: told.append(reason))
         await wrong.open()
+        assert "invalid" in told[0]
+        assert "wrong" not in told[0]
         assert not wrong.is_there
         await wrong.close()
 

@@ -68,8 +68,8 @@ class RedisLink:
 
     async def open(self) -> None:
         """Ask whether it is there; if it is not, go on asking until it is, or ``close``."""
-        if not await self._is_answering():
-            self._lose("no answer at the start")
+        if reason := await self._ask_once():
+            self._lose(reason)
 
     async def run(self, work: Callable[["Redis"], Awaitable[_T]]) -> _T:
         """
@@ -152,22 +152,23 @@ class RedisLink:
     async def _ask(self) -> None:
         """Ask until it answers; connections that it has dropped are opened anew."""
         await self.client.connection_pool.disconnect(inuse_connections=False)
-        while not await self._is_answering():  # noqa: ASYNC110 - it does not tell us
+        while await self._ask_once():  # noqa: ASYNC110 - it does not tell us
             await asyncio.sleep(self._config.retry_interval_s)
         self._tell(is_there=True, reason="")
 
-    async def _is_answering(self) -> bool:
+    async def _ask_once(self) -> str:
+        """Return why it does not answer; empty: it does, and is there from now on."""
         client = self.client  # before the clock runs: the library takes its time to load
         try:
             async with asyncio.timeout(self._config.connect_timeout_s):
                 await _ping(client)
         except TimeoutError:
-            return False
-        except _redis_errors():
-            return False
+            return f"no answer within {self._config.connect_timeout_s} s"
+        except _redis_errors() as error:
+            return _reason(error)
         self._late = 0
         self.is_there = True
-        return True
+        return ""
 
     def _tell(self, *, is_there: bool, reason: str) -> None:
         for told in self._told:
