@@ -52,6 +52,26 @@ def test_contents_that_begin_inside(content: str, expected: tuple[str, str]) -> 
     assert read([content], open_at_start=True) == expected
 
 
+@pytest.mark.parametrize("start", ["", "<think>"])
+def test_white_space_without_end_is_not_held_without_end(start: str) -> None:
+    cutter = ThinkTagCutter()
+    out = cutter.feed(start)
+    for _ in range(1000):
+        out += cutter.feed("\n" * 40)
+        assert len(cutter._held) < 5000
+    out += cutter.close()
+    assert "".join(piece for _, piece in out) == "\n" * 40_000
+
+
+@pytest.mark.parametrize("n", [10, 4096, 4097, 9000])
+def test_cuts_do_not_matter_where_white_space_is_long(n: int) -> None:
+    space = "\n" * n
+    for content in (f"{space}<think>a</think>b", f"<think>a{space}</think>b"):
+        whole = read([content])
+        assert read([content[i : i + 7] for i in range(0, len(content), 7)]) == whole
+        assert "".join(whole).replace("\n", "") in ("ab", "<think>a</think>b")
+
+
 def test_what_a_call_follows_was_thinking() -> None:
     assert read(["Hm."], open_at_start=True, is_end=False) == ("Hm.", "")
 

@@ -69,7 +69,14 @@ def test_thinking_that_a_limit_has_cut_is_no_answer() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["Close it with `</think>`.", "a </think> b", "x</think>", "<think>a</think>b"]
+    "text",
+    [
+        "Close it with `</think>`.",
+        "a </think> b",
+        "x</think>",
+        "<think>a</think>b",
+        "Like this:\n```\n<think>\na\n</think>\n```",
+    ],
 )
 def test_text_about_tags_teaches_nothing(text: str) -> None:
     _, records = replies(writing(text), profile={"thinking": "always"})

@@ -85,7 +85,8 @@ class BlockWriter:
         keeps = plan.deployment.profile.echo_reasoning != "never"
         self._keeps_thinking = keeps or bool(plan.server_tools)
         self._is_cut = False  # the upstream was stopped before it was done
-        self._space = {"text": "", "thinking": ""}  # white space that waits for more of its kind
+        # White space that waits for more of its kind.
+        self._space: dict[Kind, list[str]] = {"text": [], "thinking": []}
         self._thinking: list[str] = []  # of the open thinking block, for its signature
         self.has_text = False
         self.has_written = False
@@ -115,10 +116,12 @@ class BlockWriter:
             return
         if not self._queue or self._queue[-1].kind != kind:
             if text.isspace():  # no block for line breaks between thinking and a tool call
-                self._space[kind] += text
+                self._space[kind].append(text)
                 return
             self._queue.append(_Segment(kind))
-            text, self._space[kind] = self._space[kind] + text, ""
+            if space := self._space[kind]:
+                text = "".join(space) + text
+                space.clear()
         self._queue[-1].pieces.append(text)
         self._advance()
 
@@ -131,7 +134,7 @@ class BlockWriter:
                 self.repairs.add_dropped_call(call.name)
                 return
             self.has_calls = True
-            self._space["text"] = ""
+            self._space["text"].clear()
             self._queue.append(_Segment(None, call))
             self._advance()
         elif self._open is not None and self._open.call is call:
@@ -154,7 +157,7 @@ class BlockWriter:
         if self._space["text"] and not self._sink.has_content:  # a reply of white space only
             self._sink.start(self._meter.total)
             self._sink.begin_text()
-            self._sink.add_text(self._space["text"])
+            self._sink.add_text("".join(self._space["text"]))
 
     def _show(self, kind: Kind, text: str) -> None:
         if kind == "text":

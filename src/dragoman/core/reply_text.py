@@ -14,7 +14,7 @@ import msgspec
 from dragoman.core.block_writer import BlockWriter
 from dragoman.core.plan import Plan
 from dragoman.core.stop_sequences import StopMatcher
-from dragoman.core.think_tags import CLOSE_TAG, ThinkTagCutter, ends_thinking
+from dragoman.core.think_tags import OPEN_TAG, ThinkTagCutter, ends_thinking
 from dragoman.core.think_tags import Piece as TagPiece
 from dragoman.core.tool_arguments import parse_arguments, parse_partial
 from dragoman.core.tool_grammars.body import TextCall
@@ -72,8 +72,8 @@ class ReplyText:
 
     def take(self, content: str) -> bool:
         """Take content."""
-        if self._seeks_end and CLOSE_TAG in content and ends_thinking(content):
-            self._learn(begins_inside=True)
+        if self._seeks_end and "think>" in content:
+            self._look_for_end(content)
         calls = self._calls
         if self._tags is not None:
             self._take_tagged(self._tags, content)
@@ -165,6 +165,13 @@ class ReplyText:
                 self._take_watched(self._calls, piece)
             else:
                 self._take_text(piece)
+
+    def _look_for_end(self, content: str) -> None:
+        """Look for a closing tag without an opening one, which a text about tags has as well."""
+        if OPEN_TAG in content:
+            self._seeks_end = False
+        elif ends_thinking(content):
+            self._learn(begins_inside=True)
 
     def _learn(self, *, begins_inside: bool) -> None:
         """Learn whether the model's text begins inside its thinking."""

@@ -10,9 +10,12 @@ the first such reply teaches.
 import re
 from typing import Final, Literal
 
-CLOSE_TAG: Final = "</think>"
-_OPEN: Final = "<think>"
+OPEN_TAG: Final = "<think>"
+_CLOSE: Final = "</think>"
 _SPACE: Final = " \t\r\n"
+# White space that is held back before a tag, in characters. No model writes more there; one that
+# writes line breaks without end must not cost more with each.
+_MAX_SPACE: Final = 4096
 _ALONE: Final = re.compile(r"(?:\A|\n)[ \t]*</think>[ \t]*(?:\n|\Z)")
 
 Piece = tuple[Literal["thinking", "text"], str]
@@ -81,26 +84,25 @@ class ThinkTagCutter:
 
     def _find_open(self) -> None:
         start = self._held.lstrip(_SPACE)
-        if start.startswith(_OPEN):
-            self._held = start[len(_OPEN) :].lstrip("\n")
+        is_far = len(self._held) - len(start) > _MAX_SPACE
+        if start.startswith(OPEN_TAG) and not is_far:
+            self._held = start[len(OPEN_TAG) :].lstrip("\n")
             self._open_at_start = False  # the tag proves that this is thinking
             self._state = "inside"
-        elif not _OPEN.startswith(start):
+        elif is_far or not OPEN_TAG.startswith(start):
             self._state = "inside" if self._open_at_start else "text"
 
     def _find_close(self, pieces: list[Piece]) -> None:
-        thinking, tag, rest = self._held.partition(CLOSE_TAG)
+        thinking, tag, rest = self._held.partition(_CLOSE)
         if tag:
-            thinking = thinking.rstrip("\n")
+            thinking = thinking[: len(thinking) - _breaks_at_end(thinking)]
             self._held, self._state = rest, "after"
             self._unproved.clear()
             self._open_at_start = False
         else:
             # Hold what may become the tag, and the line breaks before it.
-            keep = _overlap(thinking, CLOSE_TAG)
-            while keep < len(thinking) and thinking[-keep - 1] == "\n":
-                keep += 1
-            cut = len(thinking) - keep
+            cut = len(thinking) - _overlap(thinking, _CLOSE)
+            cut -= _breaks_at_end(thinking[:cut])
             self._held, thinking = thinking[cut:], thinking[:cut]
         if thinking:
             pieces.append(("thinking", thinking))
@@ -111,6 +113,12 @@ class ThinkTagCutter:
 def ends_thinking(text: str) -> bool:
     """Tell whether *text*, a piece of a reply, holds a closing tag as models write it: alone."""
     return _ALONE.search(text) is not None
+
+
+def _breaks_at_end(text: str) -> int:
+    """Return how many line breaks *text* ends with, as far as they are held back."""
+    end = text[-_MAX_SPACE:]
+    return len(end) - len(end.rstrip("\n"))
 
 
 def _overlap(text: str, tag: str) -> int:
