@@ -30,7 +30,7 @@ def test_it_tells_route_adjustments_and_request(folder: Path) -> None:
     assert (done.returncode, done.stderr) == (OK, "")
     lines = [line.strip() for line in done.stdout.splitlines()]
     assert lines[0] == "claude-sonnet-5 -> deepseek-v3.1"
-    assert any(line.startswith("1. lab: deepseek-v3.1 (openai API, dialect ") for line in lines)
+    assert any(line.startswith("1. lab: deepseek-v3.1 (openai API, ") for line in lines)
     assert "POST http://127.0.0.1:9/v1/chat/completions" in lines
     assert "authorization: ***" in lines
     assert any(line.startswith("top_k ") for line in lines)

@@ -132,8 +132,12 @@ def explanation_lines(said: Explanation) -> Iterator[str]:
         yield printable(f"then: {', '.join(said.fallbacks)}")
 
 
+def _known_as(dialect: str) -> str:
+    return "a model that nothing is known of" if dialect.startswith("this model") else dialect
+
+
 def _target_lines(number: int, target: ShownTarget) -> Iterator[str]:
-    facts = [f"{target.kind} API", f"dialect {target.dialect}"]
+    facts = [f"{target.kind} API", _known_as(target.dialect)]
     if target.input_tokens_estimate is not None:
         facts.append(f"about {target.input_tokens_estimate} tokens")
     if target.is_streamed is not None:
