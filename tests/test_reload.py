@@ -152,6 +152,31 @@ def test_a_stream_under_way_is_not_touched(tmp_path: Path) -> None:
 PARTS = tuple(f"part {number} " for number in range(10))
 
 
+def test_a_stream_outlives_several_configurations(tmp_path: Path) -> None:
+    async def main(slow: ChatUpstream, other: ChatUpstream) -> None:
+        first = config(tmp_path, slow.url)
+        case = Case(first)
+        pool = case.switch.gateway.upstreams["lab"]
+        stream = asyncio.create_task(case.ask("first", stream=True))
+        await until(lambda: pool.n_calls == 1)
+        second = structs.replace(first, models={**first.models, "second": first.models["first"]})
+        await case.take(second)
+        assert case.switch.gateway.upstreams["lab"] is pool  # one has it with a stream, one without
+        moved = UpstreamConfig(base_url=other.url)
+        await case.take(structs.replace(second, upstreams={"lab": moved, "spare": moved}))
+        assert (await case.ask("second")).status == 200
+        assert pool.n_calls == 1
+        assert check_stream((await stream).reply).content[0]["text"] == "".join(PARTS)
+        await until(lambda: pool.n_connections == 0)
+        await case.switch.close()
+
+    with (
+        ChatUpstream(say(*PARTS, delay_s=0.1)) as slow,
+        ChatUpstream(say("Hello", times=-1)) as other,
+    ):
+        asyncio.run(main(slow, other))
+
+
 def test_the_end_cuts_streams_of_former_gateways_too(tmp_path: Path) -> None:
     async def main(url: str) -> None:
         before = config(tmp_path, url)

@@ -161,15 +161,11 @@ class Gateway:
         """Return why no request would be answered; empty: one would."""
         return await self._readiness.reason()
 
-    async def retire(self, successor: "Gateway") -> None:
-        """Wait until the last request is over; then close what *successor* does not use."""
+    async def wait_until_empty(self) -> None:
+        """Wait until the last request is over; no new ones may come."""
         if self._n_open:
             self._emptied = asyncio.Event()
             await self._emptied.wait()
-        kept = {id(upstream) for upstream in successor.upstreams.values()}
-        for upstream in self.upstreams.values():
-            if id(upstream) not in kept:
-                await upstream.close()
 
     async def close(self) -> None:
         """Abort what is under way and close all connections."""
@@ -188,7 +184,8 @@ class Switch:
 
     def __init__(self, gateway: Gateway) -> None:
         self.gateway = gateway
-        self._retiring: dict[asyncio.Task[None], Gateway] = {}
+        self._former: list[Gateway] = []  # those that still have requests
+        self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def config(self) -> Config:
@@ -222,15 +219,26 @@ class Switch:
     def turn(self, successor: Gateway) -> None:
         """Serve with *successor* from the next request on."""
         former, self.gateway = self.gateway, successor
-        task = asyncio.create_task(former.retire(successor), name="a former gateway")
-        self._retiring[task] = former
-        task.add_done_callback(self._retiring.pop)
+        self._former.append(former)
+        task = asyncio.create_task(self._retire(former), name="a former gateway")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def close(self) -> None:
         """Close the gateway in use, and those that still have requests."""
-        former = dict(self._retiring)
-        for task in former:
+        tasks = tuple(self._tasks)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*former, return_exceptions=True)
-        for gateway in (*former.values(), self.gateway):
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for gateway in (*self._former, self.gateway):
             await gateway.close()
+
+    async def _retire(self, former: Gateway) -> None:
+        """Wait for the last request of *former*, then close the upstreams that are its alone."""
+        await former.wait_until_empty()
+        self._former.remove(former)
+        others = (*self._former, self.gateway)  # one before it may have streams that still run
+        in_use = {id(upstream) for each in others for upstream in each.upstreams.values()}
+        for upstream in former.upstreams.values():
+            if id(upstream) not in in_use:
+                await upstream.close()

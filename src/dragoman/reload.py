@@ -40,6 +40,8 @@ NEEDS_RESTART: Final = (
     "server.tls_key",
     "server.watch_config",
     "metrics",
+    "admin.host",
+    "admin.port",
     "tracing",
     "store",
     "usage",

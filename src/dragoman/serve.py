@@ -110,6 +110,7 @@ class Running(Struct, frozen=True, kw_only=True):
 
     gateway: Switch
     server: HttpServer
+    admin: HttpServer | None
     serving: Serving
     engine: Engine | EngineLink | None = None
 
@@ -237,11 +238,13 @@ async def open_gateway(
         stack.push_async_callback(server.close, 0)
         gateway.lasting.start()
         await _show_metrics(gateway, server, stack=stack, log=log, place=place)
-        await _show_admin(switch, stack=stack, log=log, place=place)
+        admin = await _show_admin(switch, stack=stack, log=log, place=place)
         if engine:  # last: a port that is taken shows before gigabytes are read
             await start_engine(engine, log)
         serving = describe(config, server.port, model=model, found=found, environ=environ)
-        yield Running(gateway=switch, server=server, serving=serving, engine=engine or link)
+        yield Running(
+            gateway=switch, server=server, admin=admin, serving=serving, engine=engine or link
+        )
 
 
 async def _show_metrics(
@@ -269,13 +272,14 @@ async def _show_metrics(
 
 async def _show_admin(
     gateway: Switch, *, stack: AsyncExitStack, log: EventLog, place: WorkerPlace | None
-) -> None:
+) -> HttpServer | None:
     """Listen for administrators, where they have an address of their own."""
     settings = gateway.config.admin
     with listening(settings.host, settings.port or 0):
         own = await start_admin_server(gateway, log=log, shares_port=place is not None)
     if own is not None:
         stack.push_async_callback(own.close, 0)
+    return own
 
 
 def describe(
@@ -431,7 +435,11 @@ def _reload_steps(told: Told, running: Running, *, log: EventLog) -> ReloadSteps
     def build(config: Config, former: Gateway) -> Gateway:
         return build_gateway(config, log=log, environ=environ, engine=engine, former=former)
 
-    renew = partial(renew_certificate, running.server)
+    def renew(config: Config) -> None:
+        for server in (running.server, running.admin):
+            if server is not None:
+                renew_certificate(server, config.server)
+
     return ReloadSteps(load=load, renew=renew, build=build)
 
 
