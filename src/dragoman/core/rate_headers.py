@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from typing import Final
 
 _LIMITED: Final = (b"requests", b"tokens")
+_REQUESTS_LEFT: Final = b"x-ratelimit-remaining-requests"
+_TOKENS_LEFT: Final = b"x-ratelimit-remaining-tokens"
 _MAX_S: Final = 86_400.0  # more is no duration, but a time
 _DURATION: Final = re.compile(
     rb"(?:(\d{1,6})h)?(?:(\d{1,6})m(?!s))?(?:(\d{1,6}(?:\.\d{1,9})?)s)?(?:(\d{1,9})ms)?"
@@ -26,6 +28,8 @@ def spent_for_s(headers: Mapping[bytes, bytes]) -> float | None:
     Args:
         headers: Of any reply, names in lower case.
     """
+    if _REQUESTS_LEFT not in headers and _TOKENS_LEFT not in headers:  # most say nothing
+        return None
     waits = [
         read_duration_s(headers.get(b"x-ratelimit-reset-" + what, b""))
         for what in _LIMITED
