@@ -27,6 +27,7 @@ VENDORS = {
 }
 ENGINES = {
     "deepseek/parser-off-v31": "sglang",
+    "deepseek/thinking-without-open-tag": "vllm",
     "qwen/inline-think": "vllm",
     "qwen/parser-off": "vllm",
     "kimi/calls-in-reasoning": "sglang",
