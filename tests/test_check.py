@@ -282,6 +282,13 @@ def test_models_are_listed_with_what_is_known(tmp_path: Path) -> None:
     assert [cells[0] for cells in rows] == ["deepseek-v3.1", "mystery", "window"]
 
 
+def test_replicas_are_one_upstream_in_the_list() -> None:
+    gpus = UpstreamConfig(base_url="http://a", base_urls=("http://a", "http://b"))
+    models = {"m": ModelConfig(upstream=("gpus",))}
+    ((_, upstreams, *_),) = model_rows(Config(upstreams={"gpus": gpus}, models=models))
+    assert upstreams == "gpus"
+
+
 def test_no_models_is_one_line(tmp_path: Path) -> None:
     run = run_command(tmp_path, "models")
     assert (run.returncode, run.stdout) == (2, "")

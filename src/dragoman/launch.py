@@ -199,19 +199,15 @@ def _roles_beside(route: Route, config: Config, routes: Routes) -> dict[str, str
     A role that is written down stays. Any other must not lead to an upstream that the user may
     not have had in mind, and from the embedded engine none at all leads away.
     """
-    upstreams = _upstreams(route)
+    upstreams = route.upstreams
     if upstreams == (ENGINE,):
         return {}
     written = structs.asdict(config.roles)
     return {
         role: alias
         for role, alias in _without(routes.roles).items()
-        if written[role] == alias or _upstreams(routes.resolve(alias)) == upstreams
+        if written[role] == alias or routes.resolve(alias).upstreams == upstreams
     }
-
-
-def _upstreams(route: Route) -> tuple[str, ...]:
-    return tuple(target.deployment.upstream for target in route.targets)
 
 
 def _without(roles: Mapping[str, str]) -> dict[str, str]:

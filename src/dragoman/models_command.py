@@ -47,7 +47,7 @@ def _row(route: Route, roles: Mapping[str, str]) -> tuple[str, ...]:
     played = [role for role, alias in roles.items() if alias == route.alias]
     return (
         route.alias,
-        ", ".join(target.deployment.upstream for target in route.targets),
+        ", ".join(route.upstreams),
         _number(profile.context_window),
         _number(profile.max_output_tokens),
         profile.thinking,

@@ -156,3 +156,10 @@ def test_readyz(script: Script, status: int, answer: dict[str, str]) -> None:
         assert [record["status"] for record in case.records] == ([] if status == 200 else [503])
 
     run(main())
+
+
+def test_a_reason_is_short_however_many_replicas_fail() -> None:
+    scripts = {f"lab{number}": [failing(GONE)] for number in range(11)}
+    why, _ = reason(scripts)
+    assert why.count("cannot be reached") == 8
+    assert why.endswith(", and 3 more")

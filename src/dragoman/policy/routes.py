@@ -91,6 +91,11 @@ class Route(Struct, frozen=True, kw_only=True):
     joins_resends: bool = False
 
     @property
+    def upstreams(self) -> tuple[str, ...]:
+        """Names of the upstreams, in order; one may have several endpoints."""
+        return tuple(dict.fromkeys(target.deployment.upstream for target in self.targets))
+
+    @property
     def profile(self) -> DialectProfile:
         """Of the first target: what clients are told about the model."""
         return self.targets[0].deployment.profile

@@ -9,6 +9,7 @@ from dragoman.policy.routes import Routes
 from dragoman.server.transport.ask import ask
 from dragoman.server.transport.seams import Timeouts, Upstream, UpstreamRequest
 
+_MAX_SHOWN: Final = 8  # endpoints in a reason
 _KEPT_S: Final = 5.0  # an answer is good for so long: probes may come every second
 _TIMEOUTS: Final = Timeouts(connect_s=2.0, first_byte_s=3.0, idle_s=3.0)
 _MAX_REPLY_BYTES: Final = 16 * 2**20  # OpenRouter's list of models has megabytes
@@ -45,8 +46,7 @@ class Readiness:
         if not self._routes:
             return "no model is configured"
         route = self._routes.resolve("claude")
-        names = [target.deployment.upstream for target in route.targets]
-        if self._engine_ready is not None and names == ["engine"]:
+        if self._engine_ready is not None and route.upstreams == ("engine",):
             return "" if self._engine_ready() else "the embedded engine does not answer"
         async with self._lock:
             loop = asyncio.get_running_loop()
@@ -60,7 +60,8 @@ class Readiness:
         answers = await asyncio.gather(*(self._ask(t.endpoint, t.deployment.kind) for t in targets))
         if not all(answers):  # one that answers is enough
             return ""
-        return f"no upstream of {alias} would answer: {', '.join(answers)}"
+        more = f", and {len(answers) - _MAX_SHOWN} more" if len(answers) > _MAX_SHOWN else ""
+        return f"no upstream of {alias} would answer: {', '.join(answers[:_MAX_SHOWN])}{more}"
 
     async def _ask(self, name: str, kind: str) -> str:
         """Return what is wrong with an upstream; empty: it answers."""
