@@ -99,6 +99,10 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"switch": {"chat_template_kwargs": {"enable_thinking": True}}},
         {"thinking": "toggle", "thinking_switch": "template_enable_thinking"},
     ),
+    "a switch that is an effort, on by default": (
+        {"thinks": True, "switch": {"reasoning_effort": "none"}},
+        {"thinking": "toggle", "thinking_switch": "effort_none"},
+    ),
     "reasoning wanted back in tool loops": (
         {**THINKING, "echo": "tool_turns"},
         {**TOGGLE, "echo_reasoning": "tool_turns", "reasoning_placeholder": " "},
