@@ -359,6 +359,21 @@ def test_what_is_read_while_it_changes_is_not_kept() -> None:
     run(main())
 
 
+def test_a_store_that_was_set_back_is_believed() -> None:
+    async def main() -> None:
+        case = Case()
+        text = case.add()
+        case.change(text, owner="ada")
+        await case.cache.refresh()
+        assert await case.caller(text)
+        case.store.revision, case.store.too_many = 1, True
+        case.store.pairs.clear()
+        await case.cache.refresh()
+        assert "unknown" in await case.is_refused(text)
+
+    run(main())
+
+
 # -- the store is away
 
 
@@ -432,6 +447,13 @@ def test_nobody_waits_for_ever_for_the_first_answer() -> None:
         case = Case(timeout_s=0.01)
         with pytest.raises(StoreUnavailable):
             await case.cache.wait_until_known()
+
+        async def hang() -> None:
+            await asyncio.Event().wait()
+
+        case.store.before_answer = hang
+        with pytest.raises(StoreUnavailable):
+            await case.caller(case.add())
 
     run(main())
 

@@ -9,8 +9,9 @@ import pytest
 from dragoman.core.errors import StoreUnavailable
 from dragoman.settings import Secret, StoreConfig
 from dragoman.store_urls import StoreUrl, read_store_url
-from dragoman.stores import opening
+from dragoman.stores import opening, sql
 from dragoman.stores.opening import LazyStore
+from dragoman.stores.sql import SqlStore
 from dragoman.tables import ConfigError
 from support.stores import NOW
 
@@ -105,4 +106,54 @@ def test_a_table_that_is_locked_is_waited_for_and_then_not(tmp_path: Path) -> No
         await store.touch_keys({"apikey_1": NOW})
         await lazy.close()
 
+    asyncio.run(main())
+
+
+def test_who_gives_up_waiting_does_not_end_the_opening(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        lazy = LazyStore(StoreUrl(path=tmp_path / "a.db"), StoreConfig())
+        release, n_opened = asyncio.Event(), 0
+
+        async def slow(url: StoreUrl, settings: StoreConfig) -> SqlStore:
+            nonlocal n_opened
+            n_opened += 1
+            await release.wait()
+            return await real(url, settings)
+
+        monkeypatch.setattr(sql, "open_sql_store", slow)
+        asking = [asyncio.create_task(lazy.get()) for _ in range(3)]
+        while not n_opened:  # noqa: ASYNC110 - the libraries are loaded in a thread
+            await asyncio.sleep(0.01)
+        asking[0].cancel()
+        await asyncio.sleep(0)
+        release.set()
+        found = await asyncio.gather(*asking, return_exceptions=True)
+        assert isinstance(found[0], asyncio.CancelledError)
+        assert found[1] is found[2] is await lazy.get()
+        assert n_opened == 1
+        await lazy.close()
+
+    real = sql.open_sql_store
+    asyncio.run(main())
+
+
+def test_a_store_that_is_being_opened_can_be_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(url: StoreUrl, settings: StoreConfig) -> SqlStore:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def main() -> None:
+        lazy = LazyStore(StoreUrl(path=tmp_path / "a.db"), StoreConfig())
+        asking = asyncio.create_task(lazy.get())
+        await asyncio.sleep(0.05)
+        await lazy.close()
+        with pytest.raises(StoreUnavailable) as raised:
+            await asking
+        assert raised.value.log_detail == "it has been closed"
+
+    monkeypatch.setattr(sql, "open_sql_store", never)
     asyncio.run(main())

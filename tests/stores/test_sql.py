@@ -255,6 +255,15 @@ def test_too_many_changes_are_not_told_one_by_one(
     with_store(url, case)
 
 
+def test_a_database_that_was_set_back(url: StoreUrl) -> None:
+    async def case(store: SqlStore) -> None:
+        await store.add_key(new_key(), new_entry())
+        found = await store.key_changes(7)
+        assert (found.revision, found.keys, found.has_keys) == (1, None, True)
+
+    with_store(url, case)
+
+
 # -- lists
 
 

@@ -36,7 +36,8 @@ class KeyChanges(Struct, frozen=True, kw_only=True):
 
     Attributes:
         revision: The present one.
-        keys: Every key that has changed, or whose workspace has; None: too many to say.
+        keys: Every key that has changed, or whose workspace has; None: too many to say, or nobody
+            knows, since the present revision is an earlier one.
         has_keys: Whether there are any, revoked ones among them.
     """
 

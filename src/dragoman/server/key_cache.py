@@ -238,8 +238,12 @@ class KeyCache:
 
     async def _load(self, digest: bytes) -> _Known | None:
         revision = self._revision
-        store = await self._get_store()
-        pair = await store.key_by_digest(digest)
+        try:
+            # The store has times of its own, but for its opening: that may wait for a replica.
+            async with asyncio.timeout(self._settings.timeout_s):
+                pair = await (await self._get_store()).key_by_digest(digest)
+        except TimeoutError:
+            raise StoreUnavailable("it has not been opened in time") from None
         known = _known_of(pair) if pair else None
         self.n_lookups += 1
         self.n_unknown += known is None

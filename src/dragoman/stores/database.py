@@ -151,8 +151,6 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 def _postgres_engine(url: StoreUrl, settings: StoreConfig) -> AsyncEngine:
-    # The server gives up, too, where we have: a report is what may take longest.
-    limit_ms = round(settings.report_timeout_s * 1000)
     assert url.address is not None
     return create_async_engine(
         URL.create(
@@ -170,13 +168,19 @@ def _postgres_engine(url: StoreUrl, settings: StoreConfig) -> AsyncEngine:
         pool_recycle=_RECYCLE_S,
         connect_args={
             "timeout": settings.timeout_s,
-            "server_settings": {
-                "application_name": "dragoman",
-                "statement_timeout": str(limit_ms),
-            },
+            "server_settings": _server_settings(url.address, settings),
             **_options(url.address),
         },
     )
+
+
+def _server_settings(address: PostgresAddress, settings: StoreConfig) -> dict[str, str]:
+    """Return what a connection begins with; a pooler, which caches nothing, knows little of it."""
+    found = {"application_name": "dragoman"}
+    if address.statement_cache_size != 0:
+        # The server gives up, too, where we have: a report is what may take longest.
+        found["statement_timeout"] = str(round(settings.report_timeout_s * 1000))
+    return found
 
 
 def _options(address: PostgresAddress) -> dict[str, Any]:

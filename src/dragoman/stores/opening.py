@@ -34,7 +34,7 @@ class LazyStore:
         self._settings = settings
         self._store: Store | None = None
         self._is_closed = False
-        self._lock = asyncio.Lock()
+        self._opening: asyncio.Task[None] | None = None
 
     async def get(self) -> Store:
         """
@@ -44,26 +44,48 @@ class LazyStore:
             StoreUnavailable: It cannot be reached, or is of a newer version.
         """
         if self._store is None:
-            async with self._lock:
-                if self._is_closed:
-                    raise StoreUnavailable("it has been closed")
-                if self._store is None:
-                    self._store = await self._open()
+            if self._is_closed:
+                raise StoreUnavailable("it has been closed")
+            if self._opening is None or self._opening.done():
+                self._opening = asyncio.create_task(self._open(), name="open the store")
+                self._opening.add_done_callback(_look_at)
+            await _wait_for(self._opening)
+        assert self._store is not None
         return self._store
 
     async def close(self) -> None:
         """Close it, if it is open; it is not opened again."""
         self._is_closed = True
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.gather(self._opening, return_exceptions=True)
         if self._store is not None:
             await self._store.close()
             self._store = None
 
-    async def _open(self) -> Store:
+    async def _open(self) -> None:
         # In a thread: a third of a second in which the loop would stand still.
         await asyncio.to_thread(_load)
         from dragoman.stores.sql import open_sql_store  # noqa: PLC0415
 
-        return await open_sql_store(self.url, self._settings)
+        self._store = await open_sql_store(self.url, self._settings)
+
+
+async def _wait_for(opening: "asyncio.Task[None]") -> None:
+    try:
+        # Who gives up waiting leaves it to the others: it may be changing tables.
+        await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        raise StoreUnavailable("it has been closed") from None
+
+
+def _look_at(task: "asyncio.Task[None]") -> None:
+    """Take note of a failure that nobody may be waiting for any more."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def look_at_store(url: StoreUrl, settings: StoreConfig) -> SchemaState:

@@ -69,6 +69,8 @@ class SqlStore:
             revision, has_keys = await _revision(connection)
             if revision == since:
                 return KeyChanges(revision=revision, keys=(), has_keys=has_keys)
+            if revision < since:  # another database, or a copy that was brought back
+                return KeyChanges(revision=revision, keys=None, has_keys=has_keys)
             is_new = or_(keys.c.revision > since, workspaces.c.revision > since)
             chosen = _PAIRS.where(is_new).limit(_MAX_CHANGES + 1)
             rows = list((await connection.execute(chosen)).mappings())
