@@ -29,7 +29,7 @@ class Opened:
         return [json.loads(line) for line in self._text.getvalue().splitlines()]
 
     def open(self, url: str | None, *, secret: bytes = SECRET) -> Any:
-        redis = RedisConfig(url=Secret(url), retry_interval_s=0.02) if url else None
+        redis = RedisConfig(url=Secret(url), timeout_s=10, retry_interval_s=0.02) if url else None
         return open_sharing(Config(redis=redis), secret=secret, owner=None, log=self.log)
 
 

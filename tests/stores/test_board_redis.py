@@ -22,7 +22,7 @@ class Gateway:
     """One that reads the topic ``facts``."""
 
     def __init__(self, url: str) -> None:
-        self.link = RedisLink(RedisConfig(url=Secret(url), retry_interval_s=0.05))
+        self.link = RedisLink(RedisConfig(url=Secret(url), timeout_s=10, retry_interval_s=0.05))
         self.outbox = RedisOutbox(self.link)
         self.crashes: list[BaseException] = []
         self.board = RedisBoard(self.link, self.outbox, on_crash=self.crashes.append)

@@ -24,7 +24,7 @@ class Gateway:
     """What of one gateway reaches for the shelf."""
 
     def __init__(self, url: str, *, secret: bytes = SECRET, ttl_s: float = 60) -> None:
-        self.link = RedisLink(RedisConfig(url=Secret(url), retry_interval_s=0.05))
+        self.link = RedisLink(RedisConfig(url=Secret(url), timeout_s=10, retry_interval_s=0.05))
         self.outbox = RedisOutbox(self.link)
         self.shelf = RedisShelf(self.link, self.outbox, seal=Seal(secret), ttl_s=ttl_s)
         self.vault = Vault(shared=self.shelf)
