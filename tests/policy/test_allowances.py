@@ -8,11 +8,10 @@ from dragoman.core.errors import BudgetExhausted, LimitExceeded, error_headers
 from dragoman.limit_settings import Budget, Limits
 from dragoman.policy.access import Caller, VirtualKey, Workspace
 from dragoman.policy.allowances import (
-    Rule,
     RuleBook,
+    RuleSet,
     Use,
     budget_warnings,
-    claim_of,
     label_of,
     limit_headers,
     refusal,
@@ -48,16 +47,17 @@ def stored(limits: Limits = NONE, *budgets: Budget, team: Workspace | None = Non
     return Caller(key_id=key.id, key_name=key.name, workspace=team, key=key)
 
 
-def shown(rules: tuple[Rule, ...]) -> dict[str, int]:
-    return {f"{rule.whose} {label_of(rule)}": rule.limit for rule in rules}
+def shown(rules: RuleSet | None) -> dict[str, int]:
+    assert rules is not None
+    return {f"{rule.whose} {label_of(rule)}": rule.limit for rule in rules.rules}
 
 
 # -- which rules hold
 
 
 def test_without_limits_there_are_no_rules() -> None:
-    assert book().of_request(stored(), "m") == ()
-    assert book().of_call("lab", "") == ()
+    assert book().of_request(stored(), "m") is None
+    assert book().of_call("lab", "") is None
 
 
 def test_rules_of_key_workspace_and_model() -> None:
@@ -97,9 +97,11 @@ def test_keys_of_the_configuration() -> None:
 
 def test_a_changed_key_has_its_new_rules_at_once() -> None:
     one = book()
-    assert one.of_request(stored(), "m") == ()
-    assert len(one.of_request(stored(Limits(concurrent=1)), "m")) == 1
-    assert one.of_request(stored(), "m") == ()
+    assert one.of_request(stored(), "m") is None
+    assert shown(one.of_request(stored(Limits(concurrent=1)), "m")) == {
+        'key "ci" key concurrent': 1
+    }
+    assert one.of_request(stored(), "m") is None
 
 
 def test_a_limit_of_0_is_a_limit() -> None:
@@ -119,9 +121,10 @@ def test_claims() -> None:
         concurrent=4,
     )
     budgets = [DAY, Budget(period="month", tokens=6)]
-    rules = rules_of("key", "k", "ci", limits=limits, budgets=budgets)
+    rules = RuleSet(tuple(rules_of("key", "k", "ci", limits=limits, budgets=budgets)))
     midnight, month = NOW_S + 12 * 3600, dt.datetime(2026, 12, 1, tzinfo=dt.UTC).timestamp()
-    assert [claim_of(rule, use, NOW_S) for rule in rules] == [
+    assert rules.amounts(use) == (1, 10, 20, 1, 99, 35)
+    assert list(rules.claims(use, NOW_S)) == [
         Claim(counter="key:k:requests", mode="window", limit=1, amount=1),
         Claim(counter="key:k:input_tokens", mode="window", limit=2, amount=10),
         Claim(counter="key:k:output_tokens", mode="window", limit=3, amount=20),
@@ -155,20 +158,25 @@ def test_spans(at: str, period: str, label: str, days: int) -> None:
     assert span.ends_s - span.starts_s == days * 86_400
 
 
+def test_claims_of_the_next_day_are_on_new_counters() -> None:
+    rules = RuleSet(tuple(rules_of("key", "k", "ci", limits=NONE, budgets=[DAY])))
+    days = [rules.claims(Use(), NOW_S + hours * 3600)[0].counter[-10:] for hours in (0, 11, 12, 36)]
+    assert days == ["2026-11-25", "2026-11-25", "2026-11-26", "2026-11-27"]
+
+
 # -- what is told
 
 
-def rules(limits: Limits = NONE, *budgets: Budget) -> tuple[Rule, ...]:
-    return tuple(rules_of("key", "apikey_1", "ci", limits=limits, budgets=budgets))
+def rules(limits: Limits = NONE, *budgets: Budget) -> RuleSet:
+    return RuleSet(tuple(rules_of("key", "apikey_1", "ci", limits=limits, budgets=budgets)))
 
 
 def test_headers_show_the_rule_with_the_smallest_rest() -> None:
-    both = (
-        *rules(Limits(requests_per_minute=100, input_tokens_per_minute=1000, concurrent=3)),
-        *rules_of(
-            "model", "m", "m", limits=Limits(requests_per_minute=50, output_tokens_per_minute=70)
-        ),
+    of_key = rules(Limits(requests_per_minute=100, input_tokens_per_minute=1000, concurrent=3))
+    of_model = rules_of(
+        "model", "m", "m", limits=Limits(requests_per_minute=50, output_tokens_per_minute=70)
     )
+    both = RuleSet((*of_key.rules, *of_model))
     verdict = Verdict(at_s=NOW_S + 0.5, used=(60, 1200, 1, 49, 20))
     reset = b"2026-11-25T12:01:02Z"
     assert dict(limit_headers(both, verdict)) == {

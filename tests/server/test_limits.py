@@ -457,7 +457,7 @@ def test_a_client_that_leaves_the_line_takes_no_place() -> None:
 def test_those_that_somebody_waits_for_come_first_and_keys_take_turns() -> None:
     async def main() -> None:
         server = ServerConfig(max_concurrent_requests=1, max_waiting_requests=9)
-        answers = [[0.05, *saying("x")]] * 5
+        answers = [[0.5, *saying("x")], *[saying("x")] * 4]
         case = AppCase({"lab": answers}, settings={**ada(), "server": server})
         background = {b"x-claude-code-request-class": b"workflow"}
         headers = [KEY, {**KEY, **background}, KEY, KEY, OTHER]
@@ -467,7 +467,10 @@ def test_those_that_somebody_waits_for_come_first_and_keys_take_turns() -> None:
             body = {**ASK, "messages": [{"role": "user", "content": str(number)}]}
             exchanges.append(exchange_of(body, headers=fields))
             tasks.append(asyncio.create_task(case.app.handle(exchanges[-1])))
-            await asyncio.sleep(0.005)
+            async with asyncio.timeout(5):
+                while case.lines.own.n_waiting < number:  # noqa: ASYNC110 - it has no event
+                    await asyncio.sleep(0)
+            await asyncio.sleep(0)
         await asyncio.gather(*tasks)
         assert [each.status for each in exchanges] == [200] * 5
         order = [request["messages"][-1]["content"] for request in case.sent()]

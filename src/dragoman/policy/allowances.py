@@ -9,6 +9,7 @@ import datetime as dt
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from operator import attrgetter
 from typing import Final, Literal
 
 from msgspec import Struct
@@ -36,6 +37,9 @@ _MODES: Final[Mapping[Kind, Mode]] = {
     "cost_micros": "budget",
     "tokens": "budget",
 }
+_TOKEN_KINDS: Final = frozenset({"input_tokens", "output_tokens", "tokens", "cost_micros"})
+_WINDOW_KINDS: Final[tuple[Kind, ...]] = ("requests", "input_tokens", "output_tokens")
+_Head = tuple[str, Mode, int, float]  # of a claim: all but its amount
 _PARTS: Final = (b"limit", b"remaining", b"reset")
 _HEADER_NAMES: Final = {
     kind: tuple(b"anthropic-ratelimit-%b-%b" % (name, part) for part in _PARTS)
@@ -100,6 +104,55 @@ class Span(Struct, frozen=True, gc=False):
     ends_s: float
 
 
+class RuleSet:
+    """
+    Rules that hold together, and what every request asks of them, found out once.
+
+    Attributes:
+        rules: At least one.
+        counts_tokens: Whether it matters how many tokens a request uses, or what they cost.
+        counts_money: Whether it matters what they cost.
+        holds: Whether something is given back at the end.
+        budgets: Those of a day or month, with their places among the rules.
+        windows: Of each kind of those of a minute, places among the rules and limits.
+    """
+
+    def __init__(self, rules: tuple[Rule, ...]) -> None:
+        kinds = [rule.kind for rule in rules]
+        self.rules = rules
+        self.counts_tokens = not _TOKEN_KINDS.isdisjoint(kinds)
+        self.counts_money = "cost_micros" in kinds
+        self.holds = any(rule.mode != "window" for rule in rules)
+        self.budgets = [(i, rule) for i, rule in enumerate(rules) if rule.period]
+        self.windows = [
+            (kind, places)
+            for kind in _WINDOW_KINDS
+            if (places := [(i, rule.limit) for i, rule in enumerate(rules) if rule.kind == kind])
+        ]
+        self._amounts = attrgetter(*kinds, "concurrent")  # one more: of one it gives no tuple
+        self._day = -1
+        self._heads: list[_Head] = []
+
+    def amounts(self, use: Use) -> tuple[int, ...]:
+        """Return how much of *use* each rule counts."""
+        amounts: tuple[int, ...] = self._amounts(use)
+        return amounts[:-1]
+
+    def claims(self, use: Use, now_s: float) -> tuple[Claim, ...]:
+        """Return what a request that uses *use* takes of each rule's counter."""
+        day = int(now_s // _DAY_S)
+        if day != self._day:
+            self._day = day
+            self._heads = [_head_of(rule, now_s) for rule in self.rules]
+        pairs = zip(self._heads, self._amounts(use), strict=False)
+        return tuple(
+            [
+                Claim(counter, mode, limit, amount, ends_s)
+                for (counter, mode, limit, ends_s), amount in pairs
+            ]
+        )
+
+
 class RuleBook:
     """
     All rules of a configuration, and those of the keys and workspaces that call.
@@ -132,31 +185,33 @@ class RuleBook:
             name: tuple(rules_of("upstream", name, name, limits=limits))
             for name, limits in upstreams.items()
         }
-        self._known: dict[tuple[str, str], tuple[Caller, tuple[Rule, ...]]] = {}
+        self._known: dict[tuple[str, str], tuple[Caller, RuleSet | None]] = {}
+        self._of_calls: dict[tuple[str, str], RuleSet | None] = {}
 
-    def of_request(self, caller: Caller, alias: str) -> tuple[Rule, ...]:
-        """Return what holds for a request of *caller* for a model; empty: nothing does."""
+    def of_request(self, caller: Caller, alias: str) -> RuleSet | None:
+        """Return what holds for a request of *caller* for a model; None: nothing does."""
         known = self._known.get((caller.key_id, alias))
         if known is not None and known[0] is caller:
             return known[1]
-        rules = (*self._of_caller(caller), *self._models.get(alias, ()))
+        rules = rule_set(*self._of_caller(caller), *self._models.get(alias, ()))
         if len(self._known) >= _MAX_KNOWN:
             self._known.clear()
         self._known[caller.key_id, alias] = (caller, rules)
         return rules
 
-    def of_call(self, upstream: str, stand_in: str) -> tuple[Rule, ...]:
+    def of_call(self, upstream: str, stand_in: str) -> RuleSet | None:
         """
-        Return what holds for a call of an upstream.
+        Return what holds for a call of an upstream; None: nothing does.
 
         Args:
             upstream: Its name.
             stand_in: The model that is asked instead of the one that was meant; empty: none is.
         """
-        rules = self._upstreams.get(upstream, ())
-        if stand_in and (own := self._models.get(stand_in)):
-            return (*rules, *own)
-        return rules
+        which = upstream, stand_in
+        if which not in self._of_calls:  # no more than the configuration has names
+            own, others = self._upstreams.get(upstream, ()), self._models.get(stand_in, ())
+            self._of_calls[which] = rule_set(*own, *others)
+        return self._of_calls[which]
 
     def _of_caller(self, caller: Caller) -> Iterator[Rule]:
         limits, budgets = self._keys.get(caller.key_id, (Limits(), ()))
@@ -202,14 +257,9 @@ def rules_of(
                 )
 
 
-def claim_of(rule: Rule, use: Use, now_s: float) -> Claim:
-    """Return what a request that uses *use* takes of the rule's counter."""
-    counter, ends_s = f"{rule.scope}:{rule.owner}:{rule.kind}", 0.0
-    if rule.period:
-        span = span_of(rule.period, now_s)
-        counter, ends_s = f"{counter}:{span.label}", span.ends_s
-    amount: int = getattr(use, rule.kind)
-    return Claim(counter=counter, mode=rule.mode, limit=rule.limit, amount=amount, ends_s=ends_s)
+def rule_set(*rules: Rule) -> RuleSet | None:
+    """Return the rules together; None: there are none."""
+    return RuleSet(rules) if rules else None
 
 
 def span_of(period: Period, now_s: float) -> Span:
@@ -231,19 +281,20 @@ def _span(period: Period, day: int) -> Span:
 # -- what people and clients are told
 
 
-def limit_headers(rules: Sequence[Rule], verdict: Verdict) -> HeaderFields:
+def limit_headers(rules: RuleSet, verdict: Verdict) -> HeaderFields:
     """
     Return the API's own headers: of each kind, those of the rule that is nearest to its limit.
 
     ``reset`` is when all of it will be there again, if no other request comes.
     """
-    nearest = _nearest(rules, verdict)
-    if not nearest:
+    if not rules.windows:
         return ()
-    reset = _rfc3339(math.ceil(verdict.at_s) + WINDOW_S + 1)
+    reset, used = _rfc3339(math.ceil(verdict.at_s) + WINDOW_S + 1), verdict.used
     fields: list[tuple[bytes, bytes]] = []
     tokens = tokens_left = 0
-    for kind, (limit, left) in nearest.items():
+    for kind, places in rules.windows:
+        left, limit = min([(limit - used[i], limit) for i, limit in places])
+        left = max(0, left)
         fields += _fields(kind, limit, left, reset=reset)
         if kind != "requests":
             tokens, tokens_left = tokens + limit, tokens_left + left
@@ -252,20 +303,18 @@ def limit_headers(rules: Sequence[Rule], verdict: Verdict) -> HeaderFields:
     return tuple(fields)
 
 
-def budget_warnings(rules: Sequence[Rule], verdict: Verdict) -> list[str]:
+def budget_warnings(rules: RuleSet, verdict: Verdict) -> list[str]:
     """Return a sentence for each budget that is used up so far that it warns."""
     return [
-        f"{_budget(rule)}: {_amounts(rule, used)} used; {_anew(rule, verdict.at_s)}"
-        for rule, used in zip(rules, verdict.used, strict=True)
-        if rule.period and used >= rule.warn_at
+        f"{_budget(rule)}: {_amounts(rule, verdict.used[i])} used; {_anew(rule, verdict.at_s)}"
+        for i, rule in rules.budgets
+        if verdict.used[i] >= rule.warn_at
     ]
 
 
-def refusal(
-    rules: Sequence[Rule], verdict: Verdict, *, expected: Use, contact: str
-) -> LimitExceeded:
+def refusal(rules: RuleSet, verdict: Verdict, *, expected: Use, contact: str) -> LimitExceeded:
     """Return the error for a request that was refused: a used-up budget before all others."""
-    refused = [(rules[i], verdict.used[i]) for i in verdict.refused]
+    refused = [(rules.rules[i], verdict.used[i]) for i in verdict.refused]
     headers = limit_headers(rules, verdict)
     for rule, used in refused:
         if rule.period and used >= rule.limit:
@@ -305,17 +354,13 @@ def _filled(own: Limits, others: Limits) -> Limits:
     )
 
 
-def _nearest(rules: Sequence[Rule], verdict: Verdict) -> dict[str, tuple[int, int]]:
-    """Return limit and rest of the window of each kind that has the smallest rest."""
-    nearest: dict[str, tuple[int, int]] = {}
-    for rule, used in zip(rules, verdict.used, strict=True):
-        if rule.mode != "window":
-            continue
-        left = max(0, rule.limit - used)
-        known = nearest.get(rule.kind)
-        if known is None or left < known[1]:
-            nearest[rule.kind] = rule.limit, left
-    return nearest
+def _head_of(rule: Rule, now_s: float) -> _Head:
+    """Return what all claims on the rule's counter have in common on a day."""
+    counter = f"{rule.scope}:{rule.owner}:{rule.kind}"
+    if not rule.period:
+        return counter, rule.mode, rule.limit, 0.0
+    span = span_of(rule.period, now_s)
+    return f"{counter}:{span.label}", rule.mode, rule.limit, span.ends_s
 
 
 def _fields(kind: str, limit: int, left: int, *, reset: bytes) -> HeaderFields:

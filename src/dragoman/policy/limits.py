@@ -26,9 +26,9 @@ Mode = Literal["window", "held", "budget"]
 NO_SEEDS: Final[Mapping[str, int]] = {}
 
 
-class Claim(Struct, frozen=True, kw_only=True, gc=False):
+class Claim(Struct, frozen=True, gc=False):
     """
-    What a request takes of one counter.
+    What a request takes of one counter. Not by keywords alone: each request makes several.
 
     Attributes:
         limit: A claim fits if it leaves no more than that in use. One that is over the limit by

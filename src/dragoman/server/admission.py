@@ -16,16 +16,15 @@ from dragoman.core.plan import Deployment
 from dragoman.core.usage import Usage
 from dragoman.policy.access import Caller
 from dragoman.policy.allowances import (
-    Rule,
     RuleBook,
+    RuleSet,
     Use,
     budget_warnings,
-    claim_of,
     label_of,
     limit_headers,
     refusal,
 )
-from dragoman.policy.expected_use import ExpectedUse
+from dragoman.policy.expected_use import Expected, ExpectedUse
 from dragoman.policy.limits import RENEW_S, Claim, Limiter, Reservation, Verdict
 from dragoman.policy.prices import Prices
 from dragoman.policy.routes import Target
@@ -36,7 +35,6 @@ from dragoman.server.telemetry import EventLog, RequestRecord
 _WARNING_HEADER: Final = b"x-dragoman-budget-warning"
 _MAX_TOLD: Final = 20_000  # budgets whose warning is in the log
 _TELL_AGAIN_S: Final = 60.0
-_COUNTED_KINDS: Final = frozenset({"input_tokens", "output_tokens", "tokens", "cost_micros"})
 
 
 _ONE_REQUEST: Final = Use()
@@ -60,7 +58,7 @@ class LimiterAtHand(Limiter, Protocol):
 class Admitted(Struct, frozen=True, kw_only=True):
     """What a request has reserved; *headers* are for its answer."""
 
-    rules: tuple[Rule, ...]
+    rules: RuleSet
     reservation: Reservation
     headers: HeaderFields
 
@@ -114,16 +112,16 @@ class Admission:
         """How many reservations are open."""
         return len(self._held)
 
-    def rules_of(self, caller: Caller, alias: str) -> tuple[Rule, ...]:
-        """Return what holds for a request; empty: nothing does, and nothing need be admitted."""
+    def rules_of(self, caller: Caller, alias: str) -> RuleSet | None:
+        """Return what holds for a request; None: nothing does, and nothing need be admitted."""
         return self._rules.of_request(caller, alias)
 
-    def rules_of_call(self, upstream: str, stand_in: str) -> tuple[Rule, ...]:
+    def rules_of_call(self, upstream: str, stand_in: str) -> RuleSet | None:
         """Return what holds for a call of an upstream; mostly nothing does."""
         return self._rules.of_call(upstream, stand_in)
 
     async def admit(
-        self, rules: tuple[Rule, ...], asked: Asked, record: RequestRecord, *, target: Target
+        self, rules: RuleSet, asked: Asked, record: RequestRecord, *, target: Target
     ) -> Admitted:
         """
         Reserve what a request will probably use.
@@ -153,7 +151,7 @@ class Admission:
         raise error
 
     async def admit_to_upstream(
-        self, rules: tuple[Rule, ...], asked: Asked, record: RequestRecord, *, target: Target
+        self, rules: RuleSet, asked: Asked, record: RequestRecord, *, target: Target
     ) -> Admitted:
         """
         Reserve what a call of an upstream will probably use; one request may make several.
@@ -189,11 +187,12 @@ class Admission:
             cost_micros: Their price; None: nothing, or nobody knows.
         """
         use = used(usage, cost_micros)
-        actual = [getattr(use, rule.kind) for rule in admitted.rules]
-        reservation = admitted.reservation
+        rules, reservation = admitted.rules, admitted.reservation
         self._held.pop(reservation.id, None)
-        self._limiter.settle(reservation, actual, now_s=self._clock())
-        if usage is not None and not usage.is_estimate and _counts_tokens(admitted.rules):
+        self._limiter.settle(reservation, rules.amounts(use), now_s=self._clock())
+        is_counted = usage is not None and not usage.is_estimate and rules.counts_tokens
+        if is_counted and usage is not None and not asked.is_learnt_from:
+            asked.is_learnt_from = True  # once, however many limits it had to fit
             self._expected.observe(asked.alias, asked.size(), usage)
 
     def close(self) -> None:
@@ -202,20 +201,31 @@ class Admission:
             self._renewal.cancel()
             self._renewal = None
 
-    def _use_of(self, rules: Sequence[Rule], asked: Asked, target: Target) -> Use:
-        if not _counts_tokens(rules):
+    def _use_of(self, rules: RuleSet, asked: Asked, target: Target) -> Use:
+        if not rules.counts_tokens:
             return _ONE_REQUEST
-        expected = self._expected.of(asked.alias, asked.size(), asked.request.max_tokens)
-        deployment = target.deployment
+        expected = asked.expected
+        if expected is None:
+            max_tokens = asked.request.max_tokens
+            expected = self._expected.of(asked.alias, asked.size(), max_tokens)
+            asked.expected = expected
+        return Use(
+            input_tokens=expected.fresh,
+            output_tokens=expected.output,
+            tokens=expected.prompt + expected.output,
+            cost_micros=self._cost_of(expected, target.deployment) if rules.counts_money else 0,
+        )
+
+    def _cost_of(self, expected: Expected, deployment: Deployment) -> int:
         usage = Usage(
             input_tokens=expected.fresh,
             cache_read_input_tokens=max(0, expected.prompt - expected.fresh),
             output_tokens=expected.output,
         )
         cost = self._prices.cost_micros(usage, model=deployment.model, upstream=deployment.upstream)
-        if cost is None and any(rule.kind == "cost_micros" for rule in rules):
+        if cost is None:
             self._tell_of_no_price(deployment)
-        return used(usage, cost)
+        return cost or 0
 
     def _tell_of_no_price(self, deployment: Deployment) -> None:
         """Log once for each model that a budget in money does not see it."""
@@ -227,15 +237,15 @@ class Admission:
             )
 
     async def _reserve(
-        self, reservation_id: str, rules: tuple[Rule, ...], use: Use
+        self, reservation_id: str, rules: RuleSet, use: Use
     ) -> tuple[Reservation, Verdict]:
         now_s = self._clock()
-        claims = tuple(claim_of(rule, use, now_s) for rule in rules)
+        claims = rules.claims(use, now_s)
         verdict = await self._limiter.reserve(reservation_id, claims, now_s=now_s)
         if verdict.unknown:
             verdict = await self._reserve_with_seeds(reservation_id, rules, claims, first=verdict)
         reservation = Reservation(id=reservation_id, claims=claims, at_s=verdict.at_s)
-        if verdict.is_granted and any(claim.mode != "window" for claim in claims):
+        if rules.holds and verdict.is_granted:
             self._held[reservation_id] = reservation
             if self._renewal is None:
                 self._renewal = asyncio.get_running_loop().call_later(RENEW_S, self._renew)
@@ -244,7 +254,7 @@ class Admission:
     async def _reserve_with_seeds(
         self,
         reservation_id: str,
-        rules: tuple[Rule, ...],
+        rules: RuleSet,
         claims: tuple[Claim, ...],
         *,
         first: Verdict,
@@ -252,7 +262,7 @@ class Admission:
         """Reserve once more, with what was used of budgets that have no counter yet."""
         now_s = self._clock()
         try:
-            unknown = [rules[i] for i in first.unknown]
+            unknown = [rules.rules[i] for i in first.unknown]
             amounts = await self._seeds.used(unknown, now_s=first.at_s)
         except SharedStateUnavailable as error:
             if now_s - self._told_of_unknown_s >= _TELL_AGAIN_S:
@@ -269,12 +279,11 @@ class Admission:
             self._limiter.renew([*self._held.values()], now_s=self._clock())
             self._renewal = asyncio.get_running_loop().call_later(RENEW_S, self._renew)
 
-    def _tell_of_budgets(
-        self, rules: Sequence[Rule], reservation: Reservation, verdict: Verdict
-    ) -> None:
+    def _tell_of_budgets(self, rules: RuleSet, reservation: Reservation, verdict: Verdict) -> None:
         """Log each budget once when it passes its threshold, and once when it is used up."""
-        for rule, claim, used_ in zip(rules, reservation.claims, verdict.used, strict=True):
-            if not rule.period or used_ < rule.warn_at:
+        for i, rule in rules.budgets:
+            claim, used_ = reservation.claims[i], verdict.used[i]
+            if used_ < rule.warn_at:
                 continue
             state = "used up" if used_ >= rule.limit else "nearly used up"
             if self._told.get(claim.counter) == state:
@@ -304,11 +313,7 @@ def used(usage: Usage | None, cost_micros: int | None) -> Use:
     )
 
 
-def _counts_tokens(rules: Sequence[Rule]) -> bool:
-    return any(rule.kind in _COUNTED_KINDS for rule in rules)
-
-
-def _warning(rules: Sequence[Rule], verdict: Verdict) -> HeaderFields:
+def _warning(rules: RuleSet, verdict: Verdict) -> HeaderFields:
     warnings = budget_warnings(rules, verdict)
     if not warnings:
         return ()

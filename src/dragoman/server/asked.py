@@ -2,7 +2,7 @@
 
 from msgspec import Struct
 
-from dragoman.policy.expected_use import PromptSize, size_of
+from dragoman.policy.expected_use import Expected, PromptSize, size_of
 from dragoman.server.transport.seams import HeaderList
 from dragoman.wire.anthropic import MessagesRequest
 
@@ -14,6 +14,8 @@ class Asked(Struct, kw_only=True):
     request: MessagesRequest
     alias: str  # of the model, whatever name was sent
     native_headers: HeaderList
+    expected: Expected | None = None  # of what it will use, once somebody wants to know
+    is_learnt_from: bool = False
     _size: PromptSize | None = None
 
     def size(self) -> PromptSize:

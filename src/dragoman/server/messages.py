@@ -68,7 +68,7 @@ class Messages:
         """Answer one request within its caller's limits."""
         metrics, admission = self._services.metrics, self._services.admission
         admitted: Admitted | None = None
-        if rules := admission.rules_of(record.caller, route.alias):
+        if (rules := admission.rules_of(record.caller, route.alias)) is not None:
             admitted = await admission.admit(rules, asked, record, target=route.targets[0])
             headers = (*headers, *admitted.headers)
         attempts = Attempts(self._services, exchange, asked=asked, record=record, headers=headers)

@@ -7,6 +7,7 @@ from typing import Final
 from dragoman.core.errors import GatewayError, UpstreamLimitExceeded
 from dragoman.core.sinks import SseSink
 from dragoman.core.usage import Usage
+from dragoman.policy.allowances import RuleSet
 from dragoman.policy.routes import Target
 from dragoman.server.admission import Admitted
 from dragoman.server.attempts import Attempts
@@ -116,7 +117,7 @@ class UpstreamStay:
     def try_begin(self) -> bool:
         """Take the place if it is free and there is nothing to reserve."""
         self._has_place = self._place.try_take()
-        return self._has_place and not self._rules
+        return self._has_place and self._rules is None
 
     async def wait(self, *, may_wait: bool) -> None:
         """
@@ -135,8 +136,8 @@ class UpstreamStay:
                     limit=_AT_WORK,
                 )
             await self._place.wait(self._attempts)
-        if self._rules:
-            self._admitted = await self._admit(may_wait=may_wait)
+        if self._rules is not None:
+            self._admitted = await self._admit(self._rules, may_wait=may_wait)
 
     def end(self) -> None:
         """Give the place back, and settle."""
@@ -146,14 +147,14 @@ class UpstreamStay:
             usage = attempts.counted_usage
             self._admission.settle(admitted, attempts.asked, usage=usage, cost_micros=None)
 
-    async def _admit(self, *, may_wait: bool) -> Admitted:
+    async def _admit(self, rules: RuleSet, *, may_wait: bool) -> Admitted:
         """Reserve; where only calls at work elsewhere stand against it, ask again and again."""
         attempts, clock = self._attempts, asyncio.get_running_loop().time
         since_s = clock()
         while True:
             try:
                 return await self._admission.admit_to_upstream(
-                    self._rules, attempts.asked, attempts.record, target=self._target
+                    rules, attempts.asked, attempts.record, target=self._target
                 )
             except UpstreamLimitExceeded as error:
                 waited_s = clock() - since_s

@@ -45,6 +45,8 @@ class FallbackLimiter:
 
     def __init__(self, main: Limiter, *, is_open: bool, share_pct: int, told: Told) -> None:
         self._main = main
+        # That of this process is never away, and there is nothing to remember of it.
+        self._memory = main if type(main) is MemoryLimiter else None
         self._alone = MemoryLimiter()
         self.is_open = is_open
         self.share_pct = share_pct
@@ -62,6 +64,8 @@ class FallbackLimiter:
         now_s: float,
         seeds: Mapping[str, int] = NO_SEEDS,
     ) -> Verdict:
+        if self._memory is not None:
+            return self._memory.reserve_now(request_id, claims, now_s=now_s, seeds=seeds)
         try:
             verdict = await self._main.reserve(request_id, claims, now_s=now_s, seeds=seeds)
         except SharedStateUnavailable as error:

@@ -15,43 +15,71 @@ _FORGET_S: Final = 3_600.0  # after the end of a budget's period: late replies s
 class _Window:
     """How much in the last 60 seconds, by second."""
 
-    def __init__(self) -> None:
-        self._slots: deque[list[int]] = deque()  # [second, amount], oldest first
+    __slots__ = ("_amount", "_older", "_second", "used")
+
+    def __init__(self, second: int) -> None:
+        self._second = second  # the last one, and what fell into it
+        self._amount = 0
+        self._older: deque[list[int]] = deque()  # [second, amount] before it, oldest first
         self.used = 0
 
-    def roll(self, now_s: float) -> None:
+    def roll(self, second: int) -> None:
         """Forget what is older than the window: a second counts until all of it is."""
-        first = int(now_s) - WINDOW_S
-        slots = self._slots
-        while slots and slots[0][0] < first:
-            self.used -= slots.popleft()[1]
+        if second <= self._second:  # or the clock was set back, and then its last second goes on
+            return
+        older = self._older
+        if self._amount:
+            older.append([self._second, self._amount])
+        self._second, self._amount = second, 0
+        while older and older[0][0] < second - WINDOW_S:
+            self.used -= older.popleft()[1]
 
-    def add(self, amount: int, now_s: float) -> None:
-        second = int(now_s)
-        if not self._slots or self._slots[-1][0] < second:
-            self._slots.append([second, amount])
-        else:  # or the clock was set back, and then its last second goes on
-            self._slots[-1][1] += amount
+    def wait_s(self, claim: Claim, now_s: float, second: int) -> float:
+        """Return in how many seconds the claim will fit; below 0: it fits."""
+        if second > self._second:
+            self.roll(second)
+        limit, amount = claim.limit, claim.amount
+        if self.used + (min(limit, amount)) <= limit and limit:
+            return -1.0
+        excess = self.used + min(amount, limit) - limit
+        for passed, freed in (*self._older, (self._second, self._amount)):
+            excess -= freed
+            if excess <= 0:
+                return passed + WINDOW_S + 1 - now_s
+        return float(WINDOW_S)
+
+    def add(self, amount: int) -> int:
+        """Count *amount* now, after a ``roll``; return what is in use."""
+        self._amount += amount
         self.used += amount
+        return self.used
 
-    def give_back(self, amount: int, at_s: float) -> None:
-        """Take *amount* off the second in which it was reserved, if that still counts."""
-        second = int(at_s)
-        for slot in reversed(self._slots):
-            if slot[0] <= second:
-                given = min(amount, slot[1]) if slot[0] == second else 0
+    def settle(self, difference: int, *, made: int, second: int) -> None:
+        """
+        Count now what was more than reserved, as nobody knew of it before; give back the rest.
+
+        Args:
+            difference: Of what was used to what was reserved.
+            made: The second in which it was reserved.
+            second: This one.
+        """
+        self.roll(second)
+        if difference > 0:
+            self.add(difference)
+        elif made == self._second:
+            given = min(-difference, self._amount)
+            self._amount -= given
+            self.used -= given
+        else:
+            self._give_back(-difference, made)
+
+    def _give_back(self, amount: int, made: int) -> None:
+        for slot in reversed(self._older):
+            if slot[0] <= made:
+                given = min(amount, slot[1]) if slot[0] == made else 0
                 slot[1] -= given
                 self.used -= given
                 return
-
-    def wait_s(self, claim: Claim, now_s: float) -> float:
-        """Return in how many seconds the claim will fit."""
-        excess = self.used + min(claim.amount, claim.limit) - claim.limit
-        for second, amount in self._slots:
-            excess -= amount
-            if excess <= 0:
-                return second + WINDOW_S + 1 - now_s
-        return float(WINDOW_S)
 
 
 class _Lease(Struct):
@@ -62,24 +90,42 @@ class _Lease(Struct):
 class _Held:
     """How much right now, by whom. Of a budget also how much was used."""
 
+    __slots__ = ("ends_s", "held", "leases", "used")
+
     def __init__(self, *, ends_s: float = 0.0, used: int = 0) -> None:
         self.leases: dict[str, _Lease] = {}
         self.held = 0
         self.used = used
         self.ends_s = ends_s
 
-    def take(self, request_id: str, amount: int, *, now_s: float) -> None:
-        self.release(request_id)
-        self.leases[request_id] = _Lease(amount, now_s + LEASE_S)
+    def wait_s(self, claim: Claim, now_s: float) -> float:
+        """Return 0 if the claim does not fit, for nobody knows when it will; below 0: it fits."""
+        if self._has_room(claim):
+            return -1.0
+        self.expire(now_s)
+        return -1.0 if self._has_room(claim) else 0.0
+
+    def take(self, request_id: str, amount: int, ends_s: float) -> None:
+        """Hold *amount* for a request until *ends_s*; again, if it holds something already."""
+        if request_id in self.leases:
+            self.release(request_id)
+        self.leases[request_id] = _Lease(amount, ends_s)
         self.held += amount
 
     def release(self, request_id: str) -> None:
+        """Give back what a request holds, if it does."""
         if (lease := self.leases.pop(request_id, None)) is not None:
             self.held -= lease.amount
 
     def expire(self, now_s: float) -> None:
+        """Give back what the dead hold."""
         for request_id in [id_ for id_, lease in self.leases.items() if lease.ends_s <= now_s]:
             self.release(request_id)
+
+    def _has_room(self, claim: Claim) -> bool:
+        if claim.mode == "budget":  # whoever finds something left may use it up
+            return self.used + self.held < claim.limit
+        return self.held + claim.amount <= claim.limit
 
 
 class MemoryLimiter:
@@ -116,91 +162,88 @@ class MemoryLimiter:
         """Do what ``reserve`` does, which here waits for nothing."""
         if now_s - self._swept_s > _SWEEP_S:
             self._sweep(now_s)
-        unknown = tuple(i for i, claim in enumerate(claims) if not self._knows(claim, seeds))
+        second, waits, unknown = int(now_s), [], []
+        for i, claim in enumerate(claims):  # one pass where all is well: this is every request
+            counter = self._windows.get(claim.counter) or self._held.get(claim.counter)
+            if counter is None and (counter := self._begin(claim, second, seeds)) is None:
+                unknown.append(i)
+                continue
+            if isinstance(counter, _Window):
+                wait_s = counter.wait_s(claim, now_s, second)
+            else:
+                wait_s = counter.wait_s(claim, now_s)
+            if wait_s >= 0:
+                waits.append((i, wait_s))
         if unknown:
-            return Verdict(at_s=now_s, unknown=unknown)
-        waits = {i: wait for i, c in enumerate(claims) if (wait := self._wait_s(c, now_s)) >= 0}
+            return Verdict(at_s=now_s, unknown=tuple(unknown))
         if waits:
-            used = tuple(self._used(claim) for claim in claims)
-            wait_s = max(waits.values())
-            return Verdict(at_s=now_s, used=used, refused=tuple(waits), retry_after_s=wait_s)
-        used = tuple(self._take(claim, request_id, now_s) for claim in claims)
+            refused = tuple(i for i, _ in waits)
+            used = tuple([self._used(claim) for claim in claims])
+            longest_s = max(wait_s for _, wait_s in waits)
+            return Verdict(at_s=now_s, used=used, refused=refused, retry_after_s=longest_s)
+        ends_s = now_s + LEASE_S
+        used = tuple([self._take(claim, request_id, ends_s) for claim in claims])
         return Verdict(at_s=now_s, used=used)
 
     def settle(self, reservation: Reservation, actual: Sequence[int], *, now_s: float) -> None:
+        second, made = int(now_s), int(reservation.at_s)
         for claim, amount in zip(reservation.claims, actual, strict=True):
             if claim.mode == "window":
-                window = self._windows.setdefault(claim.counter, _Window())
-                _settle_window(window, amount - claim.amount, reservation.at_s, now_s=now_s)
+                if amount == claim.amount:
+                    continue
+                window = self._windows.get(claim.counter)
+                if window is None:
+                    window = self._windows[claim.counter] = _Window(second)
+                window.settle(amount - claim.amount, made=made, second=second)
             elif (held := self._held.get(claim.counter)) is not None:
                 held.release(reservation.id)
-                held.used += amount if claim.mode == "budget" else 0
+                if claim.mode == "budget":
+                    held.used += amount
 
     def renew(self, reservations: Sequence[Reservation], *, now_s: float) -> None:
         for reservation in reservations:
             for claim in reservation.claims:
                 if claim.mode == "window":
                     continue
-                if claim.mode == "held" and claim.counter not in self._held:
-                    self._held[claim.counter] = _Held()
-                if (held := self._held.get(claim.counter)) is not None:
-                    held.take(reservation.id, claim.amount, now_s=now_s)
+                held = self._held.get(claim.counter)
+                if held is None and claim.mode == "held":
+                    held = self._held[claim.counter] = _Held()
+                if held is not None:
+                    held.take(reservation.id, claim.amount, now_s + LEASE_S)
 
     async def close(self) -> None:
         return None
 
-    def _knows(self, claim: Claim, seeds: Mapping[str, int]) -> bool:
-        if claim.mode != "budget" or claim.counter in self._held:
-            return True
-        if (used := seeds.get(claim.counter)) is None:
-            return False
-        self._held[claim.counter] = _Held(ends_s=claim.ends_s, used=used)
-        return True
-
-    def _wait_s(self, claim: Claim, now_s: float) -> float:
-        """Return when the claim will fit, 0: nobody knows; below 0: it fits."""
+    def _begin(self, claim: Claim, second: int, seeds: Mapping[str, int]) -> _Window | _Held | None:
+        """Return a new counter; None: it is of a budget, and needs a seed."""
+        name = claim.counter
         if claim.mode == "window":
-            window = self._windows.get(claim.counter)
-            if window is None:
-                return -1.0 if claim.limit > 0 else float(WINDOW_S)
-            window.roll(now_s)
-            if claim.limit > 0 and window.used + min(claim.amount, claim.limit) <= claim.limit:
-                return -1.0
-            return window.wait_s(claim, now_s)
-        held = self._held.get(claim.counter)
-        if held is None:
-            return -1.0 if claim.amount <= claim.limit else 0.0
-        if not _has_room(held, claim):
-            held.expire(now_s)
-        return -1.0 if _has_room(held, claim) else 0.0
+            window = self._windows[name] = _Window(second)
+            return window
+        used = 0 if claim.mode == "held" else seeds.get(name)
+        if used is None:
+            return None
+        held = self._held[name] = _Held(ends_s=claim.ends_s, used=used)
+        return held
 
     def _used(self, claim: Claim) -> int:
         if claim.mode == "window":
-            window = self._windows.get(claim.counter)
-            return window.used if window is not None else 0
-        held = self._held.get(claim.counter)
-        if held is None:
-            return 0
+            return self._windows[claim.counter].used
+        held = self._held[claim.counter]
         return held.used if claim.mode == "budget" else held.held
 
-    def _take(self, claim: Claim, request_id: str, now_s: float) -> int:
+    def _take(self, claim: Claim, request_id: str, ends_s: float) -> int:
         if claim.mode == "window":
-            window = self._windows.get(claim.counter)
-            if window is None:
-                window = self._windows[claim.counter] = _Window()
-            window.add(claim.amount, now_s)
-            return window.used
-        held = self._held.get(claim.counter)
-        if held is None:
-            held = self._held[claim.counter] = _Held()
-        held.take(request_id, claim.amount, now_s=now_s)
+            return self._windows[claim.counter].add(claim.amount)
+        held = self._held[claim.counter]
+        held.take(request_id, claim.amount, ends_s)
         return held.used if claim.mode == "budget" else held.held
 
     def _sweep(self, now_s: float) -> None:
         """Forget counters that nothing is left of."""
         self._swept_s = now_s
         for window in self._windows.values():
-            window.roll(now_s)
+            window.roll(int(now_s))
         self._windows = {name: window for name, window in self._windows.items() if window.used > 0}
         for held in self._held.values():
             held.expire(now_s)
@@ -209,18 +252,3 @@ class MemoryLimiter:
             for name, held in self._held.items()
             if held.leases or held.ends_s + _FORGET_S > now_s
         }
-
-
-def _has_room(held: _Held, claim: Claim) -> bool:
-    if claim.mode == "budget":  # whoever finds something left may use it up
-        return held.used + held.held < claim.limit
-    return held.held + claim.amount <= claim.limit
-
-
-def _settle_window(window: _Window, difference: int, at_s: float, *, now_s: float) -> None:
-    """Count now what was more than reserved, as nobody knew of it before; give back the rest."""
-    window.roll(now_s)
-    if difference > 0:
-        window.add(difference, now_s)
-    elif difference < 0:
-        window.give_back(-difference, at_s)
