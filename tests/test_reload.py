@@ -227,6 +227,27 @@ def test_a_bug_in_between_ends_nothing(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_a_change_before_it_looks_is_seen_as_well(tmp_path: Path) -> None:
+    async def main() -> None:
+        source = tmp_path / "dragoman.toml"
+        source.write_text("one")
+        case = Case(config(tmp_path, "http://127.0.0.1:9/v1", source=source))
+        reloading = Reloading(
+            case.switch,
+            ReloadSteps(load=case._load, renew=lambda _: None, build=case._build),
+            log=case.log,
+            seen=reload.look(case.switch.config),
+            on_hangup=lambda: None,
+        )
+        source.write_text("another")  # while the engine starts, for example
+        reloading.start()
+        await until(lambda: '"event":"reload"' in case.log_text.getvalue())
+        await reloading.stop()
+        await case.switch.close()
+
+    asyncio.run(main())
+
+
 def test_what_needs_a_restart_stays_and_is_named() -> None:
     before = Config(server=ServerConfig(port=1, ping_interval_s=3))
     wanted = Config(
@@ -330,6 +351,31 @@ def test_every_worker_takes_it(tmp_path: Path) -> None:
             wait_until(lambda: gateway.log().count('"state":"done"') == 2)
             assert all(models(gateway) == ["second"] for _ in range(8))
             assert '"state":"ended"' not in gateway.log()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="!!!! workers need Linux")
+def test_a_worker_that_starts_while_the_file_is_broken_serves_the_former(tmp_path: Path) -> None:
+    path = tmp_path / "dragoman.toml"
+    with ChatUpstream(say("Hello", times=-1)) as lab:
+        args = ("--workers", "2", "--log-format", "json")
+        with GatewayProcess(tmp_path, config=lab_config(lab.url, "first"), args=args) as gateway:
+            path.write_text(lab_config(lab.url, "second"))
+            wait_until(lambda: gateway.log().count('"state":"done"') == 2)
+            path.write_text("[server]\nprot = 1\n")
+            wait_until(lambda: gateway.log().count('"state":"refused"') == 2)
+            os.kill(children(gateway.pid)[0], signal.SIGKILL)
+            wait_until(lambda: gateway.log().count('"state":"refused"') == 3)
+            wait_until(lambda: len(children(gateway.pid)) == 2)
+            wait_until(lambda: '"state":"started"' in gateway.log())
+            assert all(models(gateway) == ["second"] for _ in range(8))  # whoever answers
+            path.write_text(lab_config(lab.url, "third"))
+            wait_until(lambda: gateway.log().count('"state":"done"') == 4)
+            assert all(models(gateway) == ["third"] for _ in range(6))
+
+
+def children(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(each) for path in tasks for each in path.read_text().split()]
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

@@ -48,7 +48,7 @@ NEEDS_RESTART: Final = (
     "redis",
 )
 _LOOK_INTERVAL_S: Final = 1.0
-_Seen = tuple[tuple[int, int, int] | None, ...]
+Seen = tuple[tuple[int, int, int] | None, ...]
 
 
 class ReloadSteps(Struct, frozen=True, kw_only=True):
@@ -59,11 +59,13 @@ class ReloadSteps(Struct, frozen=True, kw_only=True):
         load: Returns what a start would serve now; raises what a start would.
         renew: Reads other files again that hang on it.
         build: Makes its gateway, to take over from another one.
+        served: Told of it when it has.
     """
 
     load: Callable[[], Awaitable[Config]]
     renew: Callable[[Config], None]
     build: Callable[[Config, Gateway], Gateway]
+    served: Callable[[Config], None] = lambda _: None
 
 
 class Reloading:
@@ -74,6 +76,8 @@ class Reloading:
         switch: Turned to each new gateway.
         steps: Towards it.
         log: Told what came of it.
+        seen: What ``look`` has returned when the configuration was loaded: a file may change while
+            a gateway starts. None: as now.
         on_hangup: Called on SIGHUP where a terminal is gone: then it means the end, as ever.
     """
 
@@ -83,11 +87,13 @@ class Reloading:
         steps: ReloadSteps,
         *,
         log: EventLog,
+        seen: Seen | None = None,
         on_hangup: Callable[[], None],
     ) -> None:
         self._switch = switch
         self._steps = steps
         self._log = log
+        self._seen = seen if seen is not None else look(switch.config)
         self._on_hangup = on_hangup
         self._is_asked = asyncio.Event()
         self._hangups: Hangups | None = None
@@ -124,6 +130,7 @@ class Reloading:
             self._log.event("reload", state="refused", problem=str(error))
             return
         self._switch.turn(gateway)
+        self._steps.served(config)
         count("done", time.time())
         self._log.event("reload", state="done", models=len(config.models), needs_restart=waiting)
         gc.unfreeze()  # else the gateway that retires would stay for ever
@@ -141,10 +148,10 @@ class Reloading:
 
     async def _watch(self) -> None:
         """Ask for a reload when files have changed, and have then stayed the same for a while."""
-        served = before = _look(_files(self._switch.config))
+        served = before = self._seen
         while True:
             await asyncio.sleep(_LOOK_INTERVAL_S)
-            now = _look(_files(self._switch.config))
+            now = look(self._switch.config)
             # Half a file is no configuration: whoever writes it is given the time to end.
             if now == before and now != served and None not in now:
                 served = now
@@ -179,8 +186,9 @@ def _files(config: Config) -> tuple[Path, ...]:
     return tuple(path for path in files if path is not None)
 
 
-def _look(files: tuple[Path, ...]) -> _Seen:
-    return tuple(_signature(path) for path in files)
+def look(config: Config) -> Seen:
+    """Return what changes whenever a file of *config* does."""
+    return tuple(_signature(path) for path in _files(config))
 
 
 def _signature(path: Path) -> tuple[int, int, int] | None:

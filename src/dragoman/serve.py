@@ -43,7 +43,7 @@ from dragoman.local import (
     with_found_engines,
 )
 from dragoman.presets import load_catalog
-from dragoman.reload import Reloading, ReloadSteps
+from dragoman.reload import Reloading, ReloadSteps, Seen, look
 from dragoman.server.loop_watch import LoopWatch
 from dragoman.server.metrics_share import MetricsShare
 from dragoman.server.metrics_sources import connection_samples
@@ -123,11 +123,15 @@ class Told(Struct, frozen=True, kw_only=True):
         options: Of the command line; asked again for a new configuration.
         environ: As at the start.
         announce: Told what is served, once it is.
+        seen: Of the files, when they were loaded.
+        served: Told of each configuration that is served.
     """
 
     options: StartOptions
     environ: Mapping[str, str]
     announce: Callable[[Serving], None]
+    seen: Seen
+    served: Callable[[Config], None] = lambda _: None
 
 
 def serve(options: StartOptions, *, environ: Mapping[str, str]) -> int:
@@ -148,7 +152,7 @@ def serve(options: StartOptions, *, environ: Mapping[str, str]) -> int:
         tell_that_it_listens(structs.replace(serving, is_moved=moved), log)
 
     opening = open_gateway(config, model=model, log=log, environ=environ)
-    told = Told(options=options, environ=environ, announce=announce)
+    told = Told(options=options, environ=environ, announce=announce, seen=look(config))
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(serve_until_told(opening, told, log=log))
 
@@ -406,9 +410,12 @@ async def serve_until_told(
         if running is None:  # told to stop while it was starting
             return OK
         steps = _reload_steps(told, running, log=log)
-        reloading = Reloading(running.gateway, steps, log=log, on_hangup=signals.first.set)
+        reloading = Reloading(
+            running.gateway, steps, log=log, seen=told.seen, on_hangup=signals.first.set
+        )
         reloading.start()  # first: whoever hears that we listen may send the signal at once
         stack.push_async_callback(reloading.stop)
+        told.served(running.gateway.config)
         told.announce(running.serving)
         gc.collect()
         gc.set_threshold(*_COLLECT_AFTER)
@@ -440,7 +447,7 @@ def _reload_steps(told: Told, running: Running, *, log: EventLog) -> ReloadSteps
             if server is not None:
                 renew_certificate(server, config.server)
 
-    return ReloadSteps(load=load, renew=renew, build=build)
+    return ReloadSteps(load=load, renew=renew, build=build, served=told.served)
 
 
 def is_moved(options: StartOptions, config: Config) -> bool:

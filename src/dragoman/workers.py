@@ -27,7 +27,9 @@ from dragoman.banner import Serving
 from dragoman.config import Config, load_config
 from dragoman.engine import Engine, EngineLink, EngineModel
 from dragoman.exit_codes import FAILED, OK, USAGE, CommandFailed
+from dragoman.last_good import LastGood
 from dragoman.local import find_local_engines
+from dragoman.reload import look
 from dragoman.serve import (
     Running,
     StartOptions,
@@ -322,10 +324,19 @@ def main() -> int:
     line = sys.stdin.buffer.readline()
     told = msgspec.json.decode(line, type=WorkerOptions, dec_hook=lambda _, text: Path(text))
     start, environ = told.start, os.environ
-    config = load_config(start.config, environ=environ, overrides=start.overrides)
+    last_good = LastGood(folder=told.place.folder, environ=environ, overrides=start.overrides)
+    config, problem = last_good.load(start.config)
     log = new_log(config.server)
+    if problem:
+        log.event("reload", state="refused", problem=problem)
     opening = open_gateway(config, link=told.engine, place=told.place, log=log, environ=environ)
-    serving = Told(options=start, environ=environ, announce=_say_ready)
+    serving = Told(
+        options=start,
+        environ=environ,
+        announce=_say_ready,
+        seen=look(config),
+        served=last_good.keep,
+    )
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             return runner.run(_work(opening, serving, log))
