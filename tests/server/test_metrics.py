@@ -135,14 +135,16 @@ def test_what_a_client_makes_up_becomes_no_series() -> None:
         for name in ("no-such-model", "another", "a-third"):
             exchange = await case.ask({**ASK, "model": name})
             assert exchange.status == 404
-        for path in ("/a", "/b", "/v1/models/one"):
+        for path in ("/a", "/b", "/v1/models/one", "/admin/x", "/v1/organizations/y", "/admin"):
             await case.ask(b"", method="GET", path=path)
         await case.close()
         return case.metrics
 
     assert values(run(main()), "dragoman_requests_total") == {
         ("messages", "other", "", "404", "not_found_error"): 3,
+        ("models", "other", "", "404", "not_found_error"): 1,
         ("other", "other", "", "404", "not_found_error"): 3,
+        ("admin", "other", "", "404", "not_found_error"): 2,
     }
 
 

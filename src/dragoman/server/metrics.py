@@ -24,6 +24,11 @@ _ENDPOINTS: Final = {
     "/v1/messages/count_tokens": "count_tokens",
     "/v1/models": "models",
 }
+_BELOW: Final = {
+    "/v1/models/": "models",
+    "/admin/": "admin",
+    "/v1/organizations/": "admin",
+}
 _STOP_REASONS: Final = frozenset(
     {
         *("end_turn", "max_tokens", "stop_sequence", "tool_use", "pause_turn", "refusal"),
@@ -221,7 +226,7 @@ class Metrics:
     def _endings_of(self, record: RequestRecord) -> _Endings:
         """Return where such records are counted; they are found at once from now on."""
         model, upstream, reason = record.alias or OTHER, record.upstream, record.stop_reason
-        endpoint = _ENDPOINTS.get(record.path, OTHER)
+        endpoint = _endpoint_of(record.path)
         labels = (endpoint, model, upstream, str(record.status), record.error_type)
         reason = reason if reason in _STOP_REASONS or not reason else OTHER
         is_message = record.path == _MESSAGES and bool(upstream)
@@ -283,6 +288,12 @@ class Metrics:
                 labels = (OTHER, OTHER)
             found = self._messages.setdefault(labels, _Messages(labels))
         return found
+
+
+def _endpoint_of(path: str) -> str:
+    if (known := _ENDPOINTS.get(path)) is not None:
+        return known
+    return next((name for start, name in _BELOW.items() if path.startswith(start)), OTHER)
 
 
 def _field_of(path: str) -> str:
