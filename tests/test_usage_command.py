@@ -16,6 +16,7 @@ from dragoman.cli import run
 from dragoman.exit_codes import CANNOT_START, OK, USAGE
 from dragoman.store_urls import StoreUrl
 from dragoman.stores.sql import SqlStore
+from dragoman.stores.usage_spool import spool_folder
 from dragoman.usage_command import print_usage
 from support.command import run_command
 from support.gateway import program_environment
@@ -178,7 +179,8 @@ def test_rows_beyond_the_limit_are_told_of(full: Path, capsys) -> None:
 
 
 def test_what_waits_in_the_spool_is_told_of(full: Path, capsys) -> None:
-    folder = full / "data" / "usage-spool" / "1-abc"
+    store = StoreUrl(path=full / "data" / "dragoman.db")
+    folder = spool_folder(full / "data", store) / "1-abc"
     folder.mkdir(parents=True)
     (folder / "00000001.usage").write_bytes(b"x" * 1234)
     assert run(["usage"]) == OK

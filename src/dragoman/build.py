@@ -73,7 +73,7 @@ from dragoman.signing_file import signing_secret
 from dragoman.store_urls import read_store_url
 from dragoman.stores.opening import LazyStore
 from dragoman.stores.peek import newer_version
-from dragoman.stores.usage_spool import SPOOL_FOLDER, UsageSpool
+from dragoman.stores.usage_spool import UsageSpool, spool_folder
 from dragoman.stores.versions import too_new
 from dragoman.tables import ConfigError
 from dragoman.tls_files import server_tls
@@ -261,7 +261,7 @@ def _cached_keys(store: LazyStore | None, config: Config, log: EventLog) -> KeyC
 def _meter(store: LazyStore | None, config: Config, log: EventLog) -> Meter | None:
     if store is None:
         return None
-    folder = config.server.data_dir / SPOOL_FOLDER
+    folder = spool_folder(config.server.data_dir, store.url)
     spool = UsageSpool(folder, max_bytes=config.usage.spool_max_bytes)
     return Meter(spool, store.get, log=UsageLog(log))
 

@@ -18,7 +18,7 @@ from dragoman.policy.store import KeyFilter, Page, Store
 from dragoman.store_command import explained, find_store, print_json
 from dragoman.store_urls import StoreUrl
 from dragoman.stores.opening import LazyStore
-from dragoman.stores.usage_spool import SPOOL_FOLDER, waiting_bytes
+from dragoman.stores.usage_spool import spool_folder, waiting_bytes
 from dragoman.terminal import print_line, print_table, printable
 
 _DIMENSIONS: Final[tuple[Dimension, ...]] = get_args(Dimension)
@@ -80,7 +80,8 @@ def print_usage(
     config, url = find_store(options.config, environ=environ)
     report = explained(lambda: _read(config, url, options=options, query=query), url)
     _PRINTERS[options.shown_as](report)
-    _print_notes(report, config, options)
+    waiting = waiting_bytes(spool_folder(config.server.data_dir, url))
+    _print_notes(report, options, waiting=waiting)
     return OK
 
 
@@ -271,11 +272,11 @@ def _print_json(report: _Report) -> None:
 _PRINTERS: Final = {"table": _print_table, "csv": _print_csv, "json": _print_json}
 
 
-def _print_notes(report: _Report, config: Config, options: UsageOptions) -> None:
+def _print_notes(report: _Report, options: UsageOptions, *, waiting: int) -> None:
     """Say on standard error what the figures leave out."""
     console = Console(stderr=True, highlight=False)
     if report.is_cut:
         print_line(console, f"dragoman: only the first {options.limit:,} rows; see --limit")
-    if waiting := waiting_bytes(config.server.data_dir / SPOOL_FOLDER):
+    if waiting:
         line = f"dragoman: {waiting:,} bytes of records wait for the store and are not counted yet"
         print_line(console, line)

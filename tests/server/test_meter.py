@@ -54,12 +54,14 @@ class FakeStore:
 class MeterCase:
     """A meter over a fake store; ``events`` is what the log has."""
 
-    def __init__(self, root: Path, store: FakeStore | None = None, **spool: int) -> None:
+    def __init__(
+        self, root: Path, store: FakeStore | None = None, *, folder: str = "", **spool: int
+    ) -> None:
         self.store = store or FakeStore()
         self.text = io.StringIO()
-        self.spool = UsageSpool(root / "spool", **({"max_bytes": 2**20} | spool))
-        log = UsageLog(EventLog("json", self.text))
-        self.meter = Meter(self.spool, self.store.open, log=log)
+        self.spool = UsageSpool(root / folder / "spool", **({"max_bytes": 2**20} | spool))
+        self.usage_log = UsageLog(EventLog("json", self.text))
+        self.meter = Meter(self.spool, self.store.open, log=self.usage_log)
 
     @property
     def events(self) -> list[dict[str, Any]]:
@@ -475,5 +477,25 @@ def test_a_store_that_refuses_everything_is_not_given_everything(
         await case.stored(3)
         await case.meter.close()
         assert case.store.ids == ids(2, 3, 4)
+
+    run(main())
+
+
+def test_records_for_another_store_are_only_told_of(tmp_path: Path) -> None:
+    async def main() -> None:
+        first = MeterCase(tmp_path, folder="one")
+        first.store.error = GatewayError("away")
+        first.meter.start()
+        first.note(1)
+        await first.meter.close()
+        second = MeterCase(tmp_path)
+        other = UsageSpool(tmp_path / "one" / "another", max_bytes=2**20)
+        meter = Meter(other, second.store.open, log=second.usage_log)
+        meter.start()
+        meter.note(a_request(2))
+        await second.stored(1)
+        await meter.close()
+        assert second.store.ids == ids(2)
+        assert [event["event"] for event in second.events] == ["usage_elsewhere"]
 
     run(main())

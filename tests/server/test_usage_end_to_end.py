@@ -87,7 +87,7 @@ class Case:
 
     def wait_drained(self) -> None:
         """Wait until nothing is in any spool."""
-        wait_until(lambda: not list(self.data.glob("usage-spool/*/*.usage")))
+        wait_until(lambda: not list(self.data.glob("usage-spool/*/*/*.usage")))
 
 
 @contextmanager
@@ -137,7 +137,7 @@ def test_a_stopped_gateway_loses_nothing(tmp_path: Path) -> None:
         check_stored(stored, case.load)
         assert case.load.cut
         assert {stored[request_id].error_type for request_id in case.load.cut} == {"stopped"}
-        assert not list(case.data.glob("usage-spool/*"))
+        assert not list(case.data.glob("usage-spool/*/*"))
 
 
 def test_a_locked_database_is_waited_for(tmp_path: Path) -> None:

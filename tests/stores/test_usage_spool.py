@@ -14,10 +14,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dragoman.policy.records import UsageRecord
+from dragoman.settings import Secret
+from dragoman.store_urls import StoreUrl, read_store_url
 from dragoman.stores import usage_spool
 from dragoman.stores.folder_claims import FolderClaim, dead_claims
 from dragoman.stores.usage_lines import decode_lines, encode_lines
-from dragoman.stores.usage_spool import SpoolFull, UsageSpool, sync_segments, waiting_bytes
+from dragoman.stores.usage_spool import (
+    SpoolFull,
+    UsageSpool,
+    spool_folder,
+    sync_segments,
+    waiting_bytes,
+)
 
 AT = dt.datetime(2026, 11, 25, 14, 3, 11, 482000, dt.UTC)
 MANY_BYTES = 2**20
@@ -317,3 +325,21 @@ def test_a_folder_has_one_owner_among_many_who_want_it(tmp_path: Path) -> None:
     for claim in made:
         claim.release()
     assert list(root.iterdir()) == []
+
+
+def test_each_store_has_a_spool_of_its_own(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    urls = [
+        StoreUrl(path=tmp_path / "a.db"),
+        StoreUrl(path=tmp_path / "b.db"),
+        read_store_url(Secret("postgresql://u:p@h/one"), tmp_path),
+        read_store_url(Secret("postgresql://u:p@h/two"), tmp_path),
+        read_store_url(Secret("postgresql://u:p@other/one"), tmp_path),
+    ]
+    folders = {spool_folder(tmp_path, url) for url in urls if url is not None}
+    assert len(folders) == 5
+    assert {folder.parent for folder in folders} == {tmp_path / "usage-spool"}
+    assert spool_folder(tmp_path, StoreUrl(path=Path("a.db"))) in folders
+    again = read_store_url(Secret("postgresql://u:another-password@h/one"), tmp_path)
+    assert again is not None
+    assert spool_folder(tmp_path, again) in folders

@@ -217,6 +217,8 @@ class Meter:
         """Bring segments to the store, the oldest first."""
         delay_s = 0.0
         await self._adopt()
+        if elsewhere := await self._on_thread(self._spool.waiting_elsewhere):
+            self._log.elsewhere(elsewhere)
         while True:
             self._wrote.clear()
             is_last = self._last_written.is_set()

@@ -72,6 +72,10 @@ class UsageLog:
         """Say that processes that have ended left something."""
         self._log.event("usage_adopted", segments=n_segments, waiting_bytes=waiting_bytes)
 
+    def elsewhere(self, waiting_bytes: int) -> None:
+        """Say that records wait for a store that is not ours; maybe nobody will bring them."""
+        self._log.event("usage_elsewhere", waiting_bytes=waiting_bytes)
+
     def odd_segment(self, path: Path, reason: str) -> None:
         """Say that a segment is left to people."""
         self._log.event("usage_odd", path=str(path), detail=reason)

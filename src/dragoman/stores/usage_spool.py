@@ -13,19 +13,34 @@ import os
 from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
 from msgspec import Struct
 
 from dragoman.policy.records import UsageRecord
+from dragoman.store_urls import StoreUrl
 from dragoman.stores.folder_claims import FolderClaim, dead_claims
 from dragoman.stores.usage_lines import Lines, decode_lines, encode_lines
 
-SPOOL_FOLDER: Final = "usage-spool"  # in the data folder
+_FOLDER: Final = "usage-spool"  # in the data folder
 _SEGMENT_BYTES: Final = 2**20  # about 2,000 records: so many are in memory while it is read
 _SUFFIX: Final = ".usage"
 _ODD: Final = ".odd"
+
+
+def spool_folder(data_dir: Path, url: StoreUrl) -> Path:
+    """
+    Return where records for one store wait.
+
+    Gateways with other stores may use the same data folder: nobody brings another's records to his
+    own database.
+    """
+    kind, _, where = str(url).partition(" ")
+    if url.path is not None:
+        where = str(url.path.resolve())
+    return data_dir / _FOLDER / f"{kind}-{sha256(where.encode()).hexdigest()[:12]}"
 
 
 class SpoolFull(OSError):
@@ -73,6 +88,10 @@ class UsageSpool:
             if not segments:
                 claim.release()
         return len(self._sealed) - before
+
+    def waiting_elsewhere(self) -> int:
+        """Return how many bytes wait here for other stores; nobody may be left to bring them."""
+        return waiting_bytes(self._root.parent) - waiting_bytes(self._root)
 
     def append(self, records: Sequence[UsageRecord]) -> Path:
         """
@@ -215,7 +234,7 @@ def _sync(path: Path, flags: int) -> None:
 
 def waiting_bytes(root: Path) -> int:
     """Return how much waits in the spools of all processes, without touching it."""
-    return sum(_size_of(path) for path in root.glob(f"*/*{_SUFFIX}"))
+    return sum(_size_of(path) for path in root.rglob(f"*{_SUFFIX}"))
 
 
 def _segments_of(claim: FolderClaim) -> list[Segment]:
