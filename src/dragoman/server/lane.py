@@ -43,7 +43,8 @@ class LaneExchange:
 
     def write(self, data: bytes) -> None:
         if self._is_open:
-            self._real.write(data)
+            if not self.gone:
+                self._real.write(data)
             return
         self._held.append(data)
         if self._has_content():
@@ -52,7 +53,7 @@ class LaneExchange:
     def end_reply(self) -> None:
         if not self._is_open:  # a reply without any content is one, too
             self._claim()
-        if self._is_open:
+        if self._is_open and not self.gone:
             self._real.end_reply()
 
     def abort(self) -> None:
@@ -68,7 +69,8 @@ class LaneExchange:
         """
         self._is_open = True
         self._real.watch(self)
-        if self.gone:
+        if self._real.gone:  # just now, and whoever is at work here has not been told yet
+            self.on_gone()
             return
         if self._head is not None and not is_begun:
             self._real.start_reply(*self._head)
@@ -78,6 +80,8 @@ class LaneExchange:
     # -- told by the real exchange, once this one is open
 
     def on_gone(self) -> None:
+        if self.gone:
+            return
         self.gone = True
         if self._watcher is not None:
             self._watcher.on_gone()
