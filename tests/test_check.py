@@ -2,6 +2,7 @@
 
 import json
 import socket
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,11 @@ from dragoman.check import LiveCheck, UpstreamCheck, exit_code, listed_text, rea
 from dragoman.config import load_config
 from dragoman.models_command import model_rows
 from dragoman.settings import Config, ModelConfig, Secret, UpstreamConfig
+from dragoman.store_urls import StoreUrl
 from support.chat_script import refuse, say
 from support.chat_upstream import ChatUpstream
 from support.command import TinyServer, run_command
+from support.stores import with_store
 
 LISTING = {"data": [{"id": "deepseek-v3.1"}, {"id": "glm-4.7"}]}
 
@@ -59,6 +62,32 @@ def test_redis_is_asked(tmp_path: Path, redis_url: str) -> None:
         assert "not-it" not in line
         code, lines = check(tmp_path, text, R="http://h")
         assert (code, [line for line in lines if line.startswith("redis: ")]) == (1, [])
+
+
+def test_the_store_is_looked_into(tmp_path: Path) -> None:
+    def line(*args: str, **env: str) -> tuple[int, str]:
+        code, lines = check(tmp_path, text, *args, DRAGOMAN_DATA_DIR=str(tmp_path), **env)
+        return code, next((each for each in lines if each.startswith("store: ")), "")
+
+    path = tmp_path / "dragoman.db"
+    with ChatUpstream(models=("m",)) as lab:
+        text = upstream("lab", lab.url) + model("m", "lab")
+        assert line() == (0, "")  # none yet, and looking makes none
+        assert not path.exists()
+        with_store(StoreUrl(path=path), lambda store: store.key_changes(-1))
+        assert line() == (0, f"store: ok, sqlite {path}")
+        away = "postgresql://u:planted@127.0.0.1:1/d"
+        code, shown = line(DRAGOMAN_STORE_URL=away)
+        assert code == 1
+        assert shown.startswith("store: FAILED: postgresql 127.0.0.1:1/d: ")
+        assert "planted" not in shown
+        code, shown = line(DRAGOMAN_STORE_URL=f"{away}?sslmode=verify-full&sslrootcert=no.pem")
+        assert (code, "there is no file no.pem" in shown) == (1, True)
+        with sqlite3.connect(path) as connection:
+            connection.execute("UPDATE alembic_version SET version_num = '9999'")
+        connection.close()
+        code, shown = line()
+        assert (code, "FAILED" in shown, "version 9999" in shown) == (1, True, True)
 
 
 def test_a_good_configuration(tmp_path: Path) -> None:

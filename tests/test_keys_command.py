@@ -305,6 +305,8 @@ def test_workspaces(shell: Shell) -> None:
         (("change", "research", "--model", "gpt-*"), "fits no model"),
         (("create", "x", "--concurrent", "-1"), "'--concurrent'"),
         (("create", ""), "name: expected `str` of length >= 1"),
+        (("create", "Default"), "name: 'default' is where keys without a workspace are"),
+        (("change", "research", "--name", "default"), "name: 'default' is where"),
         (("archive", "no"), "there is no workspace 'no'"),
     ],
 )

@@ -23,7 +23,12 @@ from dragoman.banner import vendor_variables
 from dragoman.build import open_endpoint, open_upstream
 from dragoman.config import NO_ADDRESS, Config, Examined, examine_config
 from dragoman.config_rules import url_problem
-from dragoman.core.errors import GatewayError, UpstreamError, UpstreamTimeout
+from dragoman.core.errors import (
+    GatewayError,
+    StoreUnavailable,
+    UpstreamError,
+    UpstreamTimeout,
+)
 from dragoman.exit_codes import FAILED, OK, CommandFailed
 from dragoman.local import find_local_engines, with_found_engines
 from dragoman.model_lists import get, read_list
@@ -34,8 +39,10 @@ from dragoman.server.transport.ask import ask
 from dragoman.server.transport.seams import Timeouts, Upstream, UpstreamRequest
 from dragoman.settings import KeyConfig, Secret, StoreConfig, UpstreamConfig
 from dragoman.sharing import check_extra
-from dragoman.store_urls import NO_STORE
+from dragoman.store_urls import NO_STORE, read_store_url
+from dragoman.stores.opening import look_at_store
 from dragoman.stores.redis_link import RedisLink
+from dragoman.stores.versions import too_new
 from dragoman.tables import ConfigError, join, nearest
 from dragoman.terminal import print_line, print_table, printable
 
@@ -103,15 +110,19 @@ async def _check(
     live: tuple[LiveCheck, ...] = ()
     if is_live and not examined.problems and config.models:
         live = await check_models(config, environ=environ)
-    redis_result = await check_redis(config, examined.problems)
+    shared = {
+        "store": await check_store(config, examined.problems),
+        "redis": await check_redis(config, examined.problems),
+    }
     _print_upstreams(config, checks, console, environ=environ)
-    if redis_result:
-        print_line(console, f"redis: {printable(redis_result)}")
+    for name, result in shared.items():
+        if result:
+            print_line(console, f"{name}: {printable(result)}")
     _print_models(config, checks, live, console=console)
     if not config.models:
         print_line(console, f"problem: {nothing_to_serve(config)}", style="red")
-    problems = (*examined.problems, *([redis_result] if redis_result not in ("", "ok") else []))
-    return exit_code(config, problems, checks, live)
+    failed = [result for result in shared.values() if result and not result.startswith("ok")]
+    return exit_code(config, (*examined.problems, *failed), checks, live)
 
 
 def exit_code(
@@ -144,6 +155,24 @@ async def check_redis(config: Config, problems: Sequence[str]) -> str:
     await link.open()
     await link.close()
     return f"FAILED: {reasons[0][:_MAX_REASON]}" if reasons else "ok"
+
+
+async def check_store(config: Config, problems: Sequence[str]) -> str:
+    """Return ``ok`` and where the store is, or why it cannot be used; empty: there is none."""
+    if any(line.startswith("store.") for line in problems):
+        return ""
+    url = read_store_url(config.store.url, config.server.data_dir)
+    if url is None or url.is_missing:  # a start makes one
+        return ""
+    try:
+        found = await look_at_store(url, config.store)
+    except StoreUnavailable as error:
+        return f"FAILED: {url}: {error.log_detail[:_MAX_REASON]}"
+    except ConfigError as error:
+        return f"FAILED: {error}"
+    if found.state == "newer":
+        return f"FAILED: {too_new(url, found.version)}"
+    return f"ok, {url}"
 
 
 async def check_upstreams(

@@ -11,7 +11,7 @@ from dragoman.exit_codes import OK, USAGE, CommandFailed
 from dragoman.limit_settings import BudgetConfig, Limits
 from dragoman.limit_texts import merged_budgets, merged_limits, shown_budgets, shown_limits
 from dragoman.policy.access import KeyStatus, VirtualKey
-from dragoman.policy.registry import KeyChange, KeyRequest
+from dragoman.policy.registry import DEFAULT_WORKSPACE, KeyChange, KeyRequest
 from dragoman.policy.store import KeyFilter, Page
 from dragoman.store_command import (
     NONE,
@@ -32,7 +32,6 @@ from dragoman.terminal import print_line
 from dragoman.workspaces_command import find_workspace, workspace_names
 
 _COLUMNS: Final = ("NAME", "STATUS", "KEY", "OWNER", "WORKSPACE", "EXPIRES", "LAST USED", "ID")
-_DEFAULT: Final = "default"  # the workspace of keys that have none
 _ID: Final = "apikey_"
 
 
@@ -102,7 +101,7 @@ def list_keys(
     async def case(desk: Desk) -> tuple[list[VirtualKey], Mapping[str | None, str]]:
         ids: tuple[str | None, ...] = ()
         if workspace is not None:
-            is_default = workspace == _DEFAULT
+            is_default = workspace == DEFAULT_WORKSPACE
             ids = (None,) if is_default else ((await find_workspace(desk.store, workspace)).id,)
         statuses = () if status is None else (status,)
         which = KeyFilter(workspace_ids=ids, statuses=statuses, now=desk.by.now)
@@ -253,7 +252,7 @@ def _tell_state(key: VirtualKey, names: Mapping[str | None, str], *, options: St
             "key": key.hint,
             "status": key.status(now),
             "owner": key.owner or NONE,
-            "workspace": names.get(key.workspace_id, key.workspace_id or _DEFAULT),
+            "workspace": names.get(key.workspace_id, key.workspace_id or DEFAULT_WORKSPACE),
             "created": f"{shown_time(key.created_at)} by {key.created_by or NONE}",
             "expires": shown_time(key.expires_at, without="never"),
             "last used": shown_time(key.last_used_at, without="never"),
@@ -271,7 +270,7 @@ def _row(key: VirtualKey, names: Mapping[str | None, str], now: dt.datetime) -> 
         key.status(now),
         key.hint,
         key.owner or NONE,
-        names.get(key.workspace_id, key.workspace_id or _DEFAULT),
+        names.get(key.workspace_id, key.workspace_id or DEFAULT_WORKSPACE),
         shown_time(key.expires_at, without="never"),
         shown_time(key.last_used_at, without="never"),
         key.id,

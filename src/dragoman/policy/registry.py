@@ -24,6 +24,7 @@ Owner = Annotated[str, Meta(max_length=200)]
 Pattern = Annotated[str, Meta(min_length=1, max_length=200)]
 Patterns = Annotated[tuple[Pattern, ...], Meta(max_length=100)]
 Budgets = Annotated[tuple[BudgetConfig, ...], Meta(max_length=10)]
+DEFAULT_WORKSPACE: Final = "default"  # of keys that have none
 MAX_OVERLAP: Final = dt.timedelta(days=90)  # of an old key and the one that replaces it
 
 
@@ -240,7 +241,7 @@ class Registry:
         Raises:
             InvalidRequest: A field is wrong, or the name is taken; nothing was made.
         """
-        _check_name(asked.name)
+        _check_workspace_name(asked.name)
         self._check_patterns(asked.allowed_models)
         workspace = Workspace(
             id=new_id("wrkspc"),
@@ -266,7 +267,7 @@ class Registry:
             UnknownId: There is no such workspace.
         """
         if isinstance(asked.name, str):
-            _check_name(asked.name)
+            _check_workspace_name(asked.name)
         if isinstance(asked.allowed_models, tuple):
             self._check_patterns(asked.allowed_models)
         fields = _as_kept(asked)
@@ -384,6 +385,12 @@ def _no_key(key_id: str) -> UnknownId:
 def _check_name(name: str) -> None:
     if not name.isprintable() or name != name.strip():
         raise InvalidRequest("name", "must be printable characters without spaces at its ends")
+
+
+def _check_workspace_name(name: str) -> None:
+    _check_name(name)
+    if name.casefold() == DEFAULT_WORKSPACE:
+        raise InvalidRequest("name", f"{DEFAULT_WORKSPACE!r} is where keys without a workspace are")
 
 
 def _check_expiry(at: dt.datetime | None, now: dt.datetime) -> None:

@@ -24,12 +24,7 @@ class LazyStore:
     """
 
     def __init__(self, url: StoreUrl, settings: StoreConfig) -> None:
-        if url.address is not None and find_spec("asyncpg") is None:
-            remedy = "PostgreSQL needs a driver: pip install 'dragoman[postgres]'"
-            raise ConfigError([f"store.url: {remedy}"])
-        root = url.address.ssl_root if url.address is not None else None
-        if root is not None and not root.is_file():
-            raise ConfigError([f"store.url: sslrootcert: there is no file {root}"])
+        check_needs(url)
         self.url = url
         self._settings = settings
         self._store: Store | None = None
@@ -88,15 +83,34 @@ def _look_at(task: "asyncio.Task[None]") -> None:
         task.exception()
 
 
+def check_needs(url: StoreUrl) -> None:
+    """
+    Do nothing if all is there that it takes to open the store.
+
+    Raises:
+        ConfigError: The driver that it needs is not installed, or a file is not there.
+    """
+    if url.address is None:
+        return
+    if find_spec("asyncpg") is None:
+        remedy = "PostgreSQL needs a driver: pip install 'dragoman[postgres]'"
+        raise ConfigError([f"store.url: {remedy}"])
+    root = url.address.ssl_root
+    if root is not None and not root.is_file():
+        raise ConfigError([f"store.url: sslrootcert: there is no file {root}"])
+
+
 async def look_at_store(url: StoreUrl, settings: StoreConfig) -> SchemaState:
     """
     Return of which version the store is, without changing or making anything.
 
     Raises:
+        ConfigError: What it needs is not installed.
         StoreUnavailable: It cannot be reached.
     """
     if url.is_missing:
         return SchemaState(version=None)
+    check_needs(url)
     from dragoman.stores.database import Database  # noqa: PLC0415
     from dragoman.stores.migrating import look_at_schema  # noqa: PLC0415
 
@@ -112,8 +126,10 @@ async def upgrade_store(url: StoreUrl, settings: StoreConfig) -> SchemaState:
     Bring the store up to date; return how it was before.
 
     Raises:
+        ConfigError: What it needs is not installed.
         StoreUnavailable: It cannot be reached, or is of a newer version.
     """
+    check_needs(url)
     from dragoman.stores.database import Database  # noqa: PLC0415
     from dragoman.stores.migrating import upgrade_schema  # noqa: PLC0415
 
