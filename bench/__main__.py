@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT)]
 
-from bench import report  # noqa: E402  # the path comes first
+from bench import pages, report  # noqa: E402  # the path comes first
 from bench.lab import Lab  # noqa: E402
 from bench.measure import (  # noqa: E402
     Row,
@@ -52,7 +52,8 @@ def main() -> int:
     if asked.write:
         when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
         report.write(rows, when=when, rounds=asked.rounds)
-        print(f"Written to {report.LATEST.relative_to(ROOT)}.")
+        pages.write_pages()
+        print(f"Written to {report.LATEST.relative_to(ROOT)} and the pages about it.")
     return 1 if asked.strict and any(row.verdict == "MISSED" for row in rows) else 0
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bench import report, requests
+from bench import pages, report, requests
 from bench.measure import Row
 from bench.processes import (
     CACHE,
@@ -163,3 +163,28 @@ def test_scenarios_are_what_they_are_called() -> None:
     body = json.loads(found["agent"].request().partition(b"\r\n\r\n")[2])
     assert (len(body["tools"]), len(body["messages"])) == (20, 39)
     assert found["paced-500"].model == "paced-152-33"
+
+
+def test_the_pages_show_the_last_figures() -> None:
+    """``make bench ARGS=--write`` writes both; whoever edits one of them by hand is told."""
+    latest = json.loads(report.LATEST.read_text(encoding="utf-8"))
+    for name, text in pages.render_pages(latest).items():
+        written = ROOT / "docs" / "explanation" / name
+        assert written.read_text(encoding="utf-8") == text, name
+
+
+def test_a_page_names_what_was_missed() -> None:
+    latest = json.loads(report.LATEST.read_text(encoding="utf-8"))
+    good, bad = (
+        {"name": "small", "title": "t", "unit": "us", "note": "n", "nginx": 2.0, "gateway": g}
+        | {"ratio": g / 2, "goal": 2.0, "limit": 3.0}
+        for g in (4.0, 8.0)
+    )
+    rows = [row for row in latest["rows"] if row["name"] != "small"]
+    for row, line in (
+        (good, "| t | 4 us | 2 | 2.00 x | 2 | 3 | goal reached; n |"),
+        (bad, "| t | 8 us | 2 | 4.00 x | 2 | 3 | **missed**; n |"),
+    ):
+        made = pages.render_pages({**latest, "rows": [*rows, row]})
+        assert line in made["speed.md"].splitlines()
+        assert "`c_request` | 4 us small" in made["scaling.md"] or row is bad
