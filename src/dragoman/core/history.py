@@ -106,9 +106,11 @@ class HistoryReader:
                     self._read_system(message, path)
                 continue
             content = message.content
-            blocks = [Block("text", text=content)] if isinstance(content, str) else content
+            if isinstance(content, str):
+                self._read_string(message, content, path)
+                continue
             read = self._read_assistant if message.role == "assistant" else self._read_user
-            for position, block in enumerate(blocks):
+            for position, block in enumerate(content):
                 read(block, f"{path}.{position}")
         return self.entries
 
@@ -128,6 +130,15 @@ class HistoryReader:
             self.add_user_text(text)
         else:
             self.add_user_text(f"<system-reminder>\n{text}\n</system-reminder>")
+
+    def _read_string(self, message: Message, content: str, path: str) -> None:
+        """Read what would else be one block of text."""
+        if not content:
+            return
+        if message.role == "user":
+            self.add_user_text(content)
+        else:
+            self._assistant(f"{path}.0").texts.append(content)
 
     def _read_user(self, block: Block, path: str) -> None:
         if block.type == "text":

@@ -384,16 +384,22 @@ def _messages(
 def _system_prompt(system: str | list[Block] | None, adjustments: Adjustments) -> str:
     if system is None:
         return ""
-    blocks = [Block("text", text=system)] if isinstance(system, str) else system
+    if isinstance(system, str):
+        return _without_attribution(system)
     kept = []
-    for block in blocks:
+    for block in system:
         text = block.text
         if text is not None and text.startswith(_ATTRIBUTION):
-            text = text.partition("\n")[2].lstrip("\n")
-            kept.append(Block("text", text=text))
+            kept.append(Block("text", text=_without_attribution(text)))
         else:
             kept.append(block)
     return system_text(kept, "system", adjustments)
+
+
+def _without_attribution(text: str) -> str:
+    if not text.startswith(_ATTRIBUTION):
+        return text
+    return text.partition("\n")[2].lstrip("\n")
 
 
 def _summary_request(compaction: object) -> str:
