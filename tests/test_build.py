@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from dragoman.build import build_gateway, open_upstream, start_server
+from dragoman.limit_settings import Limits, LimitsConfig
 from dragoman.server.telemetry import EventLog
 from dragoman.settings import (
     Config,
@@ -101,6 +102,28 @@ def test_keys_and_limits_of_the_configuration_count(tmp_path: Path) -> None:
             exchange = await asked(gateway, two, path=path, headers={b"x-api-key": b"key-of-ada"})
             assert check_error(exchange.reply)["message"].startswith("messages: at most 1")
         await gateway.close()
+
+    asyncio.run(main())
+
+
+def test_counters_outlive_a_change_of_the_limits(tmp_path: Path) -> None:
+    key = "key-of-ada-0123456789"
+
+    def limited(per_minute: int, **limits: Any) -> Config:
+        own = Limits(requests_per_minute=per_minute)
+        keys = (KeyConfig(name="ada", key=Secret(key), limits=own),)
+        return config(tmp_path, keys=keys, limits=LimitsConfig(**limits))
+
+    async def main() -> None:
+        headers = {b"x-api-key": key.encode()}
+        first = build_gateway(limited(2), log=quiet(), environ={})
+        assert [(await asked(first, headers=headers)).status for _ in range(3)] == [502, 502, 429]
+        wider = limited(3, when_unreachable="closed", local_share_pct=7)
+        second = build_gateway(wider, log=quiet(), environ={}, former=first)
+        assert [(await asked(second, headers=headers)).status for _ in range(2)] == [502, 429]
+        limiter = second.lasting.limiter
+        assert (limiter.is_open, limiter.share_pct) == (False, 7)
+        await second.close()
 
     asyncio.run(main())
 
