@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dragoman.settings import PriceConfig
+from dragoman.settings import PriceConfig, ServerConfig
 from support.app_case import (
     ASK,
     LATE,
@@ -228,6 +228,30 @@ def test_a_slow_reader_pauses_the_winner() -> None:
         exchange.resume()
         await task
         assert made.upstreams["b"].calls[0].events[:2] == ["pause", "resume"]
+        await made.close()
+
+    run(case())
+
+
+def test_a_message_that_has_begun_in_line_is_not_begun_by_two() -> None:
+    models = {"m": {"upstream": ("a", "b"), **HEDGED}, "n": {"upstream": ("c",)}}
+
+    async def case() -> None:
+        made = AppCase(
+            {"a": [[0.2, *saying("mine")]], "b": [], "c": [[0.2, *saying("ahead")]]},
+            models=models,
+            early_start_s=0.02,
+            settings={"server": ServerConfig(max_concurrent_requests=1)},
+        )
+        for _ in range(20):
+            made.load.observe("a m", 0.001, 0.0)
+        ahead = asyncio.create_task(made.ask({**ASK, "model": "n", "stream": True}))
+        await until(lambda: bool(made.upstreams["c"].calls))
+        waiting = await made.ask({**ASK, "stream": True})
+        await ahead
+        assert waiting.written[0].startswith(b"event: message_start")
+        assert message_of(waiting).text == "mine"
+        assert made.upstreams["b"].calls == []
         await made.close()
 
     run(case())
