@@ -51,9 +51,25 @@ def test_a_record_counts_once(url: StoreUrl) -> None:
                 output_tokens=2**40,
                 reasoning_tokens=5,
                 cost_micros=6,
-                unpriced=1,
+                unpriced=0,
             )
         ]
+
+    with_store(url, case)
+
+
+def test_only_what_has_tokens_can_lack_a_price(url: StoreUrl) -> None:
+    tokens = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+    records = [
+        new_record(status=502),
+        new_record(cost_micros=0, input_tokens=1),
+        *(new_record(**{name: 1}) for name in (*tokens, "output_tokens")),
+    ]
+
+    async def case(store: SqlStore) -> None:
+        await store.add_usage(records)
+        (row,) = await store.usage(DAY)
+        assert (row.requests, row.unpriced) == (6, 4)
 
     with_store(url, case)
 

@@ -112,4 +112,4 @@ class UsageRow(Struct, frozen=True, kw_only=True):
     output_tokens: int = 0
     reasoning_tokens: int = 0
     cost_micros: int = 0
-    unpriced: int = 0  # requests whose model has no price: the cost is more than it says
+    unpriced: int = 0  # requests with tokens without a known price: the cost is more than it says

@@ -194,7 +194,8 @@ class _LiveSegment:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.n_bytes = 0
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+        self._descriptor = os.open(path, flags, 0o600)
 
     def write(self, lines: bytes) -> None:
         left = memoryview(lines)

@@ -11,6 +11,7 @@ from sqlalchemy import (
     Select,
     Subquery,
     Table,
+    and_,
     case,
     func,
     literal_column,
@@ -102,8 +103,14 @@ def is_error() -> ColumnElement[bool]:
 
 
 def is_unpriced() -> ColumnElement[bool]:
-    """Return what holds for records without a known cost."""
-    return usage.c.cost_micros.is_(None)
+    """Return what holds for records of requests that have cost something nobody knows."""
+    tokens = (
+        usage.c.input_tokens
+        + usage.c.cache_read_input_tokens
+        + usage.c.cache_creation_input_tokens
+        + usage.c.output_tokens
+    )
+    return and_(usage.c.cost_micros.is_(None), tokens > 0)
 
 
 def count_of(condition: ColumnElement[bool]) -> ColumnElement[Any]:
