@@ -3,8 +3,10 @@
 import base64
 import json
 
+import pytest
+
 from dragoman.core.usage import Usage
-from dragoman.policy.expected_use import Expected, ExpectedUse, size_of
+from dragoman.policy.expected_use import Expected, ExpectedUse, PromptSize, size_of
 
 
 def body(n_bytes: int) -> bytes:
@@ -63,6 +65,21 @@ def test_files_are_not_text() -> None:
     request = json.dumps({"content": [{"type": "image", "source": source}] * 2}).encode()
     expected = ExpectedUse().of("m", size_of(request), 5)
     assert 3000 <= expected.prompt < 3200
+
+
+@pytest.mark.parametrize("before", [0, 1, 1000, 8000, 9000])
+def test_a_file_is_found_wherever_it_is(before: int) -> None:
+    data = base64.b64encode(bytes(9_000)).decode()
+    source = {"type": "base64", "media_type": "image/png", "data": data}
+    text = "Say what you see. " * (before // 18)
+    request = json.dumps({"content": [text, source, text]}).encode()
+    size = size_of(request)
+    assert (size.n_bytes, size.file_tokens) == (len(request) - 12_000, 1500)
+
+
+def test_long_words_are_no_files() -> None:
+    request = json.dumps({"content": ["a" * 20_000, "b" * 500]}).encode()
+    assert size_of(request) == PromptSize(len(request), 0)
 
 
 def test_what_is_remembered_is_bounded() -> None:
