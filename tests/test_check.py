@@ -161,6 +161,7 @@ def test_every_address_and_key_is_asked(tmp_path: Path) -> None:
         asked = [request[2]["authorization"] for request in two.requests]
     assert code == 1
     assert row(lines, "both").endswith("ok, lists 1 model")
+    assert f"{urls[0]} and 1 more" in row(lines, "both")
     assert row(lines, "half").endswith("FAILED: 2 of 4 endpoints; half/2: its key is refused (401)")
     assert sorted(asked) == ["Bearer key-one", "Bearer key-two"]
 

@@ -706,3 +706,10 @@ base_urls = ["http://h/v1"]
     assert [key.reveal() for key in vendor.keys] == ["one-one", "two-two"]
     assert vendor.api_key is None
     assert native.base_urls == ("http://h",)
+
+
+def test_an_engine_among_several_addresses_is_not_added_again() -> None:
+    gpus = UpstreamConfig(base_url="http://a", base_urls=("http://a", "http://127.0.0.1:8000/v1"))
+    config = Config(upstreams={"gpus": gpus})
+    engine = LocalEngine(name="vLLM", port=8000, platform="vllm")
+    assert with_local_engine(config, engine, ["m"]) is config

@@ -359,6 +359,8 @@ def _print_upstreams(
         # One with a credential in it is a problem, and credentials are not shown.
         is_shown = upstream.base_url != NO_ADDRESS and not url_problem(upstream.base_url)
         url = upstream.base_url if is_shown else "?"
+        if (n_more := len(upstream.addresses) - 1) > 0:
+            url = f"{url} and {n_more} more"
         row = (f"{each.name}{why}", upstream.kind, upstream.platform, url)
         rows.append((*row, _result(each)))
     if rows:

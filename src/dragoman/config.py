@@ -178,7 +178,7 @@ def with_local_engine(config: Config, engine: LocalEngine, models: Iterable[str]
     as it is, the engine's is ``<engine>/<name>`` then. Nothing changes if the address is
     configured.
     """
-    known = {upstream.base_url for upstream in config.upstreams.values()}
+    known = {url for upstream in config.upstreams.values() for url in upstream.addresses}
     if engine.base_url in known or engine.base_url.replace("127.0.0.1", "localhost") in known:
         return config
     name = engine.name.casefold().replace(" ", "-")

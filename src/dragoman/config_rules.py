@@ -219,7 +219,7 @@ def _upstream_problems(config: Config) -> Iterator[str]:
             yield f"{path}: a name has letters, digits, '.', '_' and '-', at most 64 of them"
         yield from endpoint_problems(upstream, path)
         is_list = bool(upstream.base_urls)
-        for number, url in enumerate(upstream.base_urls or (upstream.base_url,)):
+        for number, url in enumerate(upstream.addresses):
             if url and (line := url_problem(url)):
                 yield f"{path}.{f'base_urls[{number}]' if is_list else 'base_url'}: {line}"
         one = (upstream.api_key,) if upstream.api_key is not None else ()
@@ -317,7 +317,7 @@ def _warnings(config: Config) -> Iterator[str]:
         path = join("upstreams", name)
         if name not in used and not upstream.discover:
             yield f"{path}: no model uses it; add [models.NAME] with upstream = {name!r}"
-        for url in upstream.base_urls or (upstream.base_url,):
+        for url in upstream.addresses:
             parts = urlsplit(url if not url_problem(url) else "")
             if parts.scheme == "http" and upstream.keys and not is_loopback(parts.hostname or ""):
                 yield f"{path}.base_url: the key travels unencrypted over http"

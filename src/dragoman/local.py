@@ -93,7 +93,7 @@ def _is_taken(config: Config, engine: LocalEngine) -> bool:
     if engine.port == config.server.port:
         return True
     changed = engine.base_url.replace("127.0.0.1", "localhost")
-    urls = {upstream.base_url for upstream in config.upstreams.values()}
+    urls = {url for upstream in config.upstreams.values() for url in upstream.addresses}
     return engine.base_url in urls or changed in urls
 
 

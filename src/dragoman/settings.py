@@ -199,6 +199,11 @@ class UpstreamConfig(Struct, frozen=True, kw_only=True):
     limits: Limits = Limits()
 
     @property
+    def addresses(self) -> tuple[str, ...]:
+        """All its base URLs; mostly one."""
+        return self.base_urls or (self.base_url,)
+
+    @property
     def keys(self) -> tuple[Secret, ...]:
         """All its keys; mostly one, or none."""
         return self.api_keys or ((self.api_key,) if self.api_key else ())

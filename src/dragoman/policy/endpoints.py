@@ -23,7 +23,7 @@ class Endpoint(Struct, frozen=True, kw_only=True):
 
 def endpoints_of(name: str, upstream: UpstreamConfig) -> tuple[Endpoint, ...]:
     """Return the endpoints of the upstream *name*: for each key all addresses."""
-    urls = upstream.base_urls or (upstream.base_url,)
+    urls = upstream.addresses
     keys = upstream.keys or (None,)
     pairs = list(product(keys, urls))
     return tuple(
