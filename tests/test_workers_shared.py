@@ -1,8 +1,10 @@
 """Workers without Redis: what one of them keeps or learns, all of them have."""
 
+import asyncio
 import os
 import signal
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,12 @@ import pytest
 
 from support.chat_script import Thought, call, refuse, say
 from support.chat_upstream import ChatUpstream, Recorded
+from support.crowd import Crowd
 from support.gateway import Answer, GatewayProcess, lab_config
 from test_workers import children, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="!!!! SO_REUSEPORT deals on Linux")
+KEY = "a-key-of-the-lab"
 TOOLS = [{"name": "get", "input_schema": {"type": "object"}}]
 ASK: dict[str, Any] = {
     "model": "m",
@@ -42,11 +46,9 @@ def follow_up(use: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_limits_hold_for_all_of_them_together(tmp_path: Path) -> None:
-    more = (
-        '[limits.key]\nrequests_per_minute = 10\n[[keys]]\nname = "k"\nkey = "a-key-of-the-lab"\n'
-    )
+    more = f'[limits.key]\nrequests_per_minute = 10\n[[keys]]\nname = "k"\nkey = "{KEY}"\n'
     with ChatUpstream(say("Hello", times=-1)) as lab, serving(tmp_path, lab, more) as gateway:
-        headers = {"x-api-key": "a-key-of-the-lab"}
+        headers = {"x-api-key": KEY}
         replies = [
             gateway.request("POST", "/v1/messages", ASK, headers=headers) for _ in range(3 * N)
         ]
@@ -56,6 +58,17 @@ def test_limits_hold_for_all_of_them_together(tmp_path: Path) -> None:
         replace_all(gateway)  # and new workers do not begin anew
         assert gateway.request("POST", "/v1/messages", ASK, headers=headers).status == 429
     assert '"event":"limits"' not in gateway.log()
+
+
+def test_places_and_rates_hold_when_all_come_at_once(tmp_path: Path) -> None:
+    more = "[limits.key]\nrequests_per_minute = 80\nconcurrent = 30\n"
+    more += f'[[keys]]\nname = "k"\nkey = "{KEY}"\n'
+    slow = say("Hello", head_delay_s=2, times=-1)
+    with ChatUpstream(slow) as lab, serving(tmp_path, lab, more) as gateway:
+        crowd = Crowd([gateway.port], key=KEY, pause_s=0)
+        rounds = [Counter(each.error for each in asyncio.run(crowd.once(100))) for _ in range(3)]
+        assert rounds[0] == rounds[1] == {"": 30, "rate_limit_error": 70}
+        assert rounds[2] == {"": 20, "rate_limit_error": 80}  # what is left of the minute
 
 
 def test_what_one_leaves_alone_all_leave_alone(tmp_path: Path) -> None:
