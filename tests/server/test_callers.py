@@ -161,6 +161,30 @@ def test_a_gateway_that_could_let_nobody_in_is_not_ready(tmp_path: Path) -> None
     run(main())
 
 
+def test_a_foreign_name_is_no_fault_while_it_is_not_known_whether_keys_are_asked_for(
+    tmp_path: Path,
+) -> None:
+    foreign = {b"host": b"llm.example.com"}
+
+    async def main() -> None:
+        made = StoreCase(tmp_path)
+        text = await made.add()
+        await made.close()
+        case = StoreCase(tmp_path)
+        asking = asyncio.create_task(case.app.ask(headers={**foreign, b"x-api-key": text}))
+        await asyncio.sleep(0)
+        await case.cache.refresh()
+        assert (await asking).status == 200
+        assert (await case.app.ask(headers=foreign)).status == 401
+        await case.close()
+        opened = StoreCase(tmp_path / "open")
+        await opened.cache.refresh()
+        assert (await opened.app.ask(headers=foreign)).status == 403
+        await opened.close()
+
+    run(main())
+
+
 def test_where_others_can_reach_it_a_gateway_is_never_open(tmp_path: Path) -> None:
     ring = KeyRing([])
     lazy = LazyStore(StoreUrl(path=tmp_path / "none.db"), StoreConfig())

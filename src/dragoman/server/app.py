@@ -18,6 +18,7 @@ from dragoman.core.errors import (
 )
 from dragoman.policy.access import NOBODY
 from dragoman.policy.cross_origin import CrossOrigin
+from dragoman.policy.keys import ANYBODY
 from dragoman.policy.open_access import check_open_access
 from dragoman.policy.routes import Routes
 from dragoman.policy.senders import read_sender
@@ -188,12 +189,14 @@ class App:
 
     async def _let_in(self, exchange: Exchange, record: RequestRecord) -> None:
         """Find out who calls, or say why he may not."""
-        self._check_place(exchange)
         sent = exchange.headers
         record.sender = read_sender(sent)
         record.trace = self._tracing.begin(sent)
         keys = sent.get(b"x-api-key"), sent.get(b"authorization")
-        record.caller = self._callers.recognise(*keys) or await self._callers.look_up(*keys)
+        caller = self._callers.recognise(*keys) or await self._callers.look_up(*keys)
+        if caller is ANYBODY:
+            self._check_place(exchange)
+        record.caller = caller
 
     def _preflight(self, exchange: Exchange) -> HeaderList:
         """Return what a browser that asks beforehand is told; nothing: its page is not known."""
