@@ -6,7 +6,7 @@ others end a reply after thinking, or answer in text where a call was forced.
 """
 
 from collections.abc import Iterator
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -43,7 +43,7 @@ class Guards(Struct, frozen=True, kw_only=True):
     nudge_repeats: bool = False
 
 
-class Repeats(Struct, frozen=True):
+class Repeats(NamedTuple):
     """Whether the history ends in a loop, and what the model is to be told of it."""
 
     is_loop: bool = False

@@ -20,6 +20,7 @@ from dragoman.core.history import (
 )
 from dragoman.core.server_tools import UNAVAILABLE, ServerTool
 from dragoman.core.settings import (
+    FormatPlan,
     note_other_fields,
     plan_format,
     plan_max_tokens,
@@ -151,24 +152,14 @@ def make_plan(
     thinking = plan_thinking(
         request, profile, is_forcing_tool=choice.is_forcing, adjustments=adjustments
     )
-    blocks = _block_renderer(deployment, tools, texts=texts or {}, adjustments=adjustments)
-    reader = HistoryReader(
-        profile, tools=tools, blocks=blocks, signer=signer, adjustments=adjustments
-    )
+    reader = _reader(deployment, tools, signer=signer, texts=texts or {}, adjustments=adjustments)
     notes = [*tools.notes, choice.note, form.note]
-    repeats = watch_repeats(request, deployment.guards, adjustments)
+    is_looping, reminder = watch_repeats(request, deployment.guards, adjustments)
     body: dict[str, Any] = {"model": deployment.model}
     body["messages"], prefill = _messages(
-        request,
-        reader,
-        notes=notes,
-        reminder=repeats.reminder,
-        recall=recall,
-        adjustments=adjustments,
+        request, reader, notes=notes, reminder=reminder, recall=recall, adjustments=adjustments
     )
-    body |= _tool_fields(tools, choice, profile)
-    if response_format := choice.response_format or form.response_format:
-        body["response_format"] = response_format
+    body |= _tool_fields(tools, choice, profile) | _format_fields(choice, form)
     prompt = read_prompt(body, tools_tokens=_tools_tokens(body, tools, profile))
     uncalibrated = estimate_prompt(prompt, profile)
     prompt_tokens = calibrated(uncalibrated, estimate_ratio)
@@ -179,9 +170,7 @@ def make_plan(
     body |= ({"stop": stops.upstream} if stops.upstream else {}) | thinking.fields | prefill
     if fitted := _fit_budget(body, profile):
         adjustments.add(fitted.field, fitted.action, reason=fitted.reason)
-    body |= _delivery_fields(
-        request, profile, is_stream=stream is not False, has_tools="tools" in body
-    )
+    body |= _delivery_fields(request, profile, body=body, is_stream=stream is not False)
     note_other_fields(request, profile, adjustments)
     return Plan(
         request=request,
@@ -203,7 +192,7 @@ def make_plan(
         begins_thinking=thinking.begins_reply and not _is_continued(request, profile),
         single_tool_call=choice.is_single,
         fills_window=limit.is_window,
-        is_looping=repeats.is_loop,
+        is_looping=is_looping,
     )
 
 
@@ -437,24 +426,35 @@ def _tools_tokens(
     return tools.tokens
 
 
-def _block_renderer(
+def _format_fields(choice: ToolChoicePlan, form: FormatPlan) -> dict[str, Any]:
+    """Return the format that a forced call needs, or else the one that was asked for."""
+    response_format = choice.response_format or form.response_format
+    return {"response_format": response_format} if response_format else {}
+
+
+def _reader(
     deployment: Deployment,
     tools: ToolTable,
     *,
+    signer: Signer,
     texts: Mapping[str, str],
     adjustments: Adjustments,
-) -> BlockRenderer:
-    return BlockRenderer(
+) -> HistoryReader:
+    profile = deployment.profile
+    blocks = BlockRenderer(
         deployment.model,
-        sees_images=deployment.profile.sees_images,
+        sees_images=profile.sees_images,
         texts=texts,
         tools=tools,
         adjustments=adjustments,
     )
+    return HistoryReader(
+        profile, tools=tools, blocks=blocks, signer=signer, adjustments=adjustments
+    )
 
 
 def _delivery_fields(
-    request: MessagesRequest, profile: DialectProfile, *, is_stream: bool, has_tools: bool
+    request: MessagesRequest, profile: DialectProfile, *, body: Mapping[str, Any], is_stream: bool
 ) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     user_id = request.metadata.user_id if request.metadata is not None else None
@@ -463,6 +463,6 @@ def _delivery_fields(
     fields["stream"] = is_stream
     if is_stream and profile.stream_options:
         fields["stream_options"] = {"include_usage": True}
-    if is_stream and has_tools and profile.tool_stream:
+    if is_stream and profile.tool_stream and "tools" in body:
         fields["tool_stream"] = True
     return fields
