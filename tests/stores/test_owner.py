@@ -2,13 +2,16 @@
 
 import asyncio
 import os
+import time
 
 import pytest
 
 from dragoman.core.errors import SharedStateUnavailable
 from dragoman.policy.limits import Claim, Reservation
 from dragoman.policy.sharing import Notice
+from dragoman.stores import owner_link
 from dragoman.stores.limiter_owner import OwnedLimiter
+from dragoman.stores.owner import Owner
 from dragoman.stores.owner_link import OwnerLink
 from support.owned_workers import fail, until, workers
 
@@ -69,6 +72,37 @@ def test_without_the_owner_nothing_is_found_and_nothing_hangs() -> None:
             assert one.n_lost == 1
             with pytest.raises(SharedStateUnavailable):
                 await one.get([b"a"])
+
+    asyncio.run(main())
+
+
+def test_one_that_hangs_is_not_waited_for_again_and_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(owner_link, "_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(owner_link, "_LEFT_ALONE_S", 0.5)
+
+    async def hang(self: Owner, get: owner_link.Get) -> owner_link.Found:
+        if get.keys:
+            await asyncio.sleep(60)
+        return owner_link.Found({})
+
+    monkeypatch.setattr(Owner, "get", hang)
+
+    async def main() -> None:
+        async with workers(1) as (_, (one,)):
+            for _ in range(3):
+                with pytest.raises(SharedStateUnavailable, match="cannot be reached") as raised:
+                    await one.get([b"a"])
+                assert "no answer within" in raised.value.log_detail
+            began_s = time.monotonic()
+            for _ in range(100):
+                with pytest.raises(SharedStateUnavailable) as raised:
+                    await one.get([b"a"])
+            assert time.monotonic() - began_s < 0.5  # a hundred time-outs would be five seconds
+            assert raised.value.log_detail == "shelf.get: the owner was late before"
+            await asyncio.sleep(0.6)
+            assert await one.get([]) == {}
 
     asyncio.run(main())
 

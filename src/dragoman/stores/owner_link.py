@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final, TypeVar
@@ -13,6 +14,8 @@ from dragoman.policy.sharing import Notice
 from dragoman.stores.peer import Hear, News, Peer, Question, Told
 
 _TIMEOUT_S: Final = 1.0  # it answers within milliseconds, unless the machine has no time for it
+_LATE_IN_A_ROW: Final = 3  # then nothing is asked for a while: no request waits for one that hangs
+_LEFT_ALONE_S: Final = 1.0
 A = TypeVar("A", bound=Struct)
 R = TypeVar("R", bound=Struct)
 
@@ -65,6 +68,8 @@ class OwnerLink:
         self._readers: dict[str, Callable[[Notice], None]] = {}
         hears: Mapping[str, Hear] = {POSTED.name: POSTED.heard_by(self._read)}
         self._peer = Peer({}, hears, on_crash=on_crash)
+        self._late = 0
+        self._again_s = 0.0
 
     @property
     def n_lost(self) -> int:
@@ -89,7 +94,17 @@ class OwnerLink:
         Raises:
             SharedStateUnavailable: There is none.
         """
-        return await question.ask(self._peer, what, timeout_s=_TIMEOUT_S)
+        if time.monotonic() < self._again_s:
+            raise SharedStateUnavailable(f"{question.name}: the owner was late before")
+        try:
+            answer = await question.ask(self._peer, what, timeout_s=_TIMEOUT_S)
+        except SharedStateUnavailable:
+            self._late += 1
+            if self._late >= _LATE_IN_A_ROW:
+                self._again_s = time.monotonic() + _LEFT_ALONE_S
+            raise
+        self._late = 0
+        return answer
 
     def tell(self, news: News[A], what: A) -> None:
         """Tell the owner."""
