@@ -172,7 +172,7 @@ def test_a_bug_in_a_whole_reply_is_a_500(monkeypatch) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "dragoman.server.relay.error_of_reply",
+        "dragoman.server.upstream_attempt.error_of_reply",
         "dragoman.server.upstream_requests.render",
         "dragoman.server.attempts.render_adjustments",
         "dragoman.server.planner.make_plan",

@@ -275,7 +275,7 @@ def test_a_failure_after_content_is_one_error_event() -> None:
 
 
 def test_only_counts_are_waited_for_after_the_finish(monkeypatch) -> None:
-    monkeypatch.setattr("dragoman.server.relay._FINISH_GRACE_S", 0.02)
+    monkeypatch.setattr("dragoman.server.upstream_attempt._FINISH_GRACE_S", 0.02)
 
     async def main() -> tuple[Case, FakeUpstream]:
         upstream = FakeUpstream([head(), *map(data, HELLO[:3]), 60.0])
@@ -413,7 +413,7 @@ def test_nothing_is_written_to_a_client_that_has_left() -> None:
     "rest", [[60.0], [data(b"x"), 60.0], [data(b"x" * 100_000), 60.0]], ids=range(3)
 )
 def test_an_error_s_body_is_not_waited_for_long(monkeypatch, rest) -> None:
-    monkeypatch.setattr("dragoman.server.relay._ERROR_GRACE_S", 0.02)
+    monkeypatch.setattr("dragoman.server.upstream_attempt._ERROR_GRACE_S", 0.02)
 
     async def main() -> FakeUpstream:
         upstream = FakeUpstream([head(503), *rest])

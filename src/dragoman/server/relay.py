@@ -9,16 +9,10 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol, TypeVar
 
-from dragoman.core.errors import (
-    GatewayError,
-    UpstreamProtocolError,
-    error_headers,
-    render_error,
-)
+from dragoman.core.errors import GatewayError, error_headers, render_error
 from dragoman.core.turn import Turn
-from dragoman.core.upstream_errors import ReplyContext, error_of_reply
+from dragoman.core.upstream_errors import ReplyContext
 from dragoman.server.transport.seams import (
-    Call,
     ClientGone,
     Exchange,
     HeaderList,
@@ -26,12 +20,8 @@ from dragoman.server.transport.seams import (
     Upstream,
     UpstreamRequest,
 )
+from dragoman.server.upstream_attempt import Attempt
 
-_MAX_ERROR_BODY_BYTES: Final = 64 * 2**10
-# After the finish reason only token counts can come, and after the end nothing: we wait this long.
-_FINISH_GRACE_S: Final = 5.0
-_DRAIN_GRACE_S: Final = 1.0
-_ERROR_GRACE_S: Final = 10.0  # for the body of an error; its status is enough to go on
 _SSE_HEADERS: Final = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -99,7 +89,7 @@ class Relay:
         self.clock = self._loop.time
         self._ping_interval_s = ping_interval_s
         self._turn: Shown | None = None
-        self._attempt: _Attempt | None = None
+        self._attempt: Attempt | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._is_started = False
         self._is_start_due = False
@@ -197,7 +187,7 @@ class Relay:
         self._on_content = on_content
         self._start_if_due()
         self._waiter = self._loop.create_future()
-        attempt = self._attempt = _Attempt(self, turn, context)
+        attempt = self._attempt = Attempt(self, turn, context)
         try:
             attempt.call = upstream.send(request, attempt)
             if self._is_paused:
@@ -305,7 +295,7 @@ class Relay:
             if self._is_stream and self._on_content is not None:
                 self._on_content()
 
-    def finish(self, attempt: "_Attempt", error: Exception | None) -> None:
+    def finish(self, attempt: Attempt, error: Exception | None) -> None:
         """Take note that *attempt* is over."""
         if attempt is self._attempt:
             self._wake(error)
@@ -355,171 +345,6 @@ class Relay:
             silent_s = 0.0
         wait_s = max(0.05, self._ping_interval_s - silent_s)
         self._ping_timer = self._loop.call_later(wait_s, self._ping_if_silent)
-
-
-class _Attempt:
-    """One upstream call: the receiver of its reply."""
-
-    __slots__ = (
-        *("_blank", "_context", "_is_over", "_relay", "_reply_headers", "_status", "_timer"),
-        *("_turn", "_whole", "call"),
-    )
-
-    def __init__(self, relay: Relay, turn: Turn, context: ReplyContext) -> None:
-        self._relay = relay
-        self._turn = turn
-        self._context = context
-        self._status = 0
-        self._reply_headers: Headers = {}
-        self._whole: bytearray | None = None  # a body that is read as one: an error, or JSON
-        self._blank: bytes | None = b""  # how the body begins; None once that says what it is
-        self._is_over = False  # the message is complete or has failed
-        self._timer: asyncio.TimerHandle | None = None
-        self.call: Call | None = None
-
-    def pause(self) -> None:
-        if self.call is not None:
-            self.call.pause()
-
-    def resume(self) -> None:
-        if self.call is not None:
-            self.call.resume()
-
-    def leave(self) -> None:
-        """Give the call up, unless it is only waiting for the end of a complete reply."""
-        if self._is_over and self._timer is not None:
-            return
-        self._abort()
-
-    def on_head(self, status: int, headers: Headers) -> None:
-        self._status, self._reply_headers = status, headers
-        self._relay.reply_headers = headers
-        if status != 200:
-            self._whole, self._blank = bytearray(), None
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(_ERROR_GRACE_S, self._end_error)
-        elif b"html" in headers.get(b"content-type", b"").lower():
-            self._fail(UpstreamProtocolError("The model's server sent a web page, not a reply."))
-
-    def on_data(self, data: bytes) -> None:
-        if self._is_over:
-            return
-        if self._blank is not None:
-            data = self._look(data)
-        if self._whole is not None:
-            self._collect(data)
-            return
-        turn = self._turn
-        try:
-            if out := turn.feed(data):
-                self._relay.relay(out)
-        except Exception as error:
-            self._fail(error)
-            return
-        if turn.is_done:
-            self._succeed()
-        elif turn.is_finishing and self._timer is None:
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(_FINISH_GRACE_S, self._end_body)
-
-    def on_end(self) -> None:
-        if self._is_over:
-            self._stop_timer()
-            self.call = None
-        elif self._status != 200:
-            self._end_error()
-        else:
-            self._end_body()
-
-    def on_error(self, error: GatewayError) -> None:
-        if self._is_over:
-            self._stop_timer()
-            self.call = None
-        elif self._turn.is_finishing and self._whole is None:
-            self._end_body()  # all that was missing were counts
-        elif self._status not in (0, 200):
-            self.on_end()  # an error reply that was cut off is still that error
-        else:
-            self._fail(error)
-
-    def _end_error(self) -> None:
-        """Fail with what an error reply says, as far as it has come."""
-        body = bytes(self._whole or b"")
-        try:
-            error: Exception = error_of_reply(
-                self._status, self._reply_headers, body=body, context=self._context
-            )
-        except Exception as bug:  # told to who waits, not to the transport
-            error = bug
-        self._fail(error)
-
-    def _look(self, data: bytes) -> bytes:
-        """Tell JSON from events by how the body begins, for content types are often wrong."""
-        begin = (self._blank or b"") + data
-        start = begin.lstrip()[:1]
-        if not start and len(begin) <= self._context.max_reply_bytes:
-            self._blank = begin  # servers send blank lines to show that they are at work
-            return b""
-        if start in (b"{", b"["):
-            self._whole = bytearray()
-        self._blank = None
-        return begin
-
-    def _collect(self, data: bytes) -> None:
-        whole = self._whole if self._whole is not None else bytearray()
-        if self._status != 200:
-            whole += data[: _MAX_ERROR_BODY_BYTES - len(whole)]
-            if len(whole) == _MAX_ERROR_BODY_BYTES:
-                self._end_error()
-            return
-        whole += data
-        if len(whole) > self._context.max_reply_bytes:
-            self._fail(UpstreamProtocolError("The model's server sent a reply that is too large."))
-
-    def _end_body(self) -> None:
-        self._stop_timer()
-        if self._is_over:
-            return
-        turn = self._turn
-        try:
-            out = b"" if self._whole is None else turn.feed_whole(bytes(self._whole))
-            out += turn.close()
-            if out:
-                self._relay.relay(out)
-        except Exception as error:
-            self._fail(error)
-            return
-        self._succeed()
-
-    def _succeed(self) -> None:
-        self._is_over = True
-        self._stop_timer()
-        if self._turn.is_cut:
-            self._abort()
-        elif self.call is not None and not self.call.is_complete:
-            # Let the connection end its body, so that it can be used again.
-            self._timer = asyncio.get_running_loop().call_later(_DRAIN_GRACE_S, self._abort)
-        self._relay.finish(self, None)
-
-    def _fail(self, error: Exception) -> None:
-        """End the attempt; an error that is no GatewayError is a bug, told to who waits."""
-        self._is_over = True
-        if isinstance(error, GatewayError):
-            error.upstream_status = self._status
-        self._abort()
-        self._relay.finish(self, error)
-
-    def _abort(self) -> None:
-        self._is_over = True
-        self._stop_timer()
-        call, self.call = self.call, None
-        if call is not None:
-            call.abort()
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
 
 def send_error(
