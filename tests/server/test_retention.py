@@ -33,7 +33,7 @@ class Case:
         self.retention = Retention(
             UsageConfig(**settings),
             self.lazy.get,
-            is_empty=lambda: self.lazy.is_surely_empty,
+            is_empty=lambda: self.lazy.url.is_missing,
             log=EventLog("json", self.text),
             utc_now=lambda: self.now,
         )
