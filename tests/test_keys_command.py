@@ -159,6 +159,22 @@ def test_a_table_of_keys(shell: Shell) -> None:
         assert [key["name"] for key in shell.json("keys", "list", *flags)] == names
 
 
+def test_lists_can_be_gone_on_with(shell: Shell) -> None:
+    made = [
+        (shell.json("keys", "create", name)["id"], shell.json("workspaces", "create", name)["id"])
+        for name in ("first", "second")
+    ]
+    admins = [shell.json("admin-keys", "create", n, "--role", "read")["id"] for n in ("a", "b")]
+    (first_key, first_team), (second_key, second_team) = made
+    for group, newer, older in [
+        ("keys", second_key, first_key),
+        ("workspaces", second_team, first_team),
+        ("admin-keys", admins[1], admins[0]),
+    ]:
+        listed = shell.json(group, "list", "--after", newer)
+        assert [each["id"] for each in listed] == [older]
+
+
 def test_what_can_become_of_a_key(shell: Shell) -> None:
     shell.ok("keys", "create", "ci")
     for action, status in [
@@ -242,6 +258,7 @@ def test_a_change_leaves_what_it_does_not_name(shell: Shell) -> None:
         (("rotate", "ci", "--overlap", "91d"), "overlap: must be from 0 to 90 days"),
         (("list", "--status", "lost"), "'--status'"),
         (("list", "--limit", "0"), "'--limit'"),
+        (("list", "--after", "apikey_no"), "after_id: is not the id of an entry of this list"),
     ],
 )
 def test_bad_input_is_one_line_and_changes_nothing(
@@ -343,6 +360,9 @@ def test_everything_is_written_down(shell: Shell) -> None:
     assert [entry["action"] for entry in listed] == ["key.revoke", "key.create", "workspace.create"]
     assert all(entry["actor"].startswith("cli:") for entry in listed)
     assert listed[1]["details"]["owner"] == "ada"
+    older = shell.json("audit", "--limit", "1", "--after", listed[0]["id"])
+    assert older == [listed[1]]
+    assert "after_id: is not the id" in shell.fails("audit", "--after", "audit_no")
     head, first, *_ = shell.ok("audit", "--limit", "2").splitlines()
     assert head.split() == ["TIME", "WHO", "ACTION", "SUBJECT", "DETAILS"]
     assert "key.revoke" in first

@@ -54,11 +54,11 @@ def create_admin_key(
     return OK
 
 
-def list_admin_keys(*, limit: int, options: StoreOptions, environ: Mapping[str, str]) -> int:
+def list_admin_keys(*, page: Page, options: StoreOptions, environ: Mapping[str, str]) -> int:
     """Print admin keys, newest first, return the exit code."""
 
     async def case(desk: Desk) -> list[AdminKey]:
-        return await desk.store.list_admin_keys(Page(limit=limit))
+        return await desk.store.list_admin_keys(page)
 
     keys = at_store(options, case, environ=environ)
     if options.is_json:

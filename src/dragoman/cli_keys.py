@@ -8,6 +8,7 @@ import typer
 
 from dragoman import keys_command
 from dragoman.cli_options import (
+    AfterOption,
     AmountOption,
     ConfigOption,
     ExpiresOption,
@@ -28,6 +29,7 @@ from dragoman.cli_options import (
 )
 from dragoman.keys_command import KeyFlags
 from dragoman.limit_settings import Limits
+from dragoman.policy.store import Page
 from dragoman.store_command import StoreOptions
 
 keys = new_group("keys", "Make, show, change and revoke the keys of clients.")
@@ -99,6 +101,7 @@ def list_keys(
     ] = None,
     status: Annotated[KeyStatusName | None, typer.Option(help="Only these.")] = None,
     limit: LimitOption = 100,
+    after: AfterOption = None,
     json: JsonOption = False,
     config: ConfigOption = None,
 ) -> int:
@@ -106,7 +109,7 @@ def list_keys(
     return keys_command.list_keys(
         workspace,
         status.value if status else None,
-        limit=limit,
+        page=Page(after_id=after, limit=limit),
         options=StoreOptions(config=config, is_json=json),
         environ=os.environ,
     )

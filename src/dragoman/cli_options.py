@@ -26,6 +26,9 @@ NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="What people c
 WorkspaceArgument = Annotated[str, typer.Argument(metavar="WORKSPACE", help="Its id, or its name.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 LimitOption = Annotated[int, typer.Option(min=1, max=1000, help="Of the list, newest first.")]
+AfterOption = Annotated[
+    str | None, typer.Option("--after", metavar="ID", help="Go on after this one of the list.")
+]
 NewNameOption = Annotated[str | None, typer.Option("--name", help="Call it so.")]
 OwnerOption = Annotated[str | None, typer.Option(help="Whom it belongs to.")]
 ExpiresOption = Annotated[

@@ -9,6 +9,7 @@ import typer
 
 from dragoman import admin_keys_command, db_command, workspaces_command
 from dragoman.cli_options import (
+    AfterOption,
     AmountOption,
     ConfigOption,
     ExpiresOption,
@@ -29,6 +30,7 @@ from dragoman.cli_options import (
     new_group,
 )
 from dragoman.limit_settings import Limits
+from dragoman.policy.store import Page
 from dragoman.store_command import StoreOptions
 from dragoman.workspaces_command import WorkspaceFlags
 
@@ -95,11 +97,17 @@ def create_workspace(
 
 @workspaces.command("list", epilog=examples("dragoman workspaces list"))
 def list_workspaces(
-    *, limit: LimitOption = 100, json: JsonOption = False, config: ConfigOption = None
+    *,
+    limit: LimitOption = 100,
+    after: AfterOption = None,
+    json: JsonOption = False,
+    config: ConfigOption = None,
 ) -> int:
     """List workspaces, newest first."""
     return workspaces_command.list_workspaces(
-        limit=limit, options=StoreOptions(config=config, is_json=json), environ=os.environ
+        page=Page(after_id=after, limit=limit),
+        options=StoreOptions(config=config, is_json=json),
+        environ=os.environ,
     )
 
 
@@ -202,11 +210,17 @@ def create_admin_key(
 
 @admin_keys.command("list", epilog=examples("dragoman admin-keys list"))
 def list_admin_keys(
-    *, limit: LimitOption = 100, json: JsonOption = False, config: ConfigOption = None
+    *,
+    limit: LimitOption = 100,
+    after: AfterOption = None,
+    json: JsonOption = False,
+    config: ConfigOption = None,
 ) -> int:
     """List admin keys, newest first."""
     return admin_keys_command.list_admin_keys(
-        limit=limit, options=StoreOptions(config=config, is_json=json), environ=os.environ
+        page=Page(after_id=after, limit=limit),
+        options=StoreOptions(config=config, is_json=json),
+        environ=os.environ,
     )
 
 
@@ -246,9 +260,15 @@ def db_backup(
 
 
 def audit(
-    *, limit: LimitOption = 100, json: JsonOption = False, config: ConfigOption = None
+    *,
+    limit: LimitOption = 100,
+    after: AfterOption = None,
+    json: JsonOption = False,
+    config: ConfigOption = None,
 ) -> int:
     """List what was done to keys and workspaces, newest first, and by whom."""
     return db_command.show_audit(
-        limit=limit, options=StoreOptions(config=config, is_json=json), environ=os.environ
+        page=Page(after_id=after, limit=limit),
+        options=StoreOptions(config=config, is_json=json),
+        environ=os.environ,
     )

@@ -91,11 +91,11 @@ def back_up(target: Path, options: StoreOptions, *, environ: Mapping[str, str]) 
     return OK
 
 
-def show_audit(*, limit: int, options: StoreOptions, environ: Mapping[str, str]) -> int:
+def show_audit(*, page: Page, options: StoreOptions, environ: Mapping[str, str]) -> int:
     """Print what administrators have done, newest first, return the exit code."""
 
     async def case(desk: Desk) -> list[AuditEntry]:
-        return await desk.store.list_audit(Page(limit=limit))
+        return await desk.store.list_audit(page)
 
     entries = at_store(options, case, environ=environ)
     if options.is_json:

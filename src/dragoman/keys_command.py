@@ -92,7 +92,7 @@ def list_keys(
     workspace: str | None,
     status: KeyStatus | None,
     *,
-    limit: int,
+    page: Page,
     options: StoreOptions,
     environ: Mapping[str, str],
 ) -> int:
@@ -105,7 +105,7 @@ def list_keys(
             ids = (None,) if is_default else ((await find_workspace(desk.store, workspace)).id,)
         statuses = () if status is None else (status,)
         which = KeyFilter(workspace_ids=ids, statuses=statuses, now=desk.by.now)
-        found = await desk.store.list_keys(Page(limit=limit), which)
+        found = await desk.store.list_keys(page, which)
         return found, await workspace_names(desk.store)
 
     keys, names = at_store(options, case, environ=environ)

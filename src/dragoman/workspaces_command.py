@@ -66,11 +66,11 @@ def create_workspace(
     return OK
 
 
-def list_workspaces(*, limit: int, options: StoreOptions, environ: Mapping[str, str]) -> int:
+def list_workspaces(*, page: Page, options: StoreOptions, environ: Mapping[str, str]) -> int:
     """Print workspaces, newest first, return the exit code."""
 
     async def case(desk: Desk) -> list[Workspace]:
-        return await desk.store.list_workspaces(Page(limit=limit))
+        return await desk.store.list_workspaces(page)
 
     found = at_store(options, case, environ=environ)
     if options.is_json:
