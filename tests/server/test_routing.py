@@ -230,6 +230,17 @@ def test_a_reply_that_was_the_last_is_followed_by_none() -> None:
     run(case())
 
 
+def test_the_last_reply_for_some_milliseconds_is_no_limit() -> None:
+    async def case() -> None:
+        refilled = head(x_ratelimit_remaining_tokens="0", x_ratelimit_reset_tokens="20ms")
+        made = AppCase({"lab": [[refilled, *saying("x")[1:]]]})
+        assert message_of(await made.ask(STREAM)).text == "x"
+        assert made.health.is_clear
+        await made.close()
+
+    run(case())
+
+
 def test_a_client_that_leaves_is_no_failure() -> None:
     async def case() -> AppCase:
         made = AppCase({"lab": [[30.0]] * 6}, routing={"failures_to_open": 1})
@@ -312,6 +323,23 @@ def test_fallbacks(
     assert case.record["upstream"] == upstream
     assert why.encode() in exchange.reply_headers[b"x-dragoman-adjustments"]
     assert case.record["adjustments"][0].startswith("model emulated: answered by ")
+
+
+def test_a_model_under_a_limit_is_not_asked_before_its_fallback() -> None:
+    async def case() -> AppCase:
+        limited = refusing(429, "slow", retry_after="30")
+        made = AppCase(
+            {"lab": [limited], "other": [saying("n")] * 2, "third": []},
+            models=chain(fallbacks=("n",)),
+        )
+        for _ in range(2):
+            assert message_of(await made.ask(STREAM)).text == "n"
+        await made.close()
+        return made
+
+    made = run(case())
+    assert [record["attempts"] for record in made.records] == [2, 1]
+    assert len(made.upstreams["lab"].calls) == 1
 
 
 def test_a_prompt_that_is_surely_too_long_is_not_tried() -> None:

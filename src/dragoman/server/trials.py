@@ -1,6 +1,7 @@
 """One upstream call as the health and the load of its target see it."""
 
 from collections.abc import Callable
+from typing import Final
 
 from dragoman.core.errors import GatewayError
 from dragoman.core.rate_headers import spent_for_s
@@ -8,6 +9,9 @@ from dragoman.policy.health import Health
 from dragoman.policy.load import Load
 from dragoman.policy.routes import Target
 from dragoman.server.transport.seams import Headers
+
+# Where limits are refilled all the time, nearly every reply is the last for some milliseconds.
+_WORTH_TELLING_S: Final = 0.25
 
 
 class Trial:
@@ -43,7 +47,8 @@ class Trial:
         self._load.end(self._target.endpoint)
         now_s = self._clock()
         self._succeed(now_s)
-        if (for_s := spent_for_s(headers)) is not None:
+        for_s = spent_for_s(headers)
+        if for_s is not None and for_s >= _WORTH_TELLING_S:
             self._health.limit(self._target, for_s, now_s)
 
     def end(self, error: BaseException) -> None:
