@@ -85,6 +85,8 @@ def client_environment(base_url: str, token: str, *, model: LaunchModel) -> dict
         "CLAUDE_CODE_ATTRIBUTION_HEADER": "0",
         "CLAUDE_CODE_ENABLE_GATEWAY_MODEL_DISCOVERY": "1",
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+        # Headers say which calls nobody waits for; what is not recognised by its shape is by them.
+        "CLAUDE_CODE_GATEWAY_HINT_HEADERS": "1",
         "API_TIMEOUT_MS": "900000",
     }
     return variables

@@ -212,6 +212,8 @@ def test_a_web_search_is_answered_as_unavailable_and_the_session_goes_on(
     assert found["searchCount"] == 1  # it came as a block of its own, not as text
     assert "unavailable" in results(lab.upstream.requests[2].body)  # the model was told
     assert "unavailable" in results(lab.upstream.requests[3].body)
+    roles = [record.get("side_role", "") for record in lab.wait_records(3)]
+    assert roles == ["", "web_search", ""]
 
 
 def test_a_json_schema_is_filled_in(lab: Lab, claude: NewClaude) -> None:
