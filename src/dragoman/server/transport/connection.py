@@ -298,6 +298,7 @@ class Connection(asyncio.Protocol):
     def _take_head(self, call: HttpCall, reply: ReplyReader) -> None:
         if not self._has_begun:
             self._has_begun, self._is_early = True, self._is_writing
+            call.head = b""  # it is not sent again
             self._silence_s = call.request.timeouts.idle_s
             self._set_timer()
         if reply.has_head:
