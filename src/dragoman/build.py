@@ -108,8 +108,52 @@ def build_gateway(
         ConfigError: The signing secret can be neither read nor made.
     """
     lasting = former.lasting if former else _lasting(config, sharing, log=log)
-    routes = Routes(config)
     upstreams = _upstreams(config, environ=environ, engine=engine, former=former)
+    services = _services(config, lasting, upstreams, log=log)
+    is_ready = (lambda: engine.ready) if isinstance(engine, Engine) else None
+    readiness = Readiness(services.routes, upstreams, engine_ready=is_ready)
+    explainer = Explainer(services, upstreams)
+    admins = _admins(lasting.store)
+    admin = _admin_door(
+        config, services.routes, lasting.store, access=admins, explainer=explainer, log=log
+    )
+    messages = Messages(services.routes, services)
+    app = App(
+        callers=_callers(config, lasting.keys),
+        allowed_hosts=(config.server.host, *config.server.allowed_hosts),
+        messages=messages,
+        count_tokens=_count_tokens(config, lasting, services),
+        routes=services.routes,
+        readiness=readiness,
+        cross_origin=CrossOrigin(config.server.cors_origins),
+        max_inside=config.server.max_concurrent_requests + config.server.max_waiting_requests,
+        line=services.lines.own,
+        log=log,
+        metrics=lasting.metrics,
+        metrics_page=None if config.metrics.port else lasting.metrics_page,
+        meter=lasting.meter,
+        admins=admins,
+        tracing=_tracing(config, lasting.spans),
+        admin=None if config.admin.port else admin,
+    )
+    _show_figures(lasting, services, upstreams=upstreams, messages=messages)
+    return Gateway(
+        config,
+        routes=services.routes,
+        app=app,
+        readiness=readiness,
+        explainer=explainer,
+        upstreams=upstreams,
+        health=services.health,
+        admin=admin,
+        lasting=lasting,
+    )
+
+
+def _services(
+    config: Config, lasting: Lasting, upstreams: Mapping[str, HttpUpstream], *, log: EventLog
+) -> Services:
+    """Return what requests for messages are served with."""
     # Not lasting: what the file says now stands above what a refusal has taught before.
     board = lasting.sharing.board
     learned = LearnedFacts(board)
@@ -120,23 +164,20 @@ def build_gateway(
         learned=learned,
         calibration=lasting.calibration,
     )
-    server = config.server
     # Not lasting either: who was left alone for a wrong key gets a call with the new one.
     health = Health(config.routing)
     if board is not None:
         share_health(health, board, clock=time.monotonic)
     prices = Prices(config.prices, {n: u.platform for n, u in config.upstreams.items()})
-    lines = build_lines(config)
-    admission = build_admission(config, lasting, prices=prices, log=log)
-    services = Services(
-        routes=routes,
+    return Services(
+        routes=Routes(config),
         upstreams=upstreams,
         secrets={name: secrets_of(upstream) for name, upstream in config.upstreams.items()},
         planner=planner,
         learned=learned,
         vault=lasting.vault,
         signer=lasting.signer,
-        limits=_message_limits(server),
+        limits=_message_limits(config.server),
         log=log,
         health=health,
         load=lasting.load,
@@ -144,60 +185,38 @@ def build_gateway(
         prices=prices,
         hedges=Hedges(lasting.load),
         metrics=lasting.metrics,
-        admission=admission,
-        lines=lines,
-        max_wait_s=server.max_wait_s,
+        admission=build_admission(config, lasting, prices=prices, log=log),
+        lines=build_lines(config),
+        max_wait_s=config.server.max_wait_s,
     )
-    count_tokens = CountTokens(
-        routes=routes,
-        upstreams=upstreams,
-        planner=planner,
+
+
+def _count_tokens(config: Config, lasting: Lasting, services: Services) -> CountTokens:
+    return CountTokens(
+        routes=services.routes,
+        upstreams=services.upstreams,
+        planner=services.planner,
         tokenizers=lasting.tokenizers,
-        health=health,
-        max_body_bytes=server.max_body_bytes,
-        max_messages=server.max_messages,
-        max_nesting=server.max_nesting,
+        health=services.health,
+        max_body_bytes=config.server.max_body_bytes,
+        max_messages=config.server.max_messages,
+        max_nesting=config.server.max_nesting,
     )
-    is_ready = (lambda: engine.ready) if isinstance(engine, Engine) else None
-    explainer = Explainer(services, upstreams)
-    readiness = Readiness(routes, upstreams, engine_ready=is_ready)
-    admins = _admins(lasting.store)
-    admin = _admin_door(config, routes, lasting.store, access=admins, explainer=explainer, log=log)
-    messages = Messages(routes, services)
-    app = App(
-        callers=_callers(config, lasting.keys),
-        allowed_hosts=(server.host, *server.allowed_hosts),  # all of 127.0.0.0/8 is this machine
-        messages=messages,
-        count_tokens=count_tokens,
-        routes=routes,
-        readiness=readiness,
-        cross_origin=CrossOrigin(server.cors_origins),
-        max_inside=server.max_concurrent_requests + server.max_waiting_requests,
-        line=lines.own,
-        log=log,
-        metrics=lasting.metrics,
-        metrics_page=None if config.metrics.port else lasting.metrics_page,
-        meter=lasting.meter,
-        admins=admins,
-        tracing=_tracing(config, lasting.spans),
-        admin=None if config.admin.port else admin,
-    )
+
+
+def _show_figures(
+    lasting: Lasting,
+    services: Services,
+    *,
+    upstreams: Mapping[str, HttpUpstream],
+    messages: Messages,
+) -> None:
+    """Let the metrics read what parts of this gateway count by themselves."""
     sources = lasting.metrics.sources
     sources["upstreams"] = partial(upstream_samples, upstreams)
     sources["routing"] = partial(routing_samples, services, messages.joins)
-    sources["lines"] = partial(line_samples, lines)
-    sources["limits"] = partial(limit_samples, admission, lasting.limiter)
-    return Gateway(
-        config,
-        routes=routes,
-        app=app,
-        readiness=readiness,
-        explainer=explainer,
-        upstreams=upstreams,
-        health=health,
-        admin=admin,
-        lasting=lasting,
-    )
+    sources["lines"] = partial(line_samples, services.lines)
+    sources["limits"] = partial(limit_samples, services.admission, lasting.limiter)
 
 
 def _tracing(config: Config, spans: OtelExport | None) -> Tracing:
