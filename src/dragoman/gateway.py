@@ -75,6 +75,8 @@ class Lasting(Struct, frozen=True, kw_only=True):
     async def close(self) -> None:
         """End it; may be called again."""
         await self.documents.close()
+        if self.meter is not None:  # first: a supervisor may have no patience for the others
+            await self.meter.close()
         if self.spans is not None:
             await self.spans.close()
         if self.keys is not None:
@@ -83,8 +85,6 @@ class Lasting(Struct, frozen=True, kw_only=True):
         await self.limiter.close()
         if self.retention is not None:
             await self.retention.close()
-        if self.meter is not None:
-            await self.meter.close()
         if self.store is not None:
             await self.store.close()
 

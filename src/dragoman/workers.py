@@ -60,7 +60,8 @@ _PER_PROCESS: Final = (
     "limits, budgets and health hold for all together; bounds of memory and connections "
     "(server.max_..., upstreams.NAME.max_connections) hold for each process"
 )
-_MARGIN_S: Final = 5.0  # beyond the grace of the workers themselves
+# Beyond the grace of the workers themselves: the last spans, and a store that does not answer.
+_MARGIN_S: Final = 20.0
 
 
 class _Failure(Struct):
@@ -252,7 +253,6 @@ async def _supervise(
     environ: Mapping[str, str],
 ) -> int:
     log, signals = new_log(config.server), StopSignals()
-    grace_s = config.server.shutdown_timeout_s
     async with AsyncExitStack() as stack:
         found = await find_local_engines(config)
         engine = Engine(model) if model else None
@@ -265,6 +265,8 @@ async def _supervise(
         port: int = held.getsockname()[1]
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="dragoman-")))
         told = _told(options, port, engine, folder=folder)
+        last_good = LastGood(folder=folder, environ=environ, overrides=told.start.overrides)
+        last_good.keep_first(config)
         owner = None if config.redis else Owner(on_crash=log.crash)
         if owner:
             stack.callback(owner.close)
@@ -279,6 +281,7 @@ async def _supervise(
             log.event("workers", n=n, note=_PER_PROCESS)
         await signals.first.wait()
         hangups.release()
+        grace_s = last_good.served(config).server.shutdown_timeout_s  # a reload may have changed it
         await _stop(workers, signals, grace_s=grace_s)
     signals.release()
     return OK
