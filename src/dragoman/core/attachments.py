@@ -75,10 +75,10 @@ def _sources(request: MessagesRequest) -> Iterator[tuple[str, str, Source]]:
 
 def _sources_in(blocks: list[Block], path: str) -> Iterator[tuple[str, str, Source]]:
     for number, block in enumerate(blocks):
-        if block.type == "text":
+        source = block.source
+        if block.type == "text" or (source is None and not isinstance(block.content, list)):
             continue
         at = f"{path}.{number}"
-        source = block.source
         if isinstance(source, Source) and block.type in ("image", "document"):
             yield at, block.type, source
             if isinstance(source.content, list):

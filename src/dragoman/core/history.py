@@ -358,6 +358,8 @@ class HistoryWriter:
         return next((reasoning for reasoning in found if reasoning), "")
 
     def _distinct_ids(self, calls: Sequence[Call]) -> list[str]:
+        if len(calls) == 1:
+            return [self._upstream_id(calls[0], 0)]
         ids: dict[str, int] = {}  # id -> how often it was wanted
         for number, call in enumerate(calls):
             wanted = self._upstream_id(call, number)
