@@ -41,6 +41,22 @@ def row(lines: list[str], name: str) -> str:
     return found
 
 
+def test_fallbacks_that_do_not_help_are_told(tmp_path: Path) -> None:
+    with ChatUpstream(models=("m", "n", "o")) as lab:
+        text = upstream("lab", lab.url)
+        text += model("m", "lab", more='image_fallback = "n"\nlong_prompt_fallback = "n"')
+        text += "profile = { context_window = 9000 }\n"
+        text += model("n", "lab", more="profile = { context_window = 8000 }")
+        text += model("o", "lab", more='image_fallback = "p"\nlong_prompt_fallback = "m"')
+        text += model("p", "lab", more="profile = { sees_images = true }")
+        _, lines = check(tmp_path, text)
+    assert [line for line in lines if line.startswith("warning: ")] == [
+        "warning: models.m.image_fallback: n sees no images; "
+        "if it does: profile = { sees_images = true }",
+        "warning: models.m.long_prompt_fallback: n takes 8,000 tokens, itself 9,000",
+    ]
+
+
 def closed_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

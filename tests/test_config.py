@@ -292,6 +292,14 @@ PROBLEMS = {
         MODEL + 'long_prompt_fallback = "m"',
         "models.m.long_prompt_fallback: names the model itself",
     ),
+    "least over most": (
+        MODEL + "[routing]\nopen_s = 100\nmax_open_s = 5",
+        "routing.max_open_s: less than routing.open_s; raise it, or lower the other",
+    ),
+    "a limit over the longest one": (
+        MODEL + "[routing]\nrate_limited_s = 61",
+        "routing.max_rate_limited_s: less than routing.rate_limited_s; raise it",
+    ),
     "fallback twice": (
         MODEL + 'fallbacks = ["n", "n"]\n[models.n]\nupstream = "lab"',
         "models.m.fallbacks: names a model twice",

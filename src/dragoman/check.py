@@ -33,6 +33,7 @@ from dragoman.exit_codes import FAILED, OK, CommandFailed
 from dragoman.local import find_local_engines, with_found_engines
 from dragoman.model_lists import get, read_list
 from dragoman.policy.endpoints import Endpoint, endpoints_of
+from dragoman.route_warnings import route_warnings
 from dragoman.serve import nothing_to_serve, open_gateway
 from dragoman.server.telemetry import EventLog, RequestRecord
 from dragoman.server.transport.ask import ask
@@ -340,7 +341,8 @@ def _print_file(examined: Examined, console: Console) -> None:
     print_line(console, f"settings: {source or 'no file; defaults and the environment'}")
     for line in examined.problems:
         print_line(console, f"problem: {printable(line)}", style="red")
-    for line in examined.warnings:
+    more = () if examined.problems else route_warnings(examined.config)
+    for line in (*examined.warnings, *more):
         print_line(console, f"warning: {printable(line)}", style="yellow")
 
 

@@ -11,7 +11,7 @@ from dragoman.core.dialects.profile import DialectProfile
 from dragoman.core.dialects.registry import family_names, is_known, model_names
 from dragoman.limit_settings import BudgetConfig
 from dragoman.presets import is_loopback
-from dragoman.routing_rules import choice_problems, endpoint_problems
+from dragoman.routing_rules import choice_problems, endpoint_problems, routing_problems
 from dragoman.settings import Config, KeyConfig, Secret
 from dragoman.store_urls import read_store_url
 from dragoman.tables import TableReader, join, nearest, unknown_name
@@ -49,6 +49,7 @@ def rule_problems(config: Config) -> tuple[str, ...]:
         _upstream_problems,
         _model_problems,
         choice_problems,
+        routing_problems,
         _role_problems,
         _redis_problems,
     )

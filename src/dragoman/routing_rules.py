@@ -37,6 +37,14 @@ def choice_problems(config: Config) -> Iterator[str]:
             yield f"{path}.hedge_percentile: there is no second address, key or upstream to ask"
 
 
+def routing_problems(config: Config) -> Iterator[str]:
+    """Yield what is wrong with the times for which upstreams are left alone."""
+    rules = config.routing
+    for first, most in (("open_s", "max_open_s"), ("rate_limited_s", "max_rate_limited_s")):
+        if getattr(rules, most) < getattr(rules, first):
+            yield f"routing.{most}: less than routing.{first}; raise it, or lower the other"
+
+
 def _n_endpoints_of(upstream: UpstreamConfig) -> int:
     return max(1, len(upstream.base_urls)) * max(1, len(upstream.api_keys))
 

@@ -240,6 +240,32 @@ def test_workspaces(run) -> None:
     run(case)
 
 
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "https://example.com",
+        "example.com/files",
+        "example.com:8443",
+        "[::1]",
+        "two words",
+        "bücher.de",
+    ],
+)
+def test_hosts_that_no_url_can_have(run, pattern: str) -> None:
+    async def case(registry: Registry, store: SqlStore) -> None:
+        good = ("*.example.com", "files-?.example.com", "192.0.2.7", "2001:db8::*")
+        team = await registry.create_workspace(WorkspaceRequest(name="team", fetch_hosts=good), BY)
+        hosts = (*good, pattern)
+        with pytest.raises(InvalidRequest, match=r"^fetch_hosts\.4: .* fits no host"):
+            await registry.create_workspace(WorkspaceRequest(name="b", fetch_hosts=hosts), BY)
+        with pytest.raises(InvalidRequest, match="fits no host"):
+            await registry.change_workspace(team.id, WorkspaceChange(fetch_hosts=hosts), BY)
+        assert await store.get_workspace(team.id) == team
+        assert len(await written(store)) == 1
+
+    run(case)
+
+
 def test_admin_keys(run) -> None:
     async def case(registry: Registry, store: SqlStore) -> None:
         key, text = await registry.create_admin_key(AdminKeyRequest(name="ops", role="write"), BY)

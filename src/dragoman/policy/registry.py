@@ -5,6 +5,7 @@ Nothing is written unless everything is right: what a rule refuses leaves the st
 """
 
 import datetime as dt
+import re
 from collections.abc import Callable, Collection
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Final
@@ -25,6 +26,10 @@ Pattern = Annotated[str, Meta(min_length=1, max_length=200)]
 Patterns = Annotated[tuple[Pattern, ...], Meta(max_length=100)]
 Budgets = Annotated[tuple[BudgetConfig, ...], Meta(max_length=10)]
 DEFAULT_WORKSPACE: Final = "default"  # of keys that have none
+# Names or IPv6 addresses, or patterns of them. With scheme, port or path one would fit no host.
+_HOST_PATTERN: Final = re.compile(
+    r"[A-Za-z0-9_.*?-]+|[0-9A-Fa-f:.*?]*:[0-9A-Fa-f.*?]*:[0-9A-Fa-f:.*?]*"
+)
 MAX_OVERLAP: Final = dt.timedelta(days=90)  # of an old key and the one that replaces it
 
 
@@ -243,6 +248,7 @@ class Registry:
         """
         _check_workspace_name(asked.name)
         self._check_patterns(asked.allowed_models)
+        _check_hosts(asked.fetch_hosts)
         workspace = Workspace(
             id=new_id("wrkspc"),
             name=asked.name,
@@ -270,6 +276,8 @@ class Registry:
             _check_workspace_name(asked.name)
         if isinstance(asked.allowed_models, tuple):
             self._check_patterns(asked.allowed_models)
+        if isinstance(asked.fetch_hosts, tuple):
+            _check_hosts(asked.fetch_hosts)
         fields = _as_kept(asked)
 
         def changed(workspace: Workspace) -> Workspace:
@@ -391,6 +399,13 @@ def _check_workspace_name(name: str) -> None:
     _check_name(name)
     if name.casefold() == DEFAULT_WORKSPACE:
         raise InvalidRequest("name", f"{DEFAULT_WORKSPACE!r} is where keys without a workspace are")
+
+
+def _check_hosts(patterns: Collection[str]) -> None:
+    for number, pattern in enumerate(patterns):
+        if not _HOST_PATTERN.fullmatch(pattern):
+            reason = f"{pattern!a} fits no host; give names alone, as example.com or *.example.com"
+            raise InvalidRequest(f"fetch_hosts.{number}", reason)
 
 
 def _check_expiry(at: dt.datetime | None, now: dt.datetime) -> None:
