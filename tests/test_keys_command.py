@@ -244,6 +244,8 @@ def test_a_change_leaves_what_it_does_not_name(shell: Shell) -> None:
         (("create", "x", "--expires", "2020-01-01"), "expires_at: must be in the future"),
         (("create", "x", "--concurrent", "-1"), "'--concurrent': Input should be greater"),
         (("create", "x", "--usd-per-day", "-1"), "'--usd-per-day'"),
+        (("create", "x", "--warn-at", "50"), "--warn-at 50: of which budget? give it, too"),
+        (("change", "ci", "--warn-at", "80"), "--warn-at 80: of which budget? give it, too"),
         (("create", "x", "--tokens-per-day", "1e99"), "'--tokens-per-day'"),
         (("create", "x" * 101), "name: expected `str` of length <= 100"),
         (("create", " x"), "name: must be printable characters without spaces"),
@@ -256,7 +258,7 @@ def test_a_change_leaves_what_it_does_not_name(shell: Shell) -> None:
         (("change", "ci", "--expires", "2020-01-01"), "expires_at: must be in the future"),
         (("rotate", "ci", "--overlap", "long"), "--overlap long: use 7d, 24h, 30m"),
         (("rotate", "ci", "--overlap", "91d"), "overlap: must be from 0 to 90 days"),
-        (("list", "--status", "lost"), "'--status'"),
+        (("list", "--status", "lost"), "'--status': 'lost' is not one of 'active'"),
         (("list", "--limit", "0"), "'--limit'"),
         (("list", "--after", "apikey_no"), "after_id: is not the id of an entry of this list"),
     ],
@@ -312,6 +314,8 @@ def test_workspaces(shell: Shell) -> None:
     assert "is archived" in shell.fails("workspaces", "change", "lab", "--name", "x")
     assert "the workspace is archived" in shell.fails("keys", "create", "x", "--workspace", "lab")
     assert "lab" in shell.ok("workspaces", "list")
+    assert "good keys    0" in shell.ok("workspaces", "show", "lab")
+    assert "revoked" in shell.ok("keys", "list", "--workspace", "lab")
 
 
 @pytest.mark.parametrize(

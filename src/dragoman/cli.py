@@ -101,7 +101,7 @@ def _usage_line(error: Exception) -> str:
     message = error.format_message() if hasattr(error, "format_message") else str(error)
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "dragoman"
-    line = " ".join(message.split())
+    line = " ".join(message.split()).replace(": Value error, ", ": ")
     if command.endswith(" claude") and line.startswith("No such option"):
         return f"{line}; {_FOR_CLAUDE}"
     return f"{line} (see {command} --help)"

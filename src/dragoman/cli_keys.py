@@ -68,7 +68,7 @@ def create_key(
     usd_per_month: UsdOption = None,
     tokens_per_day: AmountOption = None,
     tokens_per_month: AmountOption = None,
-    warn_at: WarnOption = 80,
+    warn_at: WarnOption = None,
     json: JsonOption = False,
     config: ConfigOption = None,
 ) -> int:
@@ -146,7 +146,7 @@ def change_key(
     usd_per_month: UsdOption = None,
     tokens_per_day: AmountOption = None,
     tokens_per_month: AmountOption = None,
-    warn_at: WarnOption = 80,
+    warn_at: WarnOption = None,
     no_budgets: NoBudgetsOption = False,
     json: JsonOption = False,
     config: ConfigOption = None,

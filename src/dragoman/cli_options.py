@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal
 
 import typer
 
-from dragoman.exit_codes import USAGE
+from dragoman.exit_codes import USAGE, CommandFailed
 from dragoman.limit_settings import BudgetConfig
 
 _MAX_AMOUNT: Final = 2**53
@@ -46,7 +46,10 @@ HostsOption = Annotated[
 AmountOption = Annotated[int | None, typer.Option(min=0, max=_MAX_AMOUNT, metavar="N")]
 UsdOption = Annotated[float | None, typer.Option(min=0, max=_MAX_USD, metavar="USD")]
 WarnOption = Annotated[
-    int, typer.Option(min=1, max=100, metavar="PCT", help="Of a budget; then clients are warned.")
+    int | None,
+    typer.Option(
+        min=1, max=100, metavar="PCT", help="Of a budget; then clients are warned. Default: 80."
+    ),
 ]
 NoLimitsOption = Annotated[bool, typer.Option("--no-limits", help="First drop all limits.")]
 NoBudgetsOption = Annotated[bool, typer.Option("--no-budgets", help="First drop all budgets.")]
@@ -84,16 +87,24 @@ def budgets_of(
     day: tuple[float | None, int | None],
     month: tuple[float | None, int | None],
     *,
-    warn_at_pct: int,
+    warn_at_pct: int | None,
 ) -> tuple[BudgetConfig, ...]:
-    """Return a budget for each period of which dollars or tokens are given."""
+    """
+    Return a budget for each period of which dollars or tokens are given.
+
+    Raises:
+        CommandFailed: There is none that could warn at *warn_at_pct*.
+    """
     periods: tuple[Literal["day", "month"], ...] = ("day", "month")
     found = []
     for period, (cost_usd, tokens) in zip(periods, (day, month), strict=True):
         if cost_usd is not None or tokens is not None:
             found.append(
                 BudgetConfig(
-                    period=period, cost_usd=cost_usd, tokens=tokens, warn_at_pct=warn_at_pct
+                    period=period, cost_usd=cost_usd, tokens=tokens, warn_at_pct=warn_at_pct or 80
                 )
             )
+    if warn_at_pct is not None and not found:
+        line = f"--warn-at {warn_at_pct}: of which budget? give it, too, as --usd-per-month 200"
+        raise CommandFailed(line, code=USAGE)
     return tuple(found)

@@ -72,7 +72,7 @@ def create_workspace(
     usd_per_month: UsdOption = None,
     tokens_per_day: AmountOption = None,
     tokens_per_month: AmountOption = None,
-    warn_at: WarnOption = 80,
+    warn_at: WarnOption = None,
     json: JsonOption = False,
     config: ConfigOption = None,
 ) -> int:
@@ -143,7 +143,7 @@ def change_workspace(
     usd_per_month: UsdOption = None,
     tokens_per_day: AmountOption = None,
     tokens_per_month: AmountOption = None,
-    warn_at: WarnOption = 80,
+    warn_at: WarnOption = None,
     no_budgets: NoBudgetsOption = False,
     json: JsonOption = False,
     config: ConfigOption = None,
@@ -174,7 +174,7 @@ def change_workspace(
 def archive_workspace(
     workspace: WorkspaceArgument, *, json: JsonOption = False, config: ConfigOption = None
 ) -> int:
-    """Refuse all keys of a workspace, for ever."""
+    """Revoke all keys of a workspace; it takes no new ones."""
     return workspaces_command.archive_workspace(
         workspace, options=StoreOptions(config=config, is_json=json), environ=os.environ
     )

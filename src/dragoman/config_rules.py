@@ -1,7 +1,7 @@
 """What must hold between settings; each breach is one line that says where and what to do."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, get_args
 from urllib.parse import urlsplit
 
@@ -9,7 +9,7 @@ import msgspec
 
 from dragoman.core.dialects.profile import DialectProfile
 from dragoman.core.dialects.registry import family_names, is_known, model_names
-from dragoman.limit_settings import BudgetConfig
+from dragoman.limit_settings import budget_problems
 from dragoman.presets import is_loopback
 from dragoman.routing_rules import choice_problems, endpoint_problems, routing_problems
 from dragoman.settings import Config, KeyConfig, Secret
@@ -188,20 +188,8 @@ def _key_problems(config: Config) -> Iterator[str]:
         elif key.key.reveal() in values:
             yield f'{path}.key: the same as that of "{values[key.key.reveal()]}"'
         values.setdefault(key.key.reveal(), key.name)
-        yield from _budget_problems(key.budgets, f"{path}.budgets")
-
-
-def _budget_problems(budgets: Sequence[BudgetConfig], path: str) -> Iterator[str]:
-    seen: set[tuple[str, str]] = set()
-    for index, budget in enumerate(budgets):
-        amounts = {"cost_usd": budget.cost_usd, "tokens": budget.tokens}
-        given = [name for name, amount in amounts.items() if amount is not None]
-        if not given:
-            yield f"{path}[{index}]: needs cost_usd or tokens"
-        for name in given:
-            if (budget.period, name) in seen:
-                yield f"{path}[{index}].{name}: given twice for a {budget.period}"
-            seen.add((budget.period, name))
+        for place, field, line in budget_problems(key.budgets):
+            yield f"{path}.budgets[{place}]{field and '.'}{field}: {line}"
 
 
 def _key_problem(key: KeyConfig, *, is_open: bool) -> str | None:

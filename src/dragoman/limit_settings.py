@@ -1,5 +1,6 @@
 """Limits and budgets as they are written down: in the configuration, on keys and workspaces."""
 
+from collections.abc import Collection, Iterator
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
@@ -8,8 +9,13 @@ Amount = Annotated[int, Meta(ge=0, le=2**53)]
 Percent = Annotated[int, Meta(ge=1, le=100)]
 
 
-class Limits(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How much at a time. None: no limit here; those of others still hold."""
+class Limits(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """
+    How much at a time. None: no limit here; those of others still hold.
+
+    A name that is not known is an error wherever limits are read: a slip of the keyboard would be
+    no limit at all.
+    """
 
     requests_per_minute: Amount | None = None
     input_tokens_per_minute: Amount | None = None
@@ -26,7 +32,7 @@ class Budget(Struct, frozen=True, kw_only=True, omit_defaults=True):
     warn_at_pct: Percent = 80
 
 
-class BudgetConfig(Struct, frozen=True, kw_only=True):
+class BudgetConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A budget as people write it: in dollars."""
 
     period: Literal["day", "month"]
@@ -40,6 +46,20 @@ class BudgetConfig(Struct, frozen=True, kw_only=True):
         return Budget(
             period=self.period, cost_micros=cost, tokens=self.tokens, warn_at_pct=self.warn_at_pct
         )
+
+
+def budget_problems(budgets: Collection[BudgetConfig]) -> Iterator[tuple[int, str, str]]:
+    """Yield what is wrong with budgets: the place of one, its field or nothing, and why."""
+    seen: set[tuple[str, str]] = set()
+    for index, budget in enumerate(budgets):
+        amounts = {"cost_usd": budget.cost_usd, "tokens": budget.tokens}
+        given = [name for name, amount in amounts.items() if amount is not None]
+        if not given:
+            yield index, "", "needs cost_usd or tokens"
+        for name in given:
+            if (budget.period, name) in seen:
+                yield index, name, f"given twice for a {budget.period}"
+            seen.add((budget.period, name))
 
 
 class LimitsConfig(Struct, frozen=True, kw_only=True):

@@ -115,7 +115,7 @@ def change_workspace(
 
 
 def archive_workspace(which: str, *, options: StoreOptions, environ: Mapping[str, str]) -> int:
-    """Refuse all keys of a workspace from now on, print it, return the exit code."""
+    """Archive a workspace and with it its keys, print it, return the exit code."""
 
     async def case(desk: Desk) -> Workspace:
         workspace = await find_workspace(desk.store, which)

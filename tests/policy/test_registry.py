@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from msgspec import structs
 
 from dragoman.core.errors import InvalidRequest, UnknownId
 from dragoman.limit_settings import Budget, BudgetConfig, Limits
@@ -231,7 +232,8 @@ def test_workspaces(run) -> None:
             await registry.change_workspace(team.id, WorkspaceChange(allowed_models=("no",)), BY)
         archived = await registry.archive_workspace(team.id, BY)
         assert archived.archived_at == NOW
-        assert await store.key_by_digest(key.digest) == (key, archived)
+        revoked = structs.replace(key, revoked_at=NOW)
+        assert await store.key_by_digest(key.digest) == (revoked, archived)
         with pytest.raises(InvalidRequest, match="archived"):
             await registry.change_workspace(team.id, WorkspaceChange(name="x"), BY)
         with pytest.raises(InvalidRequest, match="archived"):

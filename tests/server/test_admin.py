@@ -230,8 +230,23 @@ WRONG = {
     "a date that has passed": ({"name": "x", "expires_at": "2020-01-01T00:00:00Z"}, "expires_at"),
     "a pattern that fits nothing": ({"name": "x", "allowed_models": ["gpt-*"]}, "allowed_models.0"),
     "an unknown workspace": ({"name": "x", "workspace_id": "wrkspc_x"}, "workspace_id"),
+    "a misspelt limit": (
+        {"name": "x", "limits": {"request_per_minute": 5}},
+        "limits.request_per_minute",
+    ),
     "a budget of nothing": ({"name": "x", "budgets": [{"period": "day"}]}, "budgets.0"),
-    "an unknown period": ({"name": "x", "budgets": [{"period": "week"}]}, "budgets.0.period"),
+    "an unknown period": (
+        {"name": "x", "budgets": [{"period": "week"}]},
+        "budgets.0.period",
+    ),
+    "a misspelt amount": (
+        {"name": "x", "budgets": [{"period": "day", "tokens": 5, "cost": 1}]},
+        "budgets.0.cost",
+    ),
+    "two budgets of a day": (
+        {"name": "x", "budgets": [{"period": "day", "tokens": 5}, {"period": "day", "tokens": 6}]},
+        "budgets.1.tokens",
+    ),
     "no JSON": (b"{", ""),
     "no object": (b"[]", ""),
 }
@@ -244,6 +259,33 @@ def test_a_wrong_body_names_its_field_and_changes_nothing(run, body: Any, path: 
         assert (status, answer["error"]["type"]) == (400, "invalid_request_error")
         assert message(answer).startswith(f"{path}: " if path else "")
         assert await admin.store.list_keys(Page()) == []
+
+    run(case)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "line"),
+    [
+        ("/admin/v1/admin-keys", {"name": "x", "role": "boss"}, "role: {} 'read' or 'write'"),
+        (
+            "/admin/v1/keys",
+            {"name": "x", "budgets": [{"period": "week"}]},
+            "budgets.0.period: {} 'day' or 'month'",
+        ),
+    ],
+)
+def test_an_unknown_word_names_those_that_are(run, path: str, body: Any, line: str) -> None:
+    async def case(admin: Admin) -> None:
+        status, answer = await admin.ask("POST", path, body)
+        assert (status, message(answer)) == (400, line.format("Input should be"))
+
+    run(case)
+
+
+def test_a_wrong_method_names_all_right_ones(run) -> None:
+    async def case(admin: Admin) -> None:
+        _, answer = await admin.ask("DELETE", "/admin/v1/keys")
+        assert message(answer).endswith("this path takes GET and POST")
 
     run(case)
 
@@ -329,6 +371,8 @@ def test_workspaces(run) -> None:
         assert [each["name"] for each in listed["data"]] == ["ci"]
         _, archived = await admin.ask("POST", f"{one}/archive")
         assert archived["archived_at"] is not None
+        _, listed = await admin.ask("GET", f"/admin/v1/keys?workspace_id={team['id']}")
+        assert [each["status"] for each in listed["data"]] == ["revoked"]
         status, answer = await admin.ask("POST", one, {"name": "x"})
         assert (status, "archived" in message(answer)) == (400, True)
 

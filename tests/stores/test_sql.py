@@ -181,6 +181,28 @@ def test_one_name_for_one_workspace_in_use(url: StoreUrl) -> None:
     with_store(url, case)
 
 
+def test_an_archived_workspace_takes_its_keys_with_it(url: StoreUrl) -> None:
+    async def case(store: SqlStore) -> None:
+        team, other = new_workspace(), new_workspace()
+        for each in (team, other):
+            await store.add_workspace(each, new_entry())
+        inside = new_key(workspace_id=team.id)
+        gone = new_key(workspace_id=team.id, revoked_at=NOW - minutes(5))
+        outside = (new_key(workspace_id=other.id), new_key())
+        for key in (inside, gone, *outside):
+            await store.add_key(key, new_entry())
+        before = (await store.key_changes(0)).revision
+        archived = await store.change_workspace(team.id, archive, entry=new_entry())
+        revoked = structs.replace(inside, revoked_at=NOW)
+        changes = await store.key_changes(before)
+        assert changes.keys is not None
+        by_id = sorted(changes.keys, key=lambda pair: pair[0].id)
+        assert by_id == sorted([(revoked, archived), (gone, archived)], key=lambda p: p[0].id)
+        assert [await store.get_key(key.id) for key in outside] == list(outside)
+
+    with_store(url, case)
+
+
 def test_last_use_only_ever_grows(url: StoreUrl) -> None:
     async def case(store: SqlStore) -> None:
         key, other, admin = new_key(), new_key(), new_admin_key()

@@ -7,7 +7,7 @@ is repaired later and reported. Unknown fields and block types are never an erro
 
 import codecs
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, cast
 
 import msgspec
@@ -278,8 +278,14 @@ def _reason(said: str) -> str:
     return said.removeprefix("JSON is malformed: ")
 
 
-def explain_mismatch(said: str) -> InvalidRequest:
-    """Return msgspec's sentence in the API's form."""
+def explain_mismatch(said: str, choices: Mapping[str, str] = _ENUMS) -> InvalidRequest:
+    """
+    Return msgspec's sentence in the API's form.
+
+    Args:
+        said: The sentence.
+        choices: Ends of paths -> what may stand there, where that is one of few words.
+    """
     match = _AT.fullmatch(said)
     reason, at = match.groups() if match else (said, None)
     known = (at or "").partition("[...]")[0]  # inside plain JSON it does not say where
@@ -294,7 +300,7 @@ def explain_mismatch(said: str) -> InvalidRequest:
         got = _KINDS.get(expected[2], expected[2])
         return InvalidRequest(path, f"Input should be {wanted}, not {got}")
     if reason.startswith("Invalid enum value"):
-        for name, values in _ENUMS.items():
+        for name, values in choices.items():
             if path.endswith(name):
                 return InvalidRequest(path, f"Input should be {values}")
     return InvalidRequest(path, reason)

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType, structs
 
 from dragoman.core.errors import InvalidRequest, UnknownId
-from dragoman.limit_settings import Budget, BudgetConfig, Limits
+from dragoman.limit_settings import Budget, BudgetConfig, Limits, budget_problems
 from dragoman.policy.access import AdminKey, Role, VirtualKey, Workspace
 from dragoman.policy.key_texts import digest_of, hint_of, new_admin_key, new_client_key, new_id
 from dragoman.policy.records import AuditEntry
@@ -290,7 +290,7 @@ class Registry:
 
     async def archive_workspace(self, workspace_id: str, by: By) -> Workspace:
         """
-        Refuse all keys of a workspace from now on, for ever.
+        Revoke all keys of a workspace, and let it have no new ones.
 
         Raises:
             UnknownId: There is no such workspace.
@@ -418,9 +418,8 @@ def _check_expiry(at: dt.datetime | None, now: dt.datetime) -> None:
 
 
 def _kept_budgets(budgets: Collection[BudgetConfig]) -> tuple[Budget, ...]:
-    for number, budget in enumerate(budgets):
-        if budget.cost_usd is None and budget.tokens is None:
-            raise InvalidRequest(f"budgets.{number}", "needs cost_usd or tokens")
+    for number, field, problem in budget_problems(budgets):
+        raise InvalidRequest(".".join(filter(None, ("budgets", str(number), field))), problem)
     return tuple(budget.budget() for budget in budgets)
 
 

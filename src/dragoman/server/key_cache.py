@@ -290,12 +290,12 @@ def _known_of(pair: _Pair) -> _Known:
 
 
 def _why_refused(key: VirtualKey, workspace: Workspace | None) -> str:
+    if workspace is not None and workspace.archived_at:
+        return f"the workspace of this API key is archived; {_WHOM}"
     if key.revoked_at:
         return f"this API key was revoked; {_WHOM}"
     if key.disabled_at:
         return f"this API key is disabled; {_WHOM}"
-    if workspace is not None and workspace.archived_at:
-        return f"the workspace of this API key is archived; {_WHOM}"
     return ""
 
 

@@ -153,6 +153,8 @@ class SqlStore:
                 await connection.execute(chosen.values(values))
             except IntegrityError:
                 raise _name_taken(workspace.name) from None
+            if workspace.archived_at is not None:
+                await connection.execute(_revoke_all(workspace_id, workspace.archived_at))
         return workspace
 
     async def admin_key_by_digest(self, digest: bytes) -> AdminKey | None:
@@ -257,6 +259,12 @@ async def _add_key(connection: AsyncConnection, key: VirtualKey, revision: int) 
     except IntegrityError:
         # Ids and keys are random: what is left is the workspace.
         raise UnknownId(f"there is no workspace {key.workspace_id}") from None
+
+
+def _revoke_all(workspace_id: str, at: dt.datetime) -> Update:
+    """Return what ends the keys of a workspace; readers learn of it by the workspace's revision."""
+    chosen = update(keys).where(keys.c.workspace_id == workspace_id, keys.c.revoked_at.is_(None))
+    return chosen.values(revoked_at=to_ms(at))
 
 
 def _touch(table: Table) -> Update:

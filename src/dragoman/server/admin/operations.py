@@ -16,6 +16,11 @@ Method = Literal["GET", "POST", "DELETE"]
 MAX_PAGE: Final = 1000  # entries; what Anthropic's own lists allow
 _DEFAULT_PAGE: Final = 20
 _MAX_BODY_BYTES: Final = 2**20
+_CHOICES: Final = {
+    "period": "'day' or 'month'",
+    "role": "'read' or 'write'",
+    "status": "'active', 'inactive' or 'archived'",
+}
 _T = TypeVar("_T")
 
 
@@ -109,7 +114,7 @@ class Ask(Struct, frozen=True, kw_only=True):
         try:
             return msgspec.json.decode(self.body or b"{}", type=kind)
         except msgspec.ValidationError as error:
-            raise explain_mismatch(str(error)) from None
+            raise explain_mismatch(str(error), _CHOICES) from None
         except (msgspec.DecodeError, RecursionError):
             raise InvalidRequest("", "the body is not valid JSON") from None
 

@@ -388,6 +388,7 @@ def _limits_page(entries: list[dict[str, Any]], ask: Ask) -> dict[str, Any]:
 
 def _show_key(key: VirtualKey, now: dt.datetime) -> dict[str, Any]:
     workspace_id = key.workspace_id or DEFAULT_WORKSPACE
+    maker = key.created_by.partition(" ")[0]  # behind an admin key's id stands its name
     return {
         "id": key.id,
         "type": "api_key",
@@ -395,7 +396,7 @@ def _show_key(key: VirtualKey, now: dt.datetime) -> dict[str, Any]:
         "partial_key_hint": key.hint,
         "status": _THEIR_STATUS[key.status(now)],
         "created_at": key.created_at,
-        "created_by": {"id": key.created_by, "type": "user"} if key.created_by else None,
+        "created_by": {"id": maker, "type": "user"} if maker else None,
         "expires_at": key.expires_at,
         "principal": None,
         "scope": {"type": "workspace", "workspace_id": workspace_id},

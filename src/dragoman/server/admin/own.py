@@ -188,7 +188,7 @@ class OwnApi:
                 method="POST",
                 path=f"{one}/archive",
                 role="write",
-                about="Refuse all keys of a workspace for ever.",
+                about="Revoke all keys of a workspace, and take no new ones.",
                 run=self.archive_workspace,
                 body=Nothing,
                 result=Workspace,

@@ -110,7 +110,8 @@ class AdminApi:
         others = self._table.methods(path)
         shown = ascii(f"{method[:20]} {path[:100]}")[1:-1]
         if others:
-            return UnknownPath(f"nothing is served at {shown}; this path takes {others[0]}")
+            known = " and ".join(others)
+            return UnknownPath(f"nothing is served at {shown}; this path takes {known}")
         return UnknownPath(f"nothing is served at {shown}; GET /admin/v1/openapi.json lists all")
 
 
