@@ -20,7 +20,7 @@ from dragoman.engine import Engine, EngineModel, demo_model
 from dragoman.policy.routes import Routes
 from dragoman.probe import Findings, overrides_of, run_probes, toml_value
 from dragoman.settings import Secret, UpstreamConfig
-from support.chat_script import FOREVER, Reply, refuse
+from support.chat_script import FOREVER, Reply, give, refuse
 from support.chat_upstream import ChatUpstream, Recorded
 from support.command import run_command
 from support.quirky_upstream import Quirks, QuirkyUpstream
@@ -102,13 +102,36 @@ def test_the_overrides_go_to_a_file(tmp_path: Path) -> None:
     assert names == {"dragoman.toml", "facts.toml"}
 
 
-def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with QuirkyUpstream(Quirks(), "my-model") as lab:
         run = probe(tmp_path, lab.url, "--write", "none/facts.toml")
+        assert lab.requests == []
+    assert run.returncode == 2
+    assert run.stderr == "dragoman: none/facts.toml: there is no folder none\n"
+
+
+def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
+    too_long = f"{'x' * 250}.toml"  # for the temporary file beside it
+    with QuirkyUpstream(Quirks(), "my-model") as lab:
+        run = probe(tmp_path, lab.url, "--write", too_long)
     assert run.returncode == 1
     last = run.stderr.splitlines()[-1]
-    assert last.startswith("dragoman: none/facts.toml: ")
+    assert last.startswith(f"dragoman: {too_long}: ")
     assert last.endswith("; nothing was written")
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["dragoman.toml"]
+
+
+def test_a_web_page_is_no_model(tmp_path: Path) -> None:
+    page = give(b"<html>hello</html>", content_type="text/html", times=FOREVER)
+    with ChatUpstream(page) as lab:
+        run = probe(tmp_path, lab.url, "--write", "facts.toml")
+        assert len(lab.requests) == 3
+    assert run.returncode == 1
+    assert run.stderr == (
+        "dragoman: my-model: lab: it answers 200: no chat completion; "
+        "is the path of base_url right?\n"
+    )
+    assert not (tmp_path / "facts.toml").exists()
 
 
 def test_nobody_answers(tmp_path: Path) -> None:

@@ -79,8 +79,8 @@ def probe(
         CommandFailed: Nothing can be asked, or nothing answered; nothing has been written.
         ConfigError: The configuration cannot be used.
     """
-    if options.write is not None and options.write.exists():
-        raise CommandFailed(f"{options.write}: is there already; name a new file", code=USAGE)
+    if options.write is not None:
+        _check_new(options.write)
     config = load_config(options.config, environ=environ, overrides=overrides)
     findings = asyncio.run(_probe(config, options.model, environ=environ))
     snippet = overrides_of(findings, on=dt.date.today())  # noqa: DTZ011 - the user's own day
@@ -241,6 +241,14 @@ def toml_value(value: object) -> str:
         return f"[{', '.join(map(toml_value, value))}]"
     # For texts, truth values, integers and plain fractions JSON is TOML.
     return _encode(value).decode()
+
+
+def _check_new(path: Path) -> None:
+    """Refuse what could not be written: many questions later that would cost the answers."""
+    if path.exists():
+        raise CommandFailed(f"{path}: is there already; name a new file", code=USAGE)
+    if not path.parent.is_dir():
+        raise CommandFailed(f"{path}: there is no folder {path.parent}", code=USAGE)
 
 
 def _write(path: Path, text: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 from dragoman.core.dialects.profile import GENERIC, DialectProfile
 from dragoman.core.probe_facts import measure, observe
 from dragoman.core.probe_replies import Answer, read_reply
-from dragoman.core.probes import KEYWORDS, Probe, Probing
+from dragoman.core.probes import KEYWORDS, NO_COMPLETION, Probe, Probing
 from support.quirky_upstream import Quirks, answer
 
 MODEL = "some-model"
@@ -219,6 +219,9 @@ def test_silence_measures_nothing() -> None:
         (Answer(status=401, body=b'{"error":{"message":"bad key"}}'), "it answers 401: bad key"),
         (Answer(status=404, body=b"<html>"), "it answers 404: <html>"),
         (Answer(status=500), "it answers 500: HTTP 500"),
+        (Answer(status=200, body=b"<html>"), f"it answers 200: {NO_COMPLETION}"),
+        (Answer(status=200), f"it answers 200: {NO_COMPLETION}"),
+        (Answer(status=200, body=b'{"status":"up"}'), f"it answers 200: {NO_COMPLETION}"),
     ],
 )
 def test_a_dead_endpoint_ends_it(answer: Answer, said: str) -> None:
@@ -327,7 +330,14 @@ REPLIES: dict[str, tuple[Answer, dict[str, Any]]] = {
         {"is_unclear": False, "is_refused": True},
     ),
     "no key": (Answer(status=401), {"has_no_access": True, "is_refused": False}),
-    "too deep": (Answer(status=200, body=b"[" * 9000), {"text": "", "is_accepted": True}),
+    "too deep": (
+        Answer(status=200, body=b"[" * 9000),
+        {"text": "", "is_accepted": False, "is_unclear": True},
+    ),
+    "a web page": (
+        Answer(status=200, body=b"<html>hello</html>"),
+        {"is_accepted": False, "is_refused": False, "is_unclear": True},
+    ),
     "parts of text": (
         Answer(
             status=200,

@@ -51,7 +51,8 @@ class Reply(Struct, kw_only=True):
         reasoning_fields: In which of them reasoning came.
         usage_places: Where token counts stood: ``finish``, ``trailing``, ``every``, ``choice``.
         stop_report: What the reply says of the stop string that ended it.
-        document: Of an answer that is no chat completion.
+        has_choice: It is a chat completion.
+        document: The last JSON object in it; None: it holds none.
     """
 
     status: int
@@ -65,12 +66,13 @@ class Reply(Struct, kw_only=True):
     stop_report: str = ""
     usage_places: dict[str, None] = field(default_factory=dict)
     reasoning_tokens: int = 0
+    has_choice: bool = False
     document: Any = None
 
     @property
     def is_accepted(self) -> bool:
-        """Tell whether the request was taken and answered."""
-        return self.status == 200 and not self.error
+        """Tell whether the request was taken and answered; a web page is no answer."""
+        return self.status == 200 and not self.error and self.document is not None
 
     @property
     def is_refused(self) -> bool:
@@ -88,6 +90,7 @@ class Reply(Struct, kw_only=True):
     def is_unclear(self) -> bool:
         """Tell whether there is nothing to be read from it; asking again may help."""
         is_broken = self.status == 500 and not self.is_refused
+        is_broken = is_broken or (self.status == 200 and self.document is None)
         return self.status == 0 or self.status in _TOO_BUSY or is_broken
 
     @property
@@ -170,6 +173,7 @@ def _take_usage(usage: dict[str, Any], reply: Reply) -> None:
 
 
 def _take_choice(choice: dict[str, Any], reply: Reply) -> None:
+    reply.has_choice = True
     if isinstance(choice.get("usage"), dict):
         reply.usage_places["choice"] = None
     if isinstance(choice.get("finish_reason"), str):

@@ -20,6 +20,7 @@ _HUGE: Final = 99_999_999
 CHAT: Final = "/chat/completions"
 
 _HELLO: Final = "Hello"
+NO_COMPLETION: Final = "no chat completion; is the path of base_url right?"
 _NO_CALL: Final = "Do not call any function. Just say hello."
 COUNT_PREFIX: Final = "Numbers: 1, 2, 3, 4,"
 STOP: Final = "7"
@@ -132,10 +133,10 @@ class Probing:
     def problem(self) -> str:
         """Why nothing can be measured; empty: something can."""
         basics = [reply for name, reply in self.replies.items() if name in _LIMITS]
-        if not basics or any(reply.is_accepted for reply in basics):
+        if not basics or any(reply.is_accepted and reply.has_choice for reply in basics):
             return ""
         worst = next((r for r in basics if r.has_no_access), basics[0])
-        said = worst.error[:200]
+        said = worst.error[:200] or NO_COMPLETION
         return said if worst.status == 0 else f"it answers {worst.status}: {said}"
 
     def accepted(self, name: str) -> bool | None:
