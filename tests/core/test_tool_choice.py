@@ -67,6 +67,10 @@ def test_choices_that_are_asked_for(forced_tools: str, choice: dict, words: str)
     assert "tool_choice" not in made.body
     assert words in made.body["messages"][0]["content"]
     assert said(made) == [("tool_choice", "emulated")]
+    # It cannot call another tool in the place of the one that was chosen.
+    sent = {tool["function"]["name"] for tool in made.body["tools"]}
+    assert sent == ({"put"} if choice == PUT else {"get", "put"})
+    assert made.tool_names == sent
 
 
 def test_no_tools_where_none_cannot_be_said() -> None:

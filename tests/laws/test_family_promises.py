@@ -195,6 +195,13 @@ def test_promise_forced_by_words_it_is_asked_for_once_more() -> None:
     assert case.record["repairs"] == {"again.call": 1}
 
 
+def test_promise_forced_in_vain_it_is_asked_for_once_more() -> None:
+    body = ASK | {"tools": [TOOL], "tool_choice": {"type": "any"}, "stream": True}
+    exchange, case = deliver([saying("I would rather talk."), calling("f", "{}")], body=body)
+    assert [block["type"] for block in message_of(exchange).content] == ["text", "tool_use"]
+    assert case.record["repairs"] == {"again.call": 1}
+
+
 def test_promise_schemas_are_completed_where_a_type_must_stand() -> None:
     untyped = tool("f") | {"input_schema": {"type": "object", "properties": {"p": {}}}}
     sent = planned("kimi-k2.5", "moonshot", tools=[untyped]).body["tools"][0]["function"]

@@ -169,6 +169,7 @@ MUTATIONS = [
     Mutation("single", BlockWriter, "add_call", "self._plan.single_tool_call", "False"),
     Mutation("forced", ReplyText, "_take_forced", "if self._blocks.has_calls", "if True"),
     Mutation("forced", ChatTurn, "_find_lack", "self._sink.is_holding", "False"),
+    Mutation("forced", ChatTurn, "_find_lack", "self.plan.forced_by_choice", "False"),
     fact("schemas", "schema_types", False),
     Mutation("stops", stop_sequences, "_partial_match", "return at\n", "return len(text)\n"),
     Mutation("stops", StopMatcher, "feed", "min(found)", "max(found)"),

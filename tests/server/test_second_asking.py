@@ -239,6 +239,35 @@ def test_a_call_that_could_only_be_asked_for_is_asked_for_again(is_stream: bool)
 
 
 @both_ways
+@pytest.mark.parametrize("choice", [{"type": "any"}, FORCED["tool_choice"]], ids=["any", "tool"])
+def test_a_forced_call_that_the_server_does_not_heed_is_asked_for(
+    choice: dict[str, str], is_stream: bool
+) -> None:
+    script = [saying("I would rather talk."), calling("get", "{}")]
+    exchange, case = deliver(script, body=FORCED | {"tool_choice": choice}, is_stream=is_stream)
+    assert kinds(exchange) == ["text", "tool_use"]
+    assert message_of(exchange).stop_reason == "tool_use"
+    first, second = case.sent()
+    assert first["tool_choice"] == second["tool_choice"]
+    assert second["messages"][-2:] == [
+        {"role": "assistant", "content": "I would rather talk."},
+        {"role": "user", "content": CALL_NOW},
+    ]
+    assert case.record["repairs"] == {"again.call": 1}
+
+
+@both_ways
+def test_it_is_asked_for_once_and_where_that_is_wanted(is_stream: bool) -> None:
+    exchange, case = deliver([saying("No."), saying("No!")], body=FORCED, is_stream=is_stream)
+    assert message_of(exchange).text == "No.No!"
+    assert message_of(exchange).stop_reason == "end_turn"
+    assert len(case.sent()) == 2
+    off = {"model": {"ask_again_for_call": False}}
+    exchange, case = deliver([saying("No.")], body=FORCED, is_stream=is_stream, options=off)
+    assert (message_of(exchange).text, len(case.sent())) == ("No.", 1)
+
+
+@both_ways
 def test_a_call_is_not_held(is_stream: bool) -> None:
     script = [calling("get", "{}", text="Well.")]
     exchange, case = deliver(script, body=FORCED, profile=HINT, is_stream=is_stream)

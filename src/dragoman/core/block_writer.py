@@ -79,7 +79,8 @@ class BlockWriter:
         self.tools = ToolSchemas(plan.tool_names, plan.body.get("tools") or (), plan.own_schemas)
         self._assembler = ToolCallAssembler(self.tools)
         # The reply may be followed by another one, which has to know what was said.
-        self._keeps_text = bool(plan.server_tools) or plan.forced_by_hint
+        is_forced = plan.forced_by_hint or plan.forced_by_choice
+        self._keeps_text = bool(plan.server_tools) or is_forced
         # Else the conversation is of no use any more once a stream has begun to answer.
         self._keeps_history = self._keeps_text or not plan.request.stream
         # The upstream will want it back, sooner (after a server tool) or later (in the history).

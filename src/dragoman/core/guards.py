@@ -32,7 +32,7 @@ class Guards(Struct, frozen=True, kw_only=True):
     Attributes:
         continue_empty: When a reply without text and calls is gone on with: also behind thinking
             that the client has got, while it has got no block, or never.
-        ask_again_for_call: A call that could only be asked for is asked for twice.
+        ask_again_for_call: A forced call that has not come is asked for once more.
         max_repeats: The same call with the same input this often is a loop; 0: nothing is.
         nudge_repeats: The model is told of it.
     """

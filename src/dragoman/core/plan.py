@@ -107,6 +107,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     # A forced tool sent as response_format json_schema: the text that comes back is its call.
     forced_by_schema: bool = False
     forced_by_hint: bool = False  # a forced tool that could only be asked for
+    forced_by_choice: bool = False  # a forced tool that the upstream was told to bind
     show_thinking: Literal["full", "omitted", "none"] = "none"
     begins_thinking: bool = True  # the reply may begin with thinking
     single_tool_call: bool = False
@@ -188,6 +189,7 @@ def make_plan(
         local_stop_sequences=stops.local,
         forced_by_schema=choice.response_format is not None,
         forced_by_hint=bool(choice.note) and "tools" in body,
+        forced_by_choice=choice.is_forcing and choice.response_format is None,
         show_thinking=thinking.show,
         begins_thinking=thinking.begins_reply and not _is_continued(request, profile),
         single_tool_call=choice.is_single,
@@ -226,14 +228,17 @@ def plan_after_server_tools(
         for made in message["tool_calls"]
     ]
     body["messages"] = messages
-    tools = [t for t in body.get("tools", ()) if t["function"]["name"] not in plan.server_tools]
+    table = plan.tool_table  # where one tool alone was sent, to force it, the others come now
+    offered = table.functions if table is not None else body.get("tools", ())
+    tools = [t for t in offered if t["function"]["name"] not in plan.server_tools]
     _replace_tools(body, tools, is_forced=plan.forced_by_schema)
     return msgspec.structs.replace(
         plan,
         body=body,
-        tool_names=plan.tool_names - plan.server_tools.keys(),
+        tool_names=frozenset(tool["function"]["name"] for tool in tools),
         server_tools={},
         forced_by_schema=False,
+        forced_by_choice=False,
     )
 
 
@@ -270,7 +275,7 @@ def plan_once_more(plan: Plan, text: str, note: str, *, thinking: str = "") -> P
     else:
         messages.append({"role": "user", "content": note})
     body["messages"] = messages
-    return msgspec.structs.replace(plan, body=body, forced_by_hint=False)
+    return msgspec.structs.replace(plan, body=body, forced_by_hint=False, forced_by_choice=False)
 
 
 def with_max_tokens(plan: Plan, max_tokens: int) -> Plan:

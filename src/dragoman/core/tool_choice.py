@@ -81,7 +81,9 @@ def _force(
         adjustments.add("tool_choice", "emulated", reason=reason)
         said = f"the tool {name}" if name is not None else "one of the tools"
         note = f"Your next message must be a call of {said}, not a text."
-        return ToolChoicePlan(note=note, is_single=is_single)
+        # It cannot call another one in its place, if it knows of none.
+        only = name if choice.type == "tool" else None
+        return ToolChoicePlan(note=note, is_single=is_single, only=only)
     if how == "required_only":
         return _force_some(choice, name, adjustments)
     if how == "json_schema":

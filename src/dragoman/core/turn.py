@@ -121,6 +121,8 @@ class TurnContext(msgspec.Struct, frozen=True, kw_only=True):
     usage_before: Usage | None = None  # of earlier upstream replies to the same request
     # May the message go on with another upstream reply after one that is empty, or lacks a call?
     continues_empty: Literal["never", "unsent", "always"] = "never"
+    # May it, after one without the call that the upstream was told to make?
+    continues_without_call: bool = False
 
 
 class ChatTurn:
@@ -445,6 +447,8 @@ class ChatTurn:
         if self._goes_on:
             return ""
         if isinstance(self._sink, HoldingSink) and self._sink.is_holding:
+            return "call"
+        if self.plan.forced_by_choice and self._context.continues_without_call:
             return "call"
         when = self._context.continues_empty
         if when == "never" or (when == "unsent" and self.has_content):

@@ -227,5 +227,6 @@ class ChatAsk:
             max_event_bytes=self._services.limits.max_event_bytes,
             usage_before=before,
             continues_empty="never" if self._has_asked_again else when,
+            continues_without_call=plan.deployment.guards.ask_again_for_call,
         )
         return ChatTurn(plan, sink, context=context)
