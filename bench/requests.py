@@ -10,6 +10,9 @@ _CONFIG: Final = """\
 [server]
 data_dir = "{folder}"
 
+[store]
+url = "none"
+
 [[keys]]
 name = "bench"
 key = "{key}"

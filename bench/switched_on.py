@@ -145,11 +145,14 @@ def _write(lab: Lab, name: str, change: Callable[[str, Path], str]) -> Path:
 
 
 def _everything_off(text: str, folder: Path) -> str:
-    moved = text.replace(f'data_dir = "{folder.parent}"', f'data_dir = "{folder}"')
-    return moved + '\n[store]\nurl = "none"\n'
+    return _moved(text, folder)
 
 
 def _everything_on(text: str, folder: Path) -> str:
-    moved = text.replace(f'data_dir = "{folder.parent}"', f'data_dir = "{folder}"')
     key = f'key = "{requests.KEY}"\n'
-    return moved.replace(key, f"{key}[keys.limits]{_LIMITS}{_BUDGETS}") + f"\n{_METRICS}"
+    limited = _moved(text, folder).replace(key, f"{key}[keys.limits]{_LIMITS}{_BUDGETS}")
+    return limited.replace('[store]\nurl = "none"\n', "") + f"\n{_METRICS}"
+
+
+def _moved(text: str, folder: Path) -> str:
+    return text.replace(f'data_dir = "{folder.parent}"', f'data_dir = "{folder}"')
