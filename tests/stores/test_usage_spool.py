@@ -141,6 +141,19 @@ def test_appending_goes_on_while_a_segment_is_read(tmp_path: Path) -> None:
     assert drain(spool) == ids(2)
 
 
+def test_only_what_was_written_last_is_still_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = new_spool(tmp_path, segment_bytes=1)
+    for number in range(3):
+        spool.append(records(number))
+    monkeypatch.setattr(usage_spool, "decode_lines", lambda data: decoded.append(data) or found)
+    decoded: list[bytes] = []
+    found = decode_lines(encode_lines(records(9)))
+    assert drain(spool) == ids(9, 9, 2)
+    assert len(decoded) == 2
+
+
 def test_what_is_not_removed_comes_again(tmp_path: Path) -> None:
     spool = new_spool(tmp_path)
     spool.append(records(1))

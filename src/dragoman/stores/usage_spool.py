@@ -76,6 +76,8 @@ class UsageSpool:
         self._live: _LiveSegment | None = None
         self._n_segments = 0
         self._sealed: deque[Segment] = deque()
+        # What the last sealed segment holds: mostly it is read at once, and need not be decoded.
+        self._last_sealed: tuple[Path, list[UsageRecord]] | None = None
         self.waiting_bytes = 0
 
     def adopt(self) -> int:
@@ -110,6 +112,7 @@ class UsageSpool:
         except OSError:
             self._seal()
             raise
+        live.records += records
         self.waiting_bytes += len(lines)
         if live.n_bytes >= self._segment_bytes:
             self._seal()
@@ -128,6 +131,8 @@ class UsageSpool:
         Raises:
             OSError: It cannot be read.
         """
+        if self._last_sealed is not None and self._last_sealed[0] == segment.path:
+            return Lines(records=tuple(self._last_sealed[1]), is_cut=False, n_broken=0)
         return decode_lines(segment.path.read_bytes())
 
     def remove(self, segment: Segment) -> None:
@@ -163,7 +168,7 @@ class UsageSpool:
         for claim in claims.values():
             claim.release()
         self._sealed.clear()
-        self._claim = None
+        self._claim = self._last_sealed = None
 
     def _open_live(self) -> "_LiveSegment":
         if self._claim is None:
@@ -178,10 +183,13 @@ class UsageSpool:
         if live is None or self._claim is None:
             return
         live.close()
+        self._last_sealed = live.path, live.records
         self._sealed.append(Segment(path=live.path, n_bytes=live.n_bytes, claim=self._claim))
 
     def _forget(self, segment: Segment) -> None:
         self._sealed.remove(segment)
+        if self._last_sealed is not None and self._last_sealed[0] == segment.path:
+            self._last_sealed = None
         self.waiting_bytes -= segment.n_bytes
         claim = segment.claim
         if claim is not self._claim and all(other.claim is not claim for other in self._sealed):
@@ -194,6 +202,7 @@ class _LiveSegment:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.n_bytes = 0
+        self.records: list[UsageRecord] = []
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         self._descriptor = os.open(path, flags, 0o600)
 
