@@ -57,6 +57,50 @@ def test_fallbacks_that_do_not_help_are_told(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("server", "problem"),
+    [
+        ('data_dir = "a-file"', "server.data_dir: a-file: a-file is a file; name a folder"),
+        ('data_dir = "a-file/x"', "server.data_dir: a-file/x: a-file is a file; name a folder"),
+        (
+            'data_dir = "data"\n[store]\nurl = "sqlite:///a-file/x.db"',
+            "store.url: a-file: a-file is a file; name a folder",
+        ),
+        (
+            'tls_certificate = "nowhere.pem"',
+            "server.tls_certificate: nowhere.pem: No such file or directory",
+        ),
+        ('tls_certificate = "a-file"', "server.tls_certificate: a-file: no PEM certificate with"),
+        (
+            'data_dir = "short"',
+            "server.data_dir: short/signing-secret: holds less than 32 bytes: remove it",
+        ),
+    ],
+)
+def test_files_that_a_start_needs(tmp_path: Path, server: str, problem: str) -> None:
+    (tmp_path / "a-file").write_text("x")
+    (tmp_path / "short").mkdir()
+    (tmp_path / "short" / "signing-secret").write_text("x")
+    before = sorted(tmp_path.rglob("*"))
+    with ChatUpstream(models=("m",)) as lab:
+        code, lines = check(
+            tmp_path, f"[server]\n{server}\n" + upstream("lab", lab.url) + model("m", "lab")
+        )
+    (line,) = [line for line in lines if line.startswith("problem: ")]
+    assert line.startswith(f"problem: {problem}")
+    assert code == 1
+    made = set(tmp_path.rglob("*")) - set(before)
+    assert {path.name for path in made if path.is_file()} == {"dragoman.toml"}
+
+
+def test_a_folder_that_a_start_makes_is_no_problem(tmp_path: Path) -> None:
+    with ChatUpstream(models=("m",)) as lab:
+        text = '[server]\ndata_dir = "not/there/yet"\n'
+        code, lines = check(tmp_path, text + upstream("lab", lab.url) + model("m", "lab"))
+    assert (code, [line for line in lines if "data_dir" in line]) == (0, [])
+    assert not (tmp_path / "not").exists()
+
+
 def closed_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

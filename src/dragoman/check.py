@@ -21,6 +21,7 @@ from rich.console import Console
 
 from dragoman.banner import vendor_variables
 from dragoman.build import open_endpoint, open_upstream
+from dragoman.check_files import file_problems
 from dragoman.config import NO_ADDRESS, Config, Examined, examine_config
 from dragoman.config_rules import url_problem
 from dragoman.core.errors import (
@@ -104,6 +105,8 @@ def check(
 async def _check(
     examined: Examined, console: Console, *, environ: Mapping[str, str], is_live: bool
 ) -> int:
+    if not examined.problems:
+        examined = structs.replace(examined, problems=tuple(file_problems(examined.config)))
     found = await find_local_engines(examined.config)
     config = with_found_engines(examined.config, found)
     _print_file(examined, console)
