@@ -77,4 +77,5 @@ def test_the_sdk_waits_for_a_place(lab: Lab) -> None:
         first.join()
     assert second.content[0].text == "Hello, world."
     assert time.monotonic() - began_s > 0.9, "it waited as told"
-    assert sorted(record["status"] for record in lab.wait_records(3))[:2] == [200, 200]
+    statuses = [record["status"] for record in lab.wait_records(3)]
+    assert statuses.count(429) == len(statuses) - 2, "asked until there was a place"
