@@ -47,6 +47,20 @@ def test_the_first_reply_teaches_how_the_next_begins(
     assert [record.get("repairs") for record in records] == [{"think_tag": 1}, None]
 
 
+@pytest.mark.parametrize("size", range(1, 9))
+def test_the_tag_teaches_however_it_is_cut(size: int) -> None:
+    text = "Hm.\n</think>\n\nHello"
+    pieces = writing(*(text[at : at + size] for at in range(0, len(text), size)))
+    said, records = replies(pieces, pieces, profile=SWITCHED)
+    assert said == [("", text), ("Hm.", "Hello")]
+    assert [record.get("repairs") for record in records] == [{"think_tag": 1}, None]
+
+
+def test_a_tag_that_opens_in_pieces_is_text_about_tags() -> None:
+    _, records = replies(writing(*"So: <think>\na\n</think>\n"), profile={"thinking": "always"})
+    assert "repairs" not in records[0]
+
+
 def test_where_thinking_is_off_an_answer_begins_the_text() -> None:
     off = ASK | {"thinking": {"type": "disabled"}}
     said, _ = replies(

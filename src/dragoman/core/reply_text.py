@@ -14,7 +14,7 @@ import msgspec
 from dragoman.core.block_writer import BlockWriter
 from dragoman.core.plan import Plan
 from dragoman.core.stop_sequences import StopMatcher
-from dragoman.core.think_tags import OPEN_TAG, ThinkTagCutter, ends_thinking
+from dragoman.core.think_tags import OPEN_TAG, ThinkTagCutter, begun_tag, ends_thinking
 from dragoman.core.think_tags import Piece as TagPiece
 from dragoman.core.tool_arguments import parse_arguments, parse_partial
 from dragoman.core.tool_grammars.body import TextCall
@@ -49,6 +49,7 @@ class ReplyText:
         self._forced: list[str] | None = [] if plan.forced_by_schema else None
         self._tags: ThinkTagCutter | None = None
         self._seeks_end = False
+        self._tag_begun = ""  # what may become a tag with the next piece
         if profile.think_tags and self._forced is None:
             is_open = profile.think_tag_open_at_start and plan.begins_thinking
             self._tags = ThinkTagCutter(open_at_start=is_open)
@@ -72,7 +73,7 @@ class ReplyText:
 
     def take(self, content: str) -> bool:
         """Take content."""
-        if self._seeks_end and "think>" in content:
+        if self._seeks_end and ("<" in content or self._tag_begun):
             self._look_for_end(content)
         calls = self._calls
         if self._tags is not None:
@@ -168,10 +169,12 @@ class ReplyText:
 
     def _look_for_end(self, content: str) -> None:
         """Look for a closing tag without an opening one, which a text about tags has as well."""
+        content = self._tag_begun + content
         if OPEN_TAG in content:
             self._seeks_end = False
         elif ends_thinking(content):
             self._learn(begins_inside=True)
+        self._tag_begun = begun_tag(content) if self._seeks_end else ""
 
     def _learn(self, *, begins_inside: bool) -> None:
         """Learn whether the model's text begins inside its thinking."""

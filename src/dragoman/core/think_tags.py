@@ -16,6 +16,7 @@ _SPACE: Final = " \t\r\n"
 # White space that is held back before a tag, in characters. No model writes more there; one that
 # writes line breaks without end must not cost more with each.
 _MAX_SPACE: Final = 4096
+_MAX_BEGUN: Final = 64  # characters of a line that may become a tag
 _ALONE: Final = re.compile(r"(?:\A|\n)[ \t]*</think>[ \t]*(?:\n|\Z)")
 
 Piece = tuple[Literal["thinking", "text"], str]
@@ -113,6 +114,13 @@ class ThinkTagCutter:
 def ends_thinking(text: str) -> bool:
     """Tell whether *text*, a piece of a reply, holds a closing tag as models write it: alone."""
     return _ALONE.search(text) is not None
+
+
+def begun_tag(text: str) -> str:
+    """Return the last line of *text* if it ends with the beginning of a tag, or else nothing."""
+    line = text[text.rfind("\n") + 1 :]
+    is_short = len(line) <= _MAX_BEGUN  # on a longer one a tag is not alone
+    return line if is_short and (_overlap(line, _CLOSE) or _overlap(line, OPEN_TAG)) else ""
 
 
 def _breaks_at_end(text: str) -> int:

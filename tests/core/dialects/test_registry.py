@@ -167,6 +167,7 @@ def test_distilled_models_have_anothers_tokens_and_limits(name: str) -> None:
         ("moonshotai/kimi-k4", "kimi-k3"),
         ("glm-6", "glm-5.2"),
         ("mimo-v3-pro", "mimo-v2.6-pro"),
+        ("xiaomi/mimo-v2-pro", "mimo-v2.6-pro"),
         ("Qwen/Qwen4-480B", "qwen3.7-max"),
     ],
 )

@@ -70,10 +70,10 @@ MIMO: Final = Family(
             pattern=r"mimo-v2[.p_-][56](?!\d)",
             weights=_weights(1_048_576, 131_072, sees_images=True),
         ),
-        # Those to come: what the latest ones have in common, and no limits.
+        # Others and those to come: what the known ones have in common, and no limits.
         ModelFacts(
             name="mimo-v3",
-            pattern=r"mimo-v(?:2[.p_-][7-9]|[3-9])",
+            pattern=r"mimo-v(?:2-(?:pro|omni)|2[.p_-][7-9]|[3-9])",
             weights={"thinking": "toggle", "echo_reasoning": "always"},
         ),
         ModelFacts(name="mimo", pattern=r"mimo(?![a-z])", weights={}),
