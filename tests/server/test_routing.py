@@ -342,6 +342,60 @@ def test_a_model_under_a_limit_is_not_asked_before_its_fallback() -> None:
     assert len(made.upstreams["lab"].calls) == 1
 
 
+@both_ways
+def test_a_model_that_is_ill_does_not_hold_up_its_fallback(is_stream: bool) -> None:
+    async def case() -> AppCase:
+        made = AppCase(
+            {"lab": [failing(LATE), saying("m")], "other": [saying("n")] * 2, "third": []},
+            models=chain(fallbacks=("n",)),
+            routing={"failures_to_open": 1, "open_s": 0.2},
+        )
+        ask = {**ASK, "stream": is_stream}
+        for _ in range(2):
+            assert message_of(await made.ask(ask)).text == "n"
+        assert [record["attempts"] for record in made.records] == [2, 1]
+        await asyncio.sleep(0.25)  # the next call is the probe
+        assert message_of(await made.ask(ask)).text == "m"
+        await made.close()
+        return made
+
+    made = run(case())
+    assert len(made.upstreams["lab"].calls) == 2
+
+
+def test_of_two_the_one_that_is_ill_is_not_asked_before_a_fallback() -> None:
+    async def case() -> AppCase:
+        both = {**SMALL, "upstream": ("lab", "third")}
+        made = AppCase(
+            {"lab": [failing(LATE)], "third": [saying("m"), failing(LATE)], "other": [saying("n")]},
+            models={"m": {**both, "fallbacks": ("n",)}, "n": {"upstream": ("other",)}},
+            routing={"failures_to_open": 1},
+        )
+        assert message_of(await made.ask(STREAM)).text == "m"
+        assert message_of(await made.ask(STREAM)).text == "n"
+        await made.close()
+        return made
+
+    made = run(case())
+    assert len(made.upstreams["lab"].calls) == 1
+
+
+@pytest.mark.parametrize("fallbacks", [(), ("n",)], ids=["none", "ill, too"])
+def test_without_a_fallback_that_is_well_who_is_ill_is_asked(fallbacks: tuple[str, ...]) -> None:
+    async def case() -> AppCase:
+        made = AppCase(
+            {"lab": [failing(LATE), saying("m")], "other": [failing(LATE)], "third": []},
+            models=chain(fallbacks=fallbacks),
+            routing={"failures_to_open": 1},
+        )
+        assert (await made.ask(STREAM)).status == 504
+        assert message_of(await made.ask(STREAM)).text == "m"
+        await made.close()
+        return made
+
+    run(case())
+
+
 def test_a_prompt_that_is_surely_too_long_is_not_tried() -> None:
     body = {**ASK, "messages": [{"role": "user", "content": "many words " * 2_000}]}
     exchange, case = deliver(

@@ -1,5 +1,6 @@
 """Which models may answer instead of the one that was asked for, and when."""
 
+from collections.abc import Iterator
 from typing import Final
 
 from dragoman.core.adjustments import Adjustment
@@ -53,6 +54,13 @@ class Fallbacks:
         """Tell whether another model is there for prompts that do not fit."""
         alias = self._asked.long_prompt_fallback
         return alias is not None and alias not in self._taken
+
+    def left(self) -> Iterator[Route]:
+        """Yield the models that may still answer where no upstream does."""
+        for alias in self._left:
+            route = self._routes.resolve(alias)
+            if alias not in self._taken and may_use(self._caller, route):
+                yield route
 
     def after(self, error: GatewayError) -> Route | None:
         """Return where to go on after *error*, of all targets before; None: nowhere."""

@@ -1,12 +1,13 @@
 """One request on its way through the targets of its route, and of stand-ins for it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Final
 
-from dragoman.core.errors import GatewayError, UpstreamRateLimited
+from dragoman.core.errors import GatewayError, UpstreamRateLimited, UpstreamUnavailable
 from dragoman.policy.affinity import affinity_key
 from dragoman.policy.fallbacks import Fallbacks
+from dragoman.policy.health import Health
 from dragoman.policy.retries import may_try_next
 from dragoman.policy.routes import Route, Target
 from dragoman.server.ask_target import ask_target, note_target
@@ -57,7 +58,7 @@ async def _try_routes(attempts: Attempts, route: Route) -> None:
         attempts.has_longer = fallbacks.has_longer
         attempts.stand_in = route.alias if route.alias != attempts.asked.alias else ""
         try:
-            await _try_each(attempts, route)
+            await _try_each(attempts, route, fallbacks=fallbacks)
         except GatewayError as error:
             following = None if attempts.relay.has_content else fallbacks.after(error)
             if following is None:
@@ -68,9 +69,9 @@ async def _try_routes(attempts: Attempts, route: Route) -> None:
             return
 
 
-async def _try_each(attempts: Attempts, route: Route) -> None:
+async def _try_each(attempts: Attempts, route: Route, *, fallbacks: Fallbacks) -> None:
     """Ask one target after the other, as long as nothing of an answer has gone out."""
-    targets = [*_in_order(attempts, route)]
+    targets = [*_in_order(attempts, route, fallbacks=fallbacks)]
     n_targets = len(targets)
     delay_s = _hedge_after_s(attempts, route, targets)
     n_asked = 0
@@ -105,12 +106,13 @@ def _hedge_after_s(attempts: Attempts, route: Route, targets: Sequence[Target]) 
     return attempts.services.hedges.delay_s(route.hedge, targets[0].id)
 
 
-def _in_order(attempts: Attempts, route: Route) -> Sequence[Target]:
+def _in_order(attempts: Attempts, route: Route, *, fallbacks: Fallbacks) -> Sequence[Target]:
     """
     Return the targets to ask, without those that are under a rate limit.
 
     Raises:
         UpstreamRateLimited: All of them are.
+        UpstreamUnavailable: All are ill, and another model is well.
     """
     services = attempts.services
     targets: Sequence[Target] = route.targets
@@ -124,18 +126,45 @@ def _in_order(attempts: Attempts, route: Route) -> Sequence[Target]:
             ),
             now_s=now_s,
         )
-    if services.health.is_clear:
-        return targets[:_MAX_TRIED]
-    limits_s = {target.id: services.health.limited_for_s(target, now_s) for target in targets}
+    if not services.health.is_clear:
+        note_target(attempts.record, targets[0])  # in case that none is asked
+        targets = _not_limited(services.health, targets, now_s)
+        targets = _worth_a_try(services.health, targets, fallbacks.left(), now_s)
+    return targets[:_MAX_TRIED]
+
+
+def _not_limited(health: Health, targets: Sequence[Target], now_s: float) -> Sequence[Target]:
+    limits_s = {target.id: health.limited_for_s(target, now_s) for target in targets}
     free = [target for target in targets if not limits_s[target.id]]
     if not free:
-        note_target(attempts.record, targets[0])
         raise UpstreamRateLimited(
             "The model's provider limits the gateway's rate. Try again later.",
             retry_after_s=min(limits_s.values()),
             log_detail="not asked: it has named a time before which it will not answer",
         )
-    return free[:_MAX_TRIED]
+    return free
+
+
+def _worth_a_try(
+    health: Health, targets: Sequence[Target], others: Iterable[Route], now_s: float
+) -> Sequence[Target]:
+    """
+    Return *targets* without those that are ill, if one of *others* is well.
+
+    Without such a model they are asked all the same: that costs nothing but a failure. With one it
+    would cost time on every request, up to a whole time-out.
+    """
+    well = [target for target in targets if health.may_ask(target, now_s)]
+    if len(well) == len(targets):
+        return targets
+    if not any(health.may_ask(other, now_s) for route in others for other in route.targets):
+        return targets
+    if not well:
+        raise UpstreamUnavailable(
+            "The model's server fails at the moment. Try again later.",
+            log_detail="not asked: it is left alone, and another model may answer",
+        )
+    return well
 
 
 def _has_equal(attempts: Attempts, target: Target, others: Sequence[Target]) -> bool:

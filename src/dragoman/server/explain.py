@@ -65,7 +65,7 @@ class ShownTarget(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         left_alone_for_s: It is under a rate limit for so long, and would not be asked.
-        is_ill: It has failed of late, and would be asked last.
+        is_ill: It has failed of late, and would be asked last, and not at all before a fallback.
         error: Why nothing could be sent to it, in the place of *request*.
     """
 
