@@ -192,7 +192,7 @@ def test_a_data_folder_that_cannot_be_used(tmp_path: Path) -> None:
     lab_file(tmp_path, "http://127.0.0.1:1/v1")
     env = {"DRAGOMAN_DATA_DIR": "/dev/null/data"}
     run = run_command(tmp_path, "serve", "--port", "0", env=env)
-    assert run.returncode == 2
+    assert run.returncode == 3
     assert "server.data_dir: /dev/null/data" in run.stderr
     assert run.stderr.count("\n") == 1
 

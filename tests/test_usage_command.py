@@ -190,8 +190,15 @@ def test_what_waits_in_the_spool_is_told_of(full: Path, capsys) -> None:
 
 
 def test_an_empty_store_is_not_made(site: Path, capsys) -> None:
-    assert output(capsys).splitlines()[1] == "no requests"
-    assert json.loads(output(capsys, "--json"))["rows"] == []
+    said = "dragoman: there is no store yet: sqlite data/dragoman.db\n"
+    assert run(["usage"]) == OK
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[1] == "no requests"
+    assert captured.err == said
+    assert run(["usage", "--json"]) == OK
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["rows"] == []
+    assert captured.err == said
     assert not (site / "data").exists()
 
 

@@ -32,6 +32,7 @@ from dragoman.probe import probe as run_probe
 from dragoman.serve import StartOptions
 from dragoman.serve import serve as run_serve
 from dragoman.settings import Secret
+from dragoman.signing_file import FolderUnusable
 from dragoman.terminal import printable
 from dragoman.workers import serve_with_workers
 
@@ -81,6 +82,8 @@ def run(args: Sequence[str]) -> int:
         code = app(args=list(args), prog_name="dragoman", standalone_mode=False)
     except _USAGE_ERROR as error:
         return _fail(_usage_line(error), USAGE)
+    except FolderUnusable as error:
+        return _fail(str(error), CANNOT_START)
     except ConfigError as error:
         return _fail(str(error), USAGE)
     except CommandFailed as error:

@@ -12,12 +12,16 @@ _SECRET_FILE: Final = "signing-secret"
 _SECRET_BYTES: Final = 32
 
 
+class FolderUnusable(ConfigError):
+    """The data folder cannot keep what it should; the settings themselves are well."""
+
+
 def signing_secret(server: ServerConfig) -> bytes:
     """
     Return the configured secret, or the one of the data folder, which is made if need be.
 
     Raises:
-        ConfigError: It can be neither read nor made.
+        FolderUnusable: It can be neither read nor made.
     """
     if server.signing_secret is not None:
         return server.signing_secret.reveal().encode()
@@ -25,8 +29,9 @@ def signing_secret(server: ServerConfig) -> bytes:
     try:
         return _read_secret(path) or _make_secret(path)
     except OSError as error:
-        line = f"server.data_dir: {path}: {error.strerror or error}; set server.signing_secret"
-        raise ConfigError([line]) from None
+        line = f"server.data_dir: {path}: {error.strerror or error}"
+        remedy = "name a folder that can be written to, or set server.signing_secret"
+        raise FolderUnusable([f"{line}; {remedy}"]) from None
 
 
 def has_signing_secret(server: ServerConfig) -> bool:

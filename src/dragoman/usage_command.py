@@ -82,6 +82,8 @@ def print_usage(
     _PRINTERS[options.shown_as](report)
     waiting = waiting_bytes(spool_folder(config.server.data_dir, url))
     _print_notes(report, options, waiting=waiting)
+    if url.is_missing:
+        print_line(_notes(), f"dragoman: there is no store yet: {url}")
     return OK
 
 
@@ -274,9 +276,13 @@ _PRINTERS: Final = {"table": _print_table, "csv": _print_csv, "json": _print_jso
 
 def _print_notes(report: _Report, options: UsageOptions, *, waiting: int) -> None:
     """Say on standard error what the figures leave out."""
-    console = Console(stderr=True, highlight=False)
+    console = _notes()
     if report.is_cut:
         print_line(console, f"dragoman: only the first {options.limit:,} rows; see --limit")
     if waiting:
         line = f"dragoman: {waiting:,} bytes of records wait for the store and are not counted yet"
         print_line(console, line)
+
+
+def _notes() -> Console:
+    return Console(stderr=True, highlight=False)
