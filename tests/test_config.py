@@ -125,7 +125,14 @@ PROBLEMS = {
     ),
     "a stop reason that no message has": (
         MODEL + '[models.m.profile.finish_reasons]\nodd = "done"',
-        "models.m.profile.finish_reasons: invalid enum value 'done'",
+        "models.m.profile.finish_reasons: expected one of end_turn, tool_use, max_tokens, refusal, "
+        'model_context_window_exceeded, got "done"',
+    ),
+    "profile value in a list": (
+        MODEL + '[models.m.profile]\ntool_text = ["glm", "kimi_k"]',
+        "models.m.profile.tool_text[1]: expected one of deepseek_v3, deepseek_v31, deepseek_dsml, "
+        "invoke, qwen3_coder, mimo, hermes, glm, kimi_k2, kimi_k3, got "
+        '"kimi_k"; did you mean "kimi_k3"?',
     ),
     "a family that nobody knows": (
         MODEL + 'family = "llama"',

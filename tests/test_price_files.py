@@ -75,7 +75,7 @@ BAD = {
     "no list": ("[prices]\n", "prices: expected array of tables"),
     "a platform that nobody knows": (
         OWN + "platforms = ['deepsek']\n",
-        "prices[0].platforms[0]: invalid enum value 'deepsek'",
+        'llamacpp, ollama, got "deepsek"; did you mean "deepseek"?',
     ),
     "no TOML": ("prices = [", "prices.toml: "),
 }

@@ -176,6 +176,7 @@ def _decode_own(type_: type, value: object) -> object:
     raise NotImplementedError(type_)
 
 
+_WRONG_CHOICE: Final = re.compile("Invalid enum value '(.*)'", re.DOTALL)
 _PYTHON_NAMES: Final[dict[type, str]] = {
     bool: "bool",
     int: "int",
@@ -200,14 +201,21 @@ def _describe(error: str, type_: object, *, path: str, value: object) -> str:
     error, _, where = error.partition(" - at `$")
     path += where.removesuffix("`").replace("[...]", "")
     if choices := _choices(type_):
-        shown = msgspec.json.encode(value, enc_hook=str).decode()
-        near = nearest(str(value), choices)
-        hint = f"; did you mean {msgspec.json.encode(near).decode()}?" if near else ""
-        return f"{path}: expected one of {', '.join(choices)}, got {shown[:60]}{hint}"
+        return _not_chosen(value, choices, path)
+    if wrong := _WRONG_CHOICE.fullmatch(error):  # one of several
+        inner = next((found for part in get_args(type_) if (found := _choices(part))), ())
+        return _not_chosen(wrong[1], inner, path)
     if get_origin(type_) is tuple and not where:
         error = error.replace("`array`", "`str | array`", 1)  # one name may stand for a list of one
     text = re.sub(r"`([^`]*)`", lambda found: _type_words(found[1]), error)
     return f"{path}: {text[:1].lower()}{text[1:]}"
+
+
+def _not_chosen(value: object, choices: tuple[str, ...], path: str) -> str:
+    shown = msgspec.json.encode(value, enc_hook=str).decode()
+    near = nearest(str(value), choices)
+    hint = f"; did you mean {msgspec.json.encode(near).decode()}?" if near else ""
+    return f"{path}: expected one of {', '.join(choices)}, got {shown[:60]}{hint}"
 
 
 def _type_words(names: str) -> str:

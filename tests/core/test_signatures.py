@@ -23,6 +23,14 @@ def test_what_is_signed_is_ours(thinking: str, carry: bool) -> None:
     assert not SIGNER.is_ours(signature, thinking + "!")
 
 
+@given(THOUGHTS, st.booleans())
+def test_a_mark_is_told_by_its_first_letters(thinking: str, carry: bool) -> None:
+    foreign = "EqQB" + SIGNER.sign(thinking, carry=carry)[4:]  # as Anthropic's own may begin
+    assert not has_our_mark(foreign)
+    assert not SIGNER.is_ours(foreign, thinking)
+    assert SIGNER.carried_thinking(foreign) is None
+
+
 @given(THOUGHTS)
 def test_hidden_thinking_comes_back_to_its_own_gateway(thinking: str) -> None:
     carried = SIGNER.sign(thinking, carry=True)
