@@ -24,7 +24,7 @@ from dragoman.settings import Secret
 from dragoman.store_urls import read_store_url
 from dragoman.stores.sql import SqlStore
 from support.fakes import FakeExchange
-from support.stores import NOW, minutes, new_record, opened
+from support.stores import NOW, minutes, new_entry, new_record, new_workspace, opened
 
 MODELS = [
     ModelLimits(
@@ -398,11 +398,58 @@ def test_sums_of_usage(run) -> None:
         _, sums = await admin.ask("GET", "/admin/v1/usage?since=2026-11-01&group_by=model,day")
         assert sums["error"]["message"].startswith("group_by: must be one of")
         _, sums = await admin.ask("GET", "/admin/v1/usage?since=2026-11-01&group_by=model")
-        assert len(sums["data"]) == 2
+        assert (len(sums["data"]), sums["has_more"]) == (2, False)
+        _, sums = await admin.ask("GET", "/admin/v1/usage?since=2026-11-01&group_by=model&limit=1")
+        assert (len(sums["data"]), sums["has_more"]) == (1, True)
         status, answer = await admin.ask("GET", "/admin/v1/usage?since=2027-01-01")
         assert (status, message(answer)) == (400, "since: must be before until")
         status, answer = await admin.ask("GET", "/admin/v1/usage?since=soon")
         assert (status, message(answer)[:7]) == (400, "since: ")
+
+    run(case)
+
+
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        ("/admin/v1/usage?key_id=apikey_no", "key_id: there is no key 'apikey_no'"),
+        ("/admin/v1/usage?workspace_id=no", "workspace_id: there is no workspace 'no'"),
+        ("/admin/v1/keys?workspace_id=no", "workspace_id: there is no workspace 'no'"),
+    ],
+)
+def test_an_id_that_is_not_there_is_no_empty_report(run, path: str, line: str) -> None:
+    async def case(admin: Admin) -> None:
+        status, answer = await admin.ask("GET", path)
+        assert (status, message(answer)) == (400, line)
+
+    run(case)
+
+
+@pytest.mark.parametrize("key_id", ["config:ci", "local"])
+def test_keys_that_are_in_no_store_may_be_asked_for(run, key_id: str) -> None:
+    async def case(admin: Admin) -> None:
+        await admin.store.add_usage([new_record(key_id=key_id), new_record()])
+        admin.now = NOW + minutes(1)
+        _, sums = await admin.ask("GET", f"/admin/v1/usage?key_id={key_id}")
+        assert [row["requests"] for row in sums["data"]] == [1]
+
+    run(case)
+
+
+def test_the_default_workspace_has_no_limits(run) -> None:
+    """Nothing is counted for it: what a report says must be so."""
+
+    async def case(admin: Admin) -> None:
+        team = new_workspace()
+        await admin.store.add_workspace(team, new_entry())
+        base = "/v1/organizations/workspaces"
+        _, limits = await admin.ask(
+            "GET", f"{base}/wrkspc_default/rate_limits?include_inherited=true"
+        )
+        assert limits["data"] == []
+        _, limits = await admin.ask("GET", f"{base}/{team.id}/rate_limits?include_inherited=true")
+        ((limit,),) = [entry["limits"] for entry in limits["data"]]
+        assert (limit["value"], limit["source"]["type"]) == (1000, "organization")
 
     run(case)
 

@@ -354,10 +354,13 @@ class OrganizationApi:
     async def list_workspace_limits(self, ask: Ask) -> dict[str, Any]:
         """Return what one workspace may do with all models together."""
         workspace = await self._workspace(ask)
-        inherited = self._workspace_limits() if _is_true(ask, "include_inherited") else Limits()
+        # Keys without a workspace have no limits together: nothing is counted for the default one.
+        is_counted = workspace.id != DEFAULT_WORKSPACE
+        all_limits = self._workspace_limits() if is_counted else Limits()
+        inherited = all_limits if _is_true(ask, "include_inherited") else Limits()
         values = []
         for name in _LIMIT_TYPES:
-            own, general = getattr(workspace.limits, name), getattr(self._workspace_limits(), name)
+            own, general = getattr(workspace.limits, name), getattr(all_limits, name)
             value = own if own is not None else getattr(inherited, name)
             if value is not None:
                 source = "workspace" if own is not None else "organization"

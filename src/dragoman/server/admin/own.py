@@ -19,7 +19,7 @@ from dragoman.policy.registry import (
     WorkspaceChange,
     WorkspaceRequest,
 )
-from dragoman.policy.store import GetStore, KeyFilter
+from dragoman.policy.store import GetStore, KeyFilter, Store
 from dragoman.server.admin.operations import PAGING, Ask, Operation, Parameter
 from dragoman.server.admin.shapes import (
     AdminKeyList,
@@ -41,6 +41,7 @@ from dragoman.server.admin.shapes import (
 _BASE: Final = "/admin/v1"
 _STATUSES: Final = ("active", "disabled", "expired", "revoked")
 _DEFAULT: Final = "default"  # the workspace of keys that have none
+_OF_STORE: Final = "apikey_"  # other ids are those of the configuration, of today's or earlier
 _MAX_ROWS: Final = 10_000
 _DIMENSIONS: Final[tuple[Dimension, ...]] = (
     *("key", "workspace", "model", "upstream", "session", "client"),
@@ -269,8 +270,8 @@ class OwnApi:
             now=ask.now,
         )
         store = await self._get_store()
-        found = await store.list_keys(page_of(ask), which)
-        shown, has_more = cut(found, ask)
+        await _check_ids(store, workspace_ids=which.workspace_ids)
+        shown, has_more = cut(await store.list_keys(page_of(ask), which), ask)
         return KeyList([show_key(key, ask.now) for key in shown], has_more, *ends(shown))
 
     async def create_key(self, ask: Ask) -> ShownKey:
@@ -357,6 +358,7 @@ class OwnApi:
         if since >= until:
             raise InvalidRequest("since", "must be before until")
         named = msgspec.convert(_among(ask, "group_by", _DIMENSIONS), tuple[Dimension, ...])
+        size = ask.number("limit", default=_MAX_ROWS, most=_MAX_ROWS)
         query = UsageQuery(
             since=since,
             until=until,
@@ -364,17 +366,41 @@ class OwnApi:
             key_ids=tuple(ask.query.get("key_id", ())),
             workspace_ids=_workspaces(ask),
             models=tuple(ask.query.get("model", ())),
-            limit=ask.number("limit", default=_MAX_ROWS, most=_MAX_ROWS),
+            limit=size + 1,
         )
         store = await self._get_store()
+        await _check_ids(store, key_ids=query.key_ids, workspace_ids=query.workspace_ids)
         rows = await store.usage(query)
-        return UsageSums(since=since, until=until, group_by=named, data=rows)
+        return UsageSums(
+            since=since,
+            until=until,
+            group_by=named,
+            data=rows[:size],
+            has_more=len(rows) > size,
+        )
 
     async def list_audit(self, ask: Ask) -> AuditList:
         """Return a page of the audit."""
         store = await self._get_store()
         shown, has_more = cut(await store.list_audit(page_of(ask)), ask)
         return AuditList(shown, has_more, *ends(shown))
+
+
+async def _check_ids(
+    store: Store, *, key_ids: Sequence[str] = (), workspace_ids: Sequence[str | None] = ()
+) -> None:
+    """
+    Refuse ids that the store would know if there were such a key or workspace.
+
+    Raises:
+        InvalidRequest: It does not.
+    """
+    for key_id in key_ids:
+        if key_id.startswith(_OF_STORE) and await store.get_key(key_id) is None:
+            raise InvalidRequest("key_id", f"there is no key {key_id[:60]!a}")
+    for each in workspace_ids:
+        if each is not None and await store.get_workspace(each) is None:
+            raise InvalidRequest("workspace_id", f"there is no workspace {each[:60]!a}")
 
 
 def _workspaces(ask: Ask) -> tuple[str | None, ...]:

@@ -89,12 +89,13 @@ class AuditList(Struct, frozen=True):
 
 
 class UsageSums(Struct, frozen=True, kw_only=True):
-    """Sums of records, one row for each group that has any."""
+    """Sums of records, one row for each group that has any; *has_more*: some were left out."""
 
     since: dt.datetime
     until: dt.datetime
     group_by: tuple[str, ...]
     data: list[UsageRow]
+    has_more: bool
 
 
 def by(ask: Ask) -> By:
