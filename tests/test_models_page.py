@@ -21,6 +21,7 @@ from tools.make_models_page import (
 from dragoman.core.dialects.platforms import PLATFORMS
 from dragoman.core.dialects.registry import FAMILIES, find_profile
 from dragoman.core.plan import Deployment, Plan, make_plan
+from dragoman.presets import load_catalog
 from support.plans import MINIMAL, SIGNER, assistant, parse, tool, user
 
 MODELS: dict[str, Any] = json.loads(
@@ -44,6 +45,13 @@ def test_the_page_has_every_model() -> None:
     page = PAGE.read_text(encoding="utf-8")
     for name in ids:
         assert page.count(f"| `{name}` |") >= 1
+
+
+def test_the_page_has_every_model_of_kspmas() -> None:
+    part = PAGE.read_text(encoding="utf-8").partition("## Kingsoft Cloud KSPMAS")[2]
+    part = part.partition("## Platforms and engines")[0]
+    for name in load_catalog().presets["kspmas"].models:
+        assert f" `{name}` |" in part
 
 
 def field_status(plan: Plan, name: str, *fields: str) -> str:
@@ -149,6 +157,7 @@ PROBES: dict[str, tuple[dict[str, Any], Callable[[Plan], str]]] = {
 }
 PLACES = [
     *((name, VENDORS[f.name]) for f in FAMILIES for name, _ in listed_models(f)),
+    *((name, "kspmas") for f in FAMILIES for name, _ in listed_models(f)),
     *(("a-model-nobody-knows", platform) for platform in PLATFORMS),
 ]
 

@@ -10,6 +10,7 @@ from dragoman.core.dialects.profile import DialectProfile
 from dragoman.core.dialects.registry import FAMILIES, find_profile
 from dragoman.core.thinking import can_stop_thinking
 from dragoman.policy.prices import Prices
+from dragoman.presets import load_catalog
 from dragoman.price_files import read_prices
 from dragoman.settings import PriceConfig
 
@@ -40,10 +41,10 @@ _HEAD: Final = """\
 # Models and platforms
 
 What is known of each model, and what becomes of what a client may ask for. The tables about models
-are for the vendor's own platform; what other platforms and engines do differently is in [the last
-one](#platforms-and-engines). Models that are not listed here get what their name says of their
-family, or the cautious facts of a model that nobody knows. `[models.NAME.profile]` [changes any
-fact](configuration.md#profile).
+are for the vendor's own platform, and for [KSPMAS](#kingsoft-cloud-kspmas), which serves all families;
+what other platforms and engines do differently is in [the last one](#platforms-and-engines). Models
+that are not listed here get what their name says of their family, or the cautious facts of a model
+that nobody knows. `[models.NAME.profile]` [changes any fact](configuration.md#profile).
 
 | Status | Meaning |
 | --- | --- |
@@ -132,7 +133,7 @@ def render_page() -> str:
     book = Prices(prices, {name: name for name in hosts})
     parts = [_HEAD]
     parts += [_family(family, book, hosts) for family in FAMILIES if family.name in VENDORS]
-    parts.append(_platforms())
+    parts += [_kspmas(), _platforms()]
     return "\n".join(parts)
 
 
@@ -182,6 +183,20 @@ def _price_words(price: PriceConfig, host: str) -> str:
     figures = (price.input_per_mtok, price.cached_input_per_mtok, price.output_per_mtok)
     shown = " / ".join("-" if figure is None else f"{figure:g}" for figure in figures)
     return f"{shown} ({host}, {price.date})"
+
+
+def _kspmas() -> str:
+    served = load_catalog().presets["kspmas"].models.values()
+    lines = ["## Kingsoft Cloud KSPMAS", ""]
+    lines += [
+        "Windows, outputs and what a model takes are as above; what it costs there is not known."
+    ]
+    for family in FAMILIES:
+        names = [name for name, _ in listed_models(family) if name in served]
+        if names:
+            profiles = {name: find_profile(name, platform="kspmas") for name in names}
+            lines += ["", f"### {TITLES[family.name]} at KSPMAS", "", *_features(profiles)]
+    return "\n".join([*lines, ""])
 
 
 def _platforms() -> str:
