@@ -41,10 +41,11 @@ _HEAD: Final = """\
 # Models and platforms
 
 What is known of each model, and what becomes of what a client may ask for. The tables about models
-are for the vendor's own platform, and for [KSPMAS](#kingsoft-cloud-kspmas), which serves all families;
-what other platforms and engines do differently is in [the last one](#platforms-and-engines). Models
-that are not listed here get what their name says of their family, or the cautious facts of a model
-that nobody knows. `[models.NAME.profile]` [changes any fact](configuration.md#profile).
+are for the vendor's own platform, and for [KSPMAS](#kingsoft-cloud-kspmas), which serves all of
+the families; what other platforms and engines do differently is in [the last
+one](#platforms-and-engines). Models that are not listed here get what their name says of their
+family, or the cautious facts of a model that nobody knows. `[models.NAME.profile]` [changes any
+fact](configuration.md#profile).
 
 | Status | Meaning |
 | --- | --- |
