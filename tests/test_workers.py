@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from dragoman.exit_codes import CANNOT_START, USAGE
+from dragoman.exit_codes import CANNOT_START
 from dragoman.workers import reserve_port
 from support.chat_script import say
 from support.chat_upstream import ChatUpstream
@@ -126,10 +126,10 @@ def test_a_worker_that_cannot_start_says_why_in_one_line(tmp_path: Path) -> None
         done = run_command(
             tmp_path, "serve", "--workers", "2", "--port", "0", "--config", str(config), env=env
         )
-    assert done.returncode == USAGE
+    assert done.returncode == CANNOT_START
     assert done.stderr == (
         f"dragoman: server.data_dir: {data}/signing-secret: holds less than 32 bytes: remove it, "
-        "and a new one is made; set server.signing_secret\n"
+        "and a new one is made; or set server.signing_secret\n"
     )
     assert done.stdout == ""
 
@@ -173,6 +173,25 @@ def test_a_taken_port_ends_the_command(tmp_path: Path) -> None:
     assert done.stderr == (
         f"dragoman: cannot listen on 127.0.0.1:{port}: something listens there already; "
         "choose another with --port\n"
+    )
+
+
+@pytest.mark.parametrize("table", ["metrics", "admin"])
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_two_gateways_never_share_a_port_beside_the_main_one(
+    tmp_path: Path, table: str, workers: str
+) -> None:
+    with socket.socket() as other:  # as workers of another gateway listen
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        (tmp_path / "dragoman.toml").write_text(f"[{table}]\nport = {port}\n")
+        done = run_command(tmp_path, "serve", "--demo", "--workers", workers, "--port", "0")
+    assert done.returncode == CANNOT_START
+    assert done.stderr == (
+        f"dragoman: cannot listen on 127.0.0.1:{port}: something listens there already; "
+        f"choose another with {table}.port\n"
     )
 
 

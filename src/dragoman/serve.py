@@ -63,8 +63,8 @@ _ADDRESS: Final = frozenset({"server.host", "server.port"})
 _COLLECT_AFTER: Final = (20_000, 20, 50)
 _SLOW_START_S: Final = 2.0  # of an engine; until then nobody wonders
 _LISTEN_PROBLEMS: Final = {
-    errno.EADDRINUSE: "something listens there already; choose another with --port",
-    errno.EACCES: "not allowed for this user; choose a port over 1023 with --port",
+    errno.EADDRINUSE: "something listens there already; choose another with {}",
+    errno.EACCES: "not allowed for this user; choose a port over 1023 with {}",
     errno.EADDRNOTAVAIL: "not an address of this machine",
 }
 
@@ -268,7 +268,7 @@ async def _show_metrics(
         stack.callback(share.stop)
         page = gateway.lasting.metrics_page
         page.own, page.others = share.own, share.others
-    with listening(settings.host, settings.port or 0):
+    with listening(settings.host, settings.port or 0, choose="metrics.port"):
         own = await start_metrics_server(gateway, log=log, shares_port=place is not None)
     if own is not None:
         stack.push_async_callback(own.close, 0)
@@ -279,7 +279,7 @@ async def _show_admin(
 ) -> HttpServer | None:
     """Listen for administrators, where they have an address of their own."""
     settings = gateway.config.admin
-    with listening(settings.host, settings.port or 0):
+    with listening(settings.host, settings.port or 0, choose="admin.port"):
         own = await start_admin_server(gateway, log=log, shares_port=place is not None)
     if own is not None:
         stack.push_async_callback(own.close, 0)
@@ -361,9 +361,14 @@ def _new_upstreams(config: Config, found: Sequence[Found]) -> tuple[str, ...]:
 
 
 @contextmanager
-def listening(host: str, port: int) -> Iterator[None]:
+def listening(host: str, port: int, *, choose: str = "--port") -> Iterator[None]:
     """
     Say in words why it is not possible to listen.
+
+    Args:
+        host: Where.
+        port: Where.
+        choose: What sets the port.
 
     Raises:
         CommandFailed: It is not.
@@ -374,7 +379,8 @@ def listening(host: str, port: int) -> Iterator[None]:
     except socket.gaierror:
         reason = "no such host"
     except OSError as error:
-        reason = _LISTEN_PROBLEMS.get(error.errno or 0) or error.strerror or str(error)
+        known = _LISTEN_PROBLEMS.get(error.errno or 0, "").format(choose)
+        reason = known or error.strerror or str(error)
     raise CommandFailed(f"cannot listen on {host}:{port}: {reason}", code=CANNOT_START)
 
 

@@ -30,7 +30,9 @@ def signing_secret(server: ServerConfig) -> bytes:
         return _read_secret(path) or _make_secret(path)
     except OSError as error:
         line = f"server.data_dir: {path}: {error.strerror or error}"
-        remedy = "name a folder that can be written to, or set server.signing_secret"
+        remedy = "or set server.signing_secret"
+        if error.errno is not None:  # else it has named one that is better
+            remedy = f"name a folder that can be written to, {remedy}"
         raise FolderUnusable([f"{line}; {remedy}"]) from None
 
 

@@ -13,8 +13,14 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    ExitStack,
+    contextmanager,
+    suppress,
+)
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,7 +32,7 @@ from msgspec import Struct, structs
 from dragoman.banner import Serving
 from dragoman.config import Config, load_config
 from dragoman.engine import Engine, EngineLink, EngineModel
-from dragoman.exit_codes import FAILED, OK, USAGE, CommandFailed
+from dragoman.exit_codes import CANNOT_START, FAILED, OK, USAGE, CommandFailed
 from dragoman.last_good import LastGood
 from dragoman.local import find_local_engines
 from dragoman.reload import look
@@ -49,6 +55,7 @@ from dragoman.serve import (
 )
 from dragoman.server.telemetry import EventLog
 from dragoman.signals import Hangups, StopSignals, unless
+from dragoman.signing_file import FolderUnusable
 from dragoman.stores.owner import Owner
 from dragoman.tables import ConfigError
 
@@ -105,6 +112,27 @@ def reserve_port(host: str, port: int) -> socket.socket:
         held.close()
         raise
     return held
+
+
+@contextmanager
+def _reserved(config: Config) -> Iterator[int]:
+    """
+    Hold all ports that the workers will share, so that no other gateway shares them, too.
+
+    Give the port of the gateway itself.
+
+    Raises:
+        CommandFailed: One is taken.
+    """
+    server, metrics, admin = config.server, config.metrics, config.admin
+    with ExitStack() as stack:
+        with listening(server.host, server.port):
+            held = stack.enter_context(reserve_port(server.host, server.port))
+        for at, choose in ((metrics, "metrics.port"), (admin, "admin.port")):
+            if at.port is not None:
+                with listening(at.host, at.port, choose=choose):
+                    stack.enter_context(reserve_port(at.host, at.port))
+        yield held.getsockname()[1]
 
 
 class Workers:
@@ -257,12 +285,10 @@ async def _supervise(
         found = await find_local_engines(config)
         engine = Engine(model) if model else None
         full = complete_config(config, engine, found)
-        with listening(config.server.host, config.server.port):
-            held = stack.enter_context(reserve_port(config.server.host, config.server.port))
+        port = stack.enter_context(_reserved(config))
         if engine:
             stack.push_async_callback(engine.stop)
             await unless(signals.first, start_engine(engine, log))
-        port: int = held.getsockname()[1]
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="dragoman-")))
         told = _told(options, port, engine, folder=folder)
         last_good = LastGood(folder=folder, environ=environ, overrides=told.start.overrides)
@@ -343,6 +369,8 @@ def main() -> int:
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             return runner.run(_work(opening, serving, log))
+    except FolderUnusable as error:
+        failure = _Failure(str(error), CANNOT_START)
     except ConfigError as error:
         failure = _Failure(str(error), USAGE)
     except CommandFailed as error:
