@@ -17,9 +17,9 @@ from msgspec import Struct
 from dragoman.core.errors import BudgetExhausted, HeaderFields, LimitExceeded
 from dragoman.limit_settings import Budget, Limits
 from dragoman.policy.access import Caller
+from dragoman.policy.limit_headers import LimitHeaders, WindowKind
 from dragoman.policy.limits import (
     REQUESTS_AT_WORK_RETRY_S,
-    WINDOW_S,
     Claim,
     Mode,
     Verdict,
@@ -38,18 +38,8 @@ _MODES: Final[Mapping[Kind, Mode]] = {
     "tokens": "budget",
 }
 _TOKEN_KINDS: Final = frozenset({"input_tokens", "output_tokens", "tokens", "cost_micros"})
-_WINDOW_KINDS: Final[tuple[Kind, ...]] = ("requests", "input_tokens", "output_tokens")
+_WINDOW_KINDS: Final[tuple[WindowKind, ...]] = ("requests", "input_tokens", "output_tokens")
 _Head = tuple[str, Mode, int, float]  # of a claim: all but its amount
-_PARTS: Final = (b"limit", b"remaining", b"reset")
-_HEADER_NAMES: Final = {
-    kind: tuple(b"anthropic-ratelimit-%b-%b" % (name, part) for part in _PARTS)
-    for kind, name in {
-        "requests": b"requests",
-        "input_tokens": b"input-tokens",
-        "output_tokens": b"output-tokens",
-        "tokens": b"tokens",
-    }.items()
-}
 _BUDGET_HELD_RETRY_S: Final = 2.0  # until a request at work has ended and said what it used
 _DAY_S: Final = 86_400
 _DOLLAR: Final = 1_000_000  # in millionths
@@ -114,7 +104,7 @@ class RuleSet:
         counts_money: Whether it matters what they cost.
         holds: Whether something is given back at the end.
         budgets: Those of a day or month, with their places among the rules.
-        windows: Of each kind of those of a minute, places among the rules and limits.
+        headers: What clients are told of those of a minute.
     """
 
     def __init__(self, rules: tuple[Rule, ...]) -> None:
@@ -124,11 +114,8 @@ class RuleSet:
         self.counts_money = "cost_micros" in kinds
         self.holds = any(rule.mode != "window" for rule in rules)
         self.budgets = [(i, rule) for i, rule in enumerate(rules) if rule.period]
-        self.windows = [
-            (kind, places)
-            for kind in _WINDOW_KINDS
-            if (places := [(i, rule.limit) for i, rule in enumerate(rules) if rule.kind == kind])
-        ]
+        places = {kind: _places_of(kind, rules) for kind in _WINDOW_KINDS if kind in kinds}
+        self.headers = LimitHeaders(places)
         self._amounts = attrgetter(*kinds, "concurrent")  # one more: of one it gives no tuple
         self._day = -1
         self._heads: list[_Head] = []
@@ -282,25 +269,8 @@ def _span(period: Period, day: int) -> Span:
 
 
 def limit_headers(rules: RuleSet, verdict: Verdict) -> HeaderFields:
-    """
-    Return the API's own headers: of each kind, those of the rule that is nearest to its limit.
-
-    ``reset`` is when all of it will be there again, if no other request comes.
-    """
-    if not rules.windows:
-        return ()
-    reset, used = _rfc3339(math.ceil(verdict.at_s) + WINDOW_S + 1), verdict.used
-    fields: list[tuple[bytes, bytes]] = []
-    tokens = tokens_left = 0
-    for kind, places in rules.windows:
-        left, limit = min([(limit - used[i], limit) for i, limit in places])
-        left = max(0, left)
-        fields += _fields(kind, limit, left, reset=reset)
-        if kind != "requests":
-            tokens, tokens_left = tokens + limit, tokens_left + left
-    if tokens:
-        fields += _fields("tokens", tokens, tokens_left, reset=reset)
-    return tuple(fields)
+    """Return the API's own headers about the limits of a minute."""
+    return rules.headers.fields(verdict.used, verdict.at_s)
 
 
 def budget_warnings(rules: RuleSet, verdict: Verdict) -> list[str]:
@@ -363,15 +333,8 @@ def _head_of(rule: Rule, now_s: float) -> _Head:
     return f"{counter}:{span.label}", rule.mode, rule.limit, span.ends_s
 
 
-def _fields(kind: str, limit: int, left: int, *, reset: bytes) -> HeaderFields:
-    names = _HEADER_NAMES[kind]
-    return (names[0], b"%d" % limit), (names[1], b"%d" % left), (names[2], reset)
-
-
-@lru_cache(maxsize=64)
-def _rfc3339(time_s: int) -> bytes:
-    at = dt.datetime.fromtimestamp(time_s, dt.UTC)
-    return at.strftime("%Y-%m-%dT%H:%M:%SZ").encode()
+def _places_of(kind: Kind, rules: Sequence[Rule]) -> list[tuple[int, int]]:
+    return [(i, rule.limit) for i, rule in enumerate(rules) if rule.kind == kind]
 
 
 def _least_wait_s(rule: Rule) -> float:

@@ -7,6 +7,7 @@ from dragoman.core.usage import Usage
 from dragoman.settings import PriceConfig
 
 _TOKENS: Final = 1_000_000  # that a price is for
+_MAX_FOUND: Final = 4_096  # models whose price is at hand
 _MICROS: Final = 1_000_000  # of the currency's unit
 
 
@@ -24,23 +25,32 @@ class Prices:
     ) -> None:
         self._platforms = platforms or {}
         self._prices: dict[str, list[PriceConfig]] = {}
+        self._found: dict[tuple[str, str], PriceConfig | None] = {}
         for price in prices:
             for model in price.models:
                 self._prices.setdefault(_plain(model), []).append(price)
 
     def find(self, model: str, *, upstream: str) -> PriceConfig | None:
         """Return the price of *model* at *upstream*; None: it is not known."""
+        which = model, upstream
+        if which not in self._found:
+            if len(self._found) >= _MAX_FOUND:
+                self._found.clear()
+            self._found[which] = self._search(model, upstream)
+        return self._found[which]
+
+    def cost_micros(self, usage: Usage, *, model: str, upstream: str) -> int | None:
+        """Return the cost of *usage* in millionths of a dollar, rounded; None: it is not known."""
+        price = self.find(model, upstream=upstream)
+        return None if price is None else cost_micros(usage, price)
+
+    def _search(self, model: str, upstream: str) -> PriceConfig | None:
         platform = self._platforms.get(upstream, "")
         for price in self._prices.get(_plain(model), ()):
             is_anywhere = not (price.platforms or price.upstreams)
             if is_anywhere or upstream in price.upstreams or platform in price.platforms:
                 return price
         return None
-
-    def cost_micros(self, usage: Usage, *, model: str, upstream: str) -> int | None:
-        """Return the cost of *usage* in millionths of a dollar, rounded; None: it is not known."""
-        price = self.find(model, upstream=upstream)
-        return None if price is None else cost_micros(usage, price)
 
 
 def cost_micros(usage: Usage, price: PriceConfig) -> int:

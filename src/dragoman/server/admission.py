@@ -16,17 +16,17 @@ from dragoman.core.plan import Deployment
 from dragoman.core.usage import Usage
 from dragoman.policy.access import Caller
 from dragoman.policy.allowances import (
+    Rule,
     RuleBook,
     RuleSet,
     Use,
     budget_warnings,
     label_of,
-    limit_headers,
     refusal,
 )
 from dragoman.policy.expected_use import Expected, ExpectedUse
 from dragoman.policy.limits import RENEW_S, Claim, Limiter, Reservation, Verdict
-from dragoman.policy.prices import Prices
+from dragoman.policy.prices import Prices, cost_micros
 from dragoman.policy.routes import Target
 from dragoman.server.asked import Asked
 from dragoman.server.budget_seeds import BudgetSeeds
@@ -139,13 +139,15 @@ class Admission:
         """
         use = self._use_of(rules, asked, target)
         reservation, verdict = await self._reserve(record.request_id, rules, use)
-        self._tell_of_budgets(rules, reservation, verdict)
+        used_ = verdict.used
+        near = [(i, rule) for i, rule in rules.budgets if used_[i] >= rule.warn_at]
+        if near:
+            self._tell_of_budgets(near, reservation, verdict)
         if verdict.is_granted:
-            return Admitted(
-                rules=rules,
-                reservation=reservation,
-                headers=(*limit_headers(rules, verdict), *_warning(rules, verdict)),
-            )
+            headers = rules.headers.fields(used_, verdict.at_s)
+            if near:
+                headers = (*headers, _warning(rules, verdict))
+            return Admitted(rules=rules, reservation=reservation, headers=headers)
         error = refusal(rules, verdict, expected=use, contact=self._contact)
         record.refused_by = error.limit
         raise error
@@ -217,15 +219,16 @@ class Admission:
         )
 
     def _cost_of(self, expected: Expected, deployment: Deployment) -> int:
+        price = self._prices.find(deployment.model, upstream=deployment.upstream)
+        if price is None:
+            self._tell_of_no_price(deployment)
+            return 0
         usage = Usage(
             input_tokens=expected.fresh,
             cache_read_input_tokens=max(0, expected.prompt - expected.fresh),
             output_tokens=expected.output,
         )
-        cost = self._prices.cost_micros(usage, model=deployment.model, upstream=deployment.upstream)
-        if cost is None:
-            self._tell_of_no_price(deployment)
-        return cost or 0
+        return cost_micros(usage, price)
 
     def _tell_of_no_price(self, deployment: Deployment) -> None:
         """Log once for each model that a budget in money does not see it."""
@@ -279,12 +282,12 @@ class Admission:
             self._limiter.renew([*self._held.values()], now_s=self._clock())
             self._renewal = asyncio.get_running_loop().call_later(RENEW_S, self._renew)
 
-    def _tell_of_budgets(self, rules: RuleSet, reservation: Reservation, verdict: Verdict) -> None:
+    def _tell_of_budgets(
+        self, near: Sequence[tuple[int, Rule]], reservation: Reservation, verdict: Verdict
+    ) -> None:
         """Log each budget once when it passes its threshold, and once when it is used up."""
-        for i, rule in rules.budgets:
+        for i, rule in near:
             claim, used_ = reservation.claims[i], verdict.used[i]
-            if used_ < rule.warn_at:
-                continue
             state = "used up" if used_ >= rule.limit else "nearly used up"
             if self._told.get(claim.counter) == state:
                 continue
@@ -313,9 +316,6 @@ def used(usage: Usage | None, cost_micros: int | None) -> Use:
     )
 
 
-def _warning(rules: RuleSet, verdict: Verdict) -> HeaderFields:
-    warnings = budget_warnings(rules, verdict)
-    if not warnings:
-        return ()
-    text = "; ".join(warnings)
-    return ((_WARNING_HEADER, text.encode("ascii", "backslashreplace")),)
+def _warning(rules: RuleSet, verdict: Verdict) -> tuple[bytes, bytes]:
+    text = "; ".join(budget_warnings(rules, verdict))
+    return _WARNING_HEADER, text.encode("ascii", "backslashreplace")

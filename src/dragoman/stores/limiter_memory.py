@@ -39,17 +39,20 @@ class _Window:
         if second > self._second:
             self.roll(second)
         limit, amount = claim.limit, claim.amount
-        if self.used + (min(limit, amount)) <= limit and limit:
+        if self.used + amount <= limit and limit:  # nearly always
             return -1.0
         excess = self.used + min(amount, limit) - limit
+        if excess <= 0 and limit:
+            return -1.0
         for passed, freed in (*self._older, (self._second, self._amount)):
             excess -= freed
             if excess <= 0:
                 return passed + WINDOW_S + 1 - now_s
         return float(WINDOW_S)
 
-    def add(self, amount: int) -> int:
-        """Count *amount* now, after a ``roll``; return what is in use."""
+    def take(self, claim: Claim, _request_id: str, _ends_s: float) -> int:
+        """Count what is claimed, after a ``wait_s``; return what is in use."""
+        amount = claim.amount
         self._amount += amount
         self.used += amount
         return self.used
@@ -63,9 +66,11 @@ class _Window:
             made: The second in which it was reserved.
             second: This one.
         """
-        self.roll(second)
+        if second > self._second:
+            self.roll(second)
         if difference > 0:
-            self.add(difference)
+            self._amount += difference
+            self.used += difference
         elif made == self._second:
             given = min(-difference, self._amount)
             self._amount -= given
@@ -98,19 +103,20 @@ class _Held:
         self.used = used
         self.ends_s = ends_s
 
-    def wait_s(self, claim: Claim, now_s: float) -> float:
+    def wait_s(self, claim: Claim, now_s: float, _second: int) -> float:
         """Return 0 if the claim does not fit, for nobody knows when it will; below 0: it fits."""
         if self._has_room(claim):
             return -1.0
         self.expire(now_s)
         return -1.0 if self._has_room(claim) else 0.0
 
-    def take(self, request_id: str, amount: int, ends_s: float) -> None:
-        """Hold *amount* for a request until *ends_s*; again, if it holds something already."""
+    def take(self, claim: Claim, request_id: str, ends_s: float) -> int:
+        """Hold what is claimed until *ends_s*; return what is held, of a budget what was used."""
         if request_id in self.leases:
             self.release(request_id)
-        self.leases[request_id] = _Lease(amount, ends_s)
-        self.held += amount
+        self.leases[request_id] = _Lease(claim.amount, ends_s)
+        self.held += claim.amount
+        return self.used if claim.mode == "budget" else self.held
 
     def release(self, request_id: str) -> None:
         """Give back what a request holds, if it does."""
@@ -162,16 +168,16 @@ class MemoryLimiter:
         """Do what ``reserve`` does, which here waits for nothing."""
         if now_s - self._swept_s > _SWEEP_S:
             self._sweep(now_s)
-        second, waits, unknown = int(now_s), [], []
+        second, windows, held_now = int(now_s), self._windows, self._held
+        counters: list[_Window | _Held] = []
+        waits, unknown = [], []
         for i, claim in enumerate(claims):  # one pass where all is well: this is every request
-            counter = self._windows.get(claim.counter) or self._held.get(claim.counter)
+            counter = windows.get(claim.counter) or held_now.get(claim.counter)
             if counter is None and (counter := self._begin(claim, second, seeds)) is None:
                 unknown.append(i)
                 continue
-            if isinstance(counter, _Window):
-                wait_s = counter.wait_s(claim, now_s, second)
-            else:
-                wait_s = counter.wait_s(claim, now_s)
+            counters.append(counter)
+            wait_s = counter.wait_s(claim, now_s, second)
             if wait_s >= 0:
                 waits.append((i, wait_s))
         if unknown:
@@ -182,7 +188,8 @@ class MemoryLimiter:
             longest_s = max(wait_s for _, wait_s in waits)
             return Verdict(at_s=now_s, used=used, refused=refused, retry_after_s=longest_s)
         ends_s = now_s + LEASE_S
-        used = tuple([self._take(claim, request_id, ends_s) for claim in claims])
+        pairs = zip(counters, claims, strict=True)
+        used = tuple([counter.take(claim, request_id, ends_s) for counter, claim in pairs])
         return Verdict(at_s=now_s, used=used)
 
     def settle(self, reservation: Reservation, actual: Sequence[int], *, now_s: float) -> None:
@@ -209,7 +216,7 @@ class MemoryLimiter:
                 if held is None and claim.mode == "held":
                     held = self._held[claim.counter] = _Held()
                 if held is not None:
-                    held.take(reservation.id, claim.amount, now_s + LEASE_S)
+                    held.take(claim, reservation.id, now_s + LEASE_S)
 
     async def close(self) -> None:
         return None
@@ -230,13 +237,6 @@ class MemoryLimiter:
         if claim.mode == "window":
             return self._windows[claim.counter].used
         held = self._held[claim.counter]
-        return held.used if claim.mode == "budget" else held.held
-
-    def _take(self, claim: Claim, request_id: str, ends_s: float) -> int:
-        if claim.mode == "window":
-            return self._windows[claim.counter].add(claim.amount)
-        held = self._held[claim.counter]
-        held.take(request_id, claim.amount, ends_s)
         return held.used if claim.mode == "budget" else held.held
 
     def _sweep(self, now_s: float) -> None:
