@@ -343,6 +343,15 @@ def test_a_model_under_a_limit_is_not_asked_before_its_fallback() -> None:
 
 
 @both_ways
+def test_a_fallback_that_fails_has_not_answered(is_stream: bool) -> None:
+    scripts = {"lab": [failing(LATE)], "other": [failing(LATE)], "third": []}
+    exchange, case = deliver(scripts, models=chain(fallbacks=("n",)), is_stream=is_stream)
+    assert exchange.status == 504
+    assert b"x-dragoman-adjustments" not in exchange.reply_headers
+    assert not case.record.get("adjustments")
+
+
+@both_ways
 def test_a_model_that_is_ill_does_not_hold_up_its_fallback(is_stream: bool) -> None:
     async def case() -> AppCase:
         made = AppCase(

@@ -36,6 +36,8 @@ async def deliver(attempts: Attempts, route: Route) -> None:
     except GatewayError as error:
         record = attempts.record
         record.error_type, record.error_detail = error.kind, error.log_detail or error.message
+        if not relay.has_content:  # then no other model has answered, either
+            attempts.model_adjustment = None
         relay.fail(error)
     except ClientGone:
         raise
