@@ -1,6 +1,7 @@
 """The admin API on a real store: who is let in, keys and workspaces, and what is refused."""
 
 import asyncio
+import base64
 import datetime as dt
 import json
 import re
@@ -247,6 +248,13 @@ WRONG = {
         {"name": "x", "budgets": [{"period": "day", "tokens": 5}, {"period": "day", "tokens": 6}]},
         "budgets.1.tokens",
     ),
+    "a date too far away": (
+        {"name": "x", "expires_at": "9999-12-31T23:59:59-10:00"},
+        "expires_at",
+    ),
+    "an owner nobody can print": ({"name": "x", "owner": "a\0b"}, "owner"),
+    "a workspace nobody can print": ({"name": "x", "workspace_id": "\0"}, "workspace_id"),
+    "no UTF-8": (b'{"name": "\xff"}', ""),
     "no JSON": (b"{", ""),
     "no object": (b"[]", ""),
 }
@@ -421,6 +429,46 @@ def test_an_id_that_is_not_there_is_no_empty_report(run, path: str, line: str) -
     async def case(admin: Admin) -> None:
         status, answer = await admin.ask("GET", path)
         assert (status, message(answer)) == (400, line)
+
+    run(case)
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/admin/v1/usage?until=0001-01-01", "until"),
+        ("/admin/v1/usage?since=9999-12-31", "since"),
+        ("/v1/organizations/usage_report/messages?starting_at=9999-12-31", "starting_at"),
+        ("/v1/organizations/usage_report/claude_code?starting_at=9999-12-31", "starting_at"),
+        (
+            "/v1/organizations/cost_report?starting_at=2026-11-02&ending_at=2026-11-01",
+            "ending_at",
+        ),
+        ("/admin/v1/usage?model=%00", "model"),
+        ("/admin/v1/keys?after_id=%00", "after_id"),
+    ],
+)
+def test_times_and_words_that_cannot_be_meant(run, path: str, name: str) -> None:
+    async def case(admin: Admin) -> None:
+        status, answer = await admin.ask("GET", path)
+        assert (status, message(answer).partition(": ")[0]) == (400, name)
+
+    run(case)
+
+
+def test_a_page_that_somebody_made_up(run) -> None:
+    async def case(admin: Admin) -> None:
+        page = base64.urlsafe_b64encode(b"9999-12-31T00:00:00Z").decode().rstrip("=")
+        base = "/v1/organizations/usage_report/messages?starting_at=2026-11-01"
+        status, answer = await admin.ask("GET", f"{base}&page={page}")
+        assert (status, answer["data"]) == (200, [])
+
+    run(case)
+
+
+def test_no_database_is_asked_for_what_it_cannot_hold(run) -> None:
+    async def case(admin: Admin) -> None:
+        assert (await admin.ask("GET", "/admin/v1/keys/\0"))[0] == 404
 
     run(case)
 

@@ -26,6 +26,7 @@ Pattern = Annotated[str, Meta(min_length=1, max_length=200)]
 Patterns = Annotated[tuple[Pattern, ...], Meta(max_length=100)]
 Budgets = Annotated[tuple[BudgetConfig, ...], Meta(max_length=10)]
 DEFAULT_WORKSPACE: Final = "default"  # of keys that have none
+END_YEAR: Final = 9000  # whatever is added to a time before it, a calendar can still name
 # Names or IPv6 addresses, or patterns of them. With scheme, port or path one would fit no host.
 _HOST_PATTERN: Final = re.compile(
     r"[A-Za-z0-9_.*?-]+|[0-9A-Fa-f:.*?]*:[0-9A-Fa-f.*?]*:[0-9A-Fa-f:.*?]*"
@@ -119,6 +120,7 @@ class Registry:
             UnknownId: There is no such workspace.
         """
         _check_name(asked.name)
+        _check_owner(asked.owner)
         self._check_patterns(asked.allowed_models)
         _check_expiry(asked.expires_at, by.now)
         await self._check_workspace(asked.workspace_id)
@@ -138,6 +140,8 @@ class Registry:
         given = _given(asked)
         if isinstance(asked.name, str):
             _check_name(asked.name)
+        if isinstance(asked.owner, str):
+            _check_owner(asked.owner)
         if isinstance(asked.expires_at, dt.datetime):
             _check_expiry(asked.expires_at, by.now)
         if isinstance(asked.allowed_models, tuple):
@@ -354,7 +358,9 @@ class Registry:
     async def _check_workspace(self, workspace_id: str | None) -> None:
         if workspace_id is None:
             return
-        workspace = await (await self._get_store()).get_workspace(workspace_id)
+        store, workspace = await self._get_store(), None
+        if workspace_id.isprintable():  # what is not, a database may not even be asked for
+            workspace = await store.get_workspace(workspace_id)
         if workspace is None:
             raise InvalidRequest("workspace_id", f"there is no workspace {workspace_id[:60]!a}")
         if workspace.archived_at is not None:
@@ -395,6 +401,11 @@ def _check_name(name: str) -> None:
         raise InvalidRequest("name", "must be printable characters without spaces at its ends")
 
 
+def _check_owner(owner: str) -> None:
+    if not owner.isprintable():
+        raise InvalidRequest("owner", "must be printable characters")
+
+
 def _check_workspace_name(name: str) -> None:
     _check_name(name)
     if name.casefold() == DEFAULT_WORKSPACE:
@@ -415,6 +426,8 @@ def _check_expiry(at: dt.datetime | None, now: dt.datetime) -> None:
         raise InvalidRequest("expires_at", "must name its offset, as 2026-12-31T00:00:00Z does")
     if at <= now:
         raise InvalidRequest("expires_at", "must be in the future")
+    if at.year >= END_YEAR:  # before any offset, so that it is a time in UTC, too
+        raise InvalidRequest("expires_at", f"must be before the year {END_YEAR}; or leave it out")
 
 
 def _kept_budgets(budgets: Collection[BudgetConfig]) -> tuple[Budget, ...]:

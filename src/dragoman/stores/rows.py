@@ -12,6 +12,7 @@ S = TypeVar("S", bound=Struct)
 
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MS: Final = dt.timedelta(milliseconds=1)
+_LAST_MS: Final = (dt.datetime.max.replace(tzinfo=dt.UTC) - _EPOCH) // _MS
 _PLAIN: Final = (str, int, bool, bytes)
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -29,7 +30,7 @@ class RowCodec(Generic[S]):
         fields = msgspec.structs.fields(type_)
         self._times = [f.name for f in fields if dt.datetime in _parts(f.type)]
         self._parsers: dict[str, Callable[[str], Any]] = {
-            f.name: msgspec.json.Decoder(f.type).decode
+            f.name: _parser(f.type)
             for f in fields
             if f.name not in self._times and not _is_plain(f.type)
         }
@@ -60,8 +61,22 @@ def to_ms(time: dt.datetime | None) -> int | None:
 
 
 def from_ms(time_ms: int | None) -> dt.datetime | None:
-    """Return the time, in UTC."""
-    return None if time_ms is None else _EPOCH + time_ms * _MS
+    """Return the time, in UTC; one behind the end of the calendar is that end."""
+    return None if time_ms is None else _EPOCH + min(time_ms, _LAST_MS) * _MS
+
+
+def _parser(type_: object) -> Callable[[str], Any]:
+    """Return what reads JSON; fields of a Struct that a newer gateway has added are left out."""
+    if not (isinstance(type_, type) and issubclass(type_, Struct)):
+        decode: Callable[[str], Any] = msgspec.json.Decoder(type_).decode
+        return decode
+    names = type_.__struct_fields__
+
+    def parse(text: str) -> Struct:
+        fields = msgspec.json.decode(text)
+        return msgspec.convert({name: fields[name] for name in names if name in fields}, type_)
+
+    return parse
 
 
 def _parts(type_: object) -> tuple[object, ...]:

@@ -10,6 +10,7 @@ from msgspec import Struct
 from dragoman.core.errors import InvalidRequest
 from dragoman.core.validate import explain_mismatch
 from dragoman.policy.access import Role
+from dragoman.policy.registry import END_YEAR
 from dragoman.server.transport.seams import Headers
 
 Method = Literal["GET", "POST", "DELETE"]
@@ -21,6 +22,7 @@ _CHOICES: Final = {
     "role": "'read' or 'write'",
     "status": "'active', 'inactive' or 'archived'",
 }
+_FIRST_YEAR: Final = 1970
 _T = TypeVar("_T")
 
 
@@ -92,17 +94,20 @@ class Ask(Struct, frozen=True, kw_only=True):
         Return a time of the query (RFC 3339 or a date, UTC where it says nothing else).
 
         Raises:
-            InvalidRequest: It is none.
+            InvalidRequest: It is none, or so far away that nothing can be added to it.
         """
         text = self.one(name)
         if not text:
             return None
         try:
             found = dt.datetime.fromisoformat(text)
-            return found.astimezone(dt.UTC) if found.tzinfo else found.replace(tzinfo=dt.UTC)
+            at = found.astimezone(dt.UTC) if found.tzinfo else found.replace(tzinfo=dt.UTC)
         except (ValueError, OverflowError):
             reason = "must be a time such as 2026-11-25T00:00:00Z"
             raise InvalidRequest(name, reason) from None
+        if not _FIRST_YEAR <= at.year < END_YEAR:
+            raise InvalidRequest(name, f"must be from {_FIRST_YEAR} to {END_YEAR - 1}")
+        return at
 
     def decode(self, kind: type[_T]) -> _T:
         """
@@ -115,7 +120,7 @@ class Ask(Struct, frozen=True, kw_only=True):
             return msgspec.json.decode(self.body or b"{}", type=kind)
         except msgspec.ValidationError as error:
             raise explain_mismatch(str(error), _CHOICES) from None
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise InvalidRequest("", "the body is not valid JSON") from None
 
 

@@ -206,12 +206,13 @@ class _TimePage:
         start, end = ask.moment("starting_at"), ask.moment("ending_at")
         if start is None:
             raise InvalidRequest("starting_at", "Field required")
+        if end is not None and end <= start:
+            raise InvalidRequest("ending_at", "must be after starting_at")
         end = min(end or ask.now, ask.now)
         self._start = _floor(_position(ask) or start, span.length)
         n = ask.number("limit", default=span.usual, most=span.most)
-        full = self._start + n * span.length
-        self._has_more = full < end
-        self._end = full if self._has_more else max(end, self._start)
+        self._has_more = n * span.length < end - self._start
+        self._end = self._start + n * span.length if self._has_more else max(end, self._start)
 
     def query(self, *, group_by: Sequence[Dimension]) -> UsageQuery:
         """Return what the records of the page are asked for with."""

@@ -88,6 +88,8 @@ class AdminApi:
         if found is None:
             raise self._unknown(exchange.method, path)
         operation, ids = found
+        if "\0" in path:  # which PostgreSQL refuses as if something were wrong with it
+            raise self._unknown(exchange.method, path)
         if operation.role == "write" and key.role != "write":
             raise PermissionDenied("this admin key may only read; use one with the role write")
         n_bytes = operation.reads_bytes
@@ -134,6 +136,8 @@ def _query(operation: Operation, query: str) -> Mapping[str, list[str]]:
         if plain not in known or (plain != name and not known[plain].is_list):
             reason = f"unknown parameter; this list takes {', '.join(known) or 'none'}"
             raise InvalidRequest(ascii(name[:60])[1:-1], reason)
+        if any("\0" in value for value in values):
+            raise InvalidRequest(plain, "must not hold a NUL character")
         found.setdefault(plain, []).extend(value for value in values if value)
     for parameter in operation.parameters:
         if parameter.is_needed and not found.get(parameter.name):
