@@ -122,6 +122,17 @@ def test_what_is_appended_is_read_in_order(tmp_path: Path) -> None:
     assert list((tmp_path / "spool").iterdir()) == []
 
 
+@pytest.mark.skipif(os.name == "nt", reason="!!!! rights of POSIX")
+def test_folders_that_are_made_are_for_their_owner_alone(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    root = tmp_path / "data" / "usage-spool" / "sqlite"
+    new_spool(root).append(records(1))
+    made = [path for path in tmp_path.rglob("*") if path.is_dir()]
+    assert len(made) == 4
+    assert {path.stat().st_mode & 0o777 for path in made} == {0o700}
+    assert tmp_path.stat().st_mode & 0o777 == 0o755  # was there before
+
+
 def test_nothing_is_made_where_nothing_is_appended(tmp_path: Path) -> None:
     spool = new_spool(tmp_path / "spool")
     assert spool.adopt() == 0

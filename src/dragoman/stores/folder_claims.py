@@ -48,9 +48,10 @@ class FolderClaim:
         Raises:
             OSError: It cannot be made.
         """
+        _make_private(root)
         for _ in range(_TRIES):
             path = root / f"{os.getpid()}-{secrets.token_hex(6)}"
-            path.mkdir(mode=0o700, parents=True)
+            path.mkdir(mode=0o700)
             # Who looks for folders of dead processes may be faster, and remove it.
             if (claim := cls.take(path)) is not None:
                 return claim
@@ -93,6 +94,13 @@ class FolderClaim:
             return all(path.name == _LOCK for path in self.path.iterdir())
         except OSError:  # the folder was removed by hand
             return True
+
+
+def _make_private(folder: Path) -> None:
+    """Make *folder* and those above it that are missing, for this user alone."""
+    if not folder.exists():  # else its rights are its owner's choice
+        _make_private(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
 
 
 def dead_claims(root: Path) -> Iterator[FolderClaim]:
