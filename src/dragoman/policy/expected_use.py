@@ -18,7 +18,8 @@ _TOKENS_PER_FILE: Final = 1_500
 _FILE_BYTES: Final = string.ascii_letters.encode() + string.digits.encode() + b"+/="
 _SAMPLE_BYTES: Final = 48  # words of so many letters and digits are rare
 _STRIDE_BYTES: Final = 8_192
-_BASE64: Final = re.compile(rb'"data"\s*:\s*"([A-Za-z0-9+/=]{1000,})"')
+_MIN_FILE_BYTES: Final = 1_000
+_BASE64: Final = re.compile(rb'"data"\s*:\s*"([A-Za-z0-9+/=]{%d,})"' % _MIN_FILE_BYTES)
 
 
 class Expected(Struct, frozen=True, gc=False):
@@ -38,7 +39,7 @@ class PromptSize(Struct, frozen=True, gc=False):
 
 def size_of(body: bytes) -> PromptSize:
     """Return the size of a request by its *body*."""
-    if not _may_hold_files(body):
+    if len(body) < _MIN_FILE_BYTES or not _may_hold_files(body):
         return PromptSize(max(1, len(body)), 0)
     files = [found.end(1) - found.start(1) for found in _BASE64.finditer(body)]
     return PromptSize(max(1, len(body) - sum(files)), _TOKENS_PER_FILE * len(files))

@@ -6,7 +6,7 @@ from typing import Final, Protocol
 
 from dragoman.server.transport.http_body import RequestBody, body_too_large
 from dragoman.server.transport.http_head import RequestHead
-from dragoman.server.transport.reply_head import CHUNKED, CLOSE, render_head
+from dragoman.server.transport.reply_head import CHUNKED, CLOSE, length_in, render_head
 from dragoman.server.transport.seams import ClientGone, ExchangeWatcher, HeaderList, Headers
 
 # A reply may take minutes, and nobody reads the request's headers by then.
@@ -126,10 +126,9 @@ class HttpExchange:
         if self.is_over:
             self._check_not_ended()
             return
-        lengths = [int(value) for name, value in headers if name == b"content-length"]
-        self._left = lengths[0] if lengths else None
+        self._left = length = length_in(headers)
         self._is_bodiless = self.method == "HEAD" or status in (204, 304)
-        is_unbounded = not (lengths or self._is_bodiless)
+        is_unbounded = length is None and not self._is_bodiless
         self._is_chunked = is_unbounded and self._is_http11
         self.closes = (
             self.closes

@@ -37,8 +37,16 @@ def render_head(status: int, headers: HeaderList, *, extra: bytes) -> bytes:
     return b"%b%b%b\r\n" % (line, fields, extra)
 
 
+def length_in(headers: HeaderList) -> int | None:
+    """Return what the headers say of the body's length, if they do."""
+    for name, value in headers:
+        if name == b"content-length":
+            return int(value)
+    return None
+
+
 def with_length(headers: HeaderList, body: bytes) -> HeaderList:
     """Return *headers* with the length of *body*, unless they have one."""
-    if any(name == b"content-length" for name, _ in headers):
+    if length_in(headers) is not None:
         return headers
     return [*headers, (b"content-length", b"%d" % len(body))]
