@@ -252,6 +252,7 @@ def test_a_change_leaves_what_it_does_not_name(shell: Shell) -> None:
         (("create", "x", "--owner", "o" * 201), "owner: expected `str` of length <= 200"),
         (("show", "no"), "there is no key 'no'; see dragoman keys list"),
         (("show", "apikey_no"), "there is no key 'apikey_no'"),
+        (("show", "\udcff"), "'\\udcff': is no text in UTF-8"),
         (("revoke", "no"), "there is no key 'no'"),
         (("change", "ci"), "nothing to change: give a flag"),
         (("change", "ci", "--model", "gpt-*"), "fits no model"),

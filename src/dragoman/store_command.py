@@ -122,6 +122,9 @@ def explained(main: Callable[[], Coroutine[Any, Any, T]], url: StoreUrl) -> T:
         raise CommandFailed(line, code=CANNOT_START) from None
     except RequestError as error:
         raise CommandFailed(error.message, code=USAGE) from None
+    except UnicodeEncodeError as error:  # bytes of the command line that are no text
+        line = f"{error.object!a}: is no text in UTF-8"
+        raise CommandFailed(line, code=USAGE) from None
 
 
 def find_store(path: Path | None, *, environ: Mapping[str, str]) -> tuple[Config, StoreUrl]:
