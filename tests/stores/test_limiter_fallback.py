@@ -79,6 +79,44 @@ def test_alone_it_gives_out_its_share_of_a_limit() -> None:
     asyncio.run(main())
 
 
+def test_what_is_told_to_be_left_is_left() -> None:
+    async def main() -> None:
+        case = Case()
+        case.shared.is_away = True
+        _, verdict = await case.reserve(WINDOW)
+        assert WINDOW.limit - verdict.used[0] == 24
+        while verdict.is_granted:
+            _, verdict = await case.reserve(WINDOW)
+        assert WINDOW.limit - verdict.used[0] == 0
+
+    asyncio.run(main())
+
+
+def test_a_budget_that_was_used_up_is_known_to_be_so() -> None:
+    async def main() -> None:
+        case = Case()
+        reservation, _ = await case.reserve(BUDGET)
+        case.settle(reservation, 1000)
+        await case.reserve(BUDGET)  # so it is seen
+        case.shared.is_away = True
+        _, verdict = await case.reserve(BUDGET)
+        assert (verdict.refused, verdict.used[0]) == ((0,), 1000)
+
+    asyncio.run(main())
+
+
+def test_a_budget_of_which_our_share_is_used_up_is_not() -> None:
+    async def main() -> None:
+        case = Case()
+        case.shared.is_away = True
+        reservation, verdict = await case.reserve(BUDGET)
+        case.settle(reservation, 250)
+        _, verdict = await case.reserve(BUDGET)
+        assert (verdict.refused, verdict.used[0]) == ((0,), 250)
+
+    asyncio.run(main())
+
+
 def test_a_small_limit_is_no_0() -> None:
     async def main() -> None:
         case = Case(share_pct=10)

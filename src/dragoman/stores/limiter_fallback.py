@@ -101,7 +101,8 @@ class FallbackLimiter:
         verdict = self._alone.reserve_now(request_id, scaled, now_s=now_s, seeds=seeds)
         if verdict.is_granted:
             self._reserved_alone.add(request_id)
-        return verdict
+        triples = zip(claims, scaled, verdict.used, strict=True)
+        return structs.replace(verdict, used=tuple([self._shown(*each) for each in triples]))
 
     def settle(self, reservation: Reservation, actual: Sequence[int], *, now_s: float) -> None:
         if reservation.id not in self._reserved_alone:
@@ -135,6 +136,17 @@ class FallbackLimiter:
             used = seen.used if claim.mode == "budget" else seen.in_window(now_s)
             share = min(share, max(0, claim.limit - used))
         return structs.replace(claim, limit=share)
+
+    def _shown(self, claim: Claim, share: Claim, used: int) -> int:
+        """
+        Return what counts as used of the whole limit, so that clients are told what is left to us.
+
+        Of a budget it is what was surely used: one of which only our share is used up is not.
+        """
+        if claim.mode == "window":
+            return used + claim.limit - share.limit
+        seen = self._last_seen.get(claim.counter) if claim.mode == "budget" else None
+        return used if seen is None else max(used, seen.used)
 
     def _remember(self, counter: str, used: int, now_s: float) -> None:
         if counter not in self._last_seen and len(self._last_seen) >= _MAX_KNOWN:
