@@ -188,6 +188,14 @@ def test_an_unknown_one_is_tried_by_one_call_at_a_time() -> None:
     assert bench.order(A, B, balance="fastest") == ["a", "b"]
 
 
+def test_of_those_that_are_unknown_and_at_work_the_least_busy_is_asked() -> None:
+    for seed in range(20):
+        bench = Bench(seed=seed).busy(a=4, b=2, c=3)
+        assert bench.order(A, B, C, balance="fastest") == ["b", "c", "a"]
+        strong = Place(endpoint="a", weight=3.0)
+        assert bench.order(strong, B, C, balance="fastest") == ["a", "b", "c"]
+
+
 def test_old_times_count_no_more() -> None:
     bench = Bench()
     bench.load.observe(A.id, 0.2, 0)

@@ -102,7 +102,9 @@ class Chooser:
             return sorted(targets, key=lambda t: _lot(self._draw(), t.weight))
         if balance == "least_busy":
             return sorted(targets, key=lambda t: (self._share(t), self._draw()))
-        return sorted(targets, key=lambda t: (self._expected_s(t, now_s), self._draw()))
+        return sorted(  # of those that are not known, the least busy
+            targets, key=lambda t: (self._expected_s(t, now_s), self._share(t), self._draw())
+        )
 
     def _share(self, target: Choosable) -> float:
         return (self._load.busy.get(target.endpoint, 0) + 1) / target.weight
