@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -51,8 +52,17 @@ class Fleet:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.gateway.port)
         return Connection(Client(reader, writer))
 
-    def records(self) -> list[dict[str, Any]]:
-        lines = [json.loads(x) for x in self.gateway.log().splitlines() if x.startswith("{")]
+    def records(self, count: int) -> list[dict[str, Any]]:
+        """Wait until so many requests are in the log: a line follows the reply."""
+        deadline_s = time.monotonic() + 10
+        while len(found := self._records()) < count:
+            assert time.monotonic() < deadline_s, found
+            time.sleep(0.02)
+        return found
+
+    def _records(self) -> list[dict[str, Any]]:
+        log = self.gateway.log()
+        lines = [json.loads(x) for x in log.splitlines() if x.startswith("{") and x.endswith("}")]
         return [line for line in lines if line["event"] == "request"]
 
 
@@ -102,7 +112,7 @@ def test_a_replica_that_dies_is_no_error_to_anybody(fleet: Fleet) -> None:
             assert set(after) == {"from 2"}
 
     asyncio.run(main())
-    records = fleet.records()
+    records = fleet.records(5 * len(sessions))
     assert {record["status"] for record in records} == {200}
     assert {record["upstream"] for record in records} == {"gpus"}
     # The last round asks the dead one no more, but for a probe.
@@ -119,7 +129,7 @@ def test_a_replica_that_hangs_is_passed_by(fleet: Fleet) -> None:
         assert await asyncio.to_thread(hanging.requests[0].wait_gone, 5)
 
     asyncio.run(main())
-    assert fleet.records()[-1]["hedge"] == "second"
+    assert fleet.records(22)[-1]["hedge"] == "second"
 
 
 def test_a_resend_joins_a_request_that_waits(fleet: Fleet) -> None:
@@ -137,7 +147,7 @@ def test_a_resend_joins_a_request_that_waits(fleet: Fleet) -> None:
     asyncio.run(main())
     asked = [each for replica in fleet.replicas for each in replica.requests]
     assert [each.outcome for each in asked] == ["done"]
-    left, answered = fleet.records()
+    left, answered = fleet.records(2)
     assert (left["error"], answered["status"]) == ("client_gone", 200)
     assert answered["joined"] == left["request_id"]
     assert answered["attempts"] == 1
