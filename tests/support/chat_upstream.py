@@ -105,7 +105,7 @@ class ChatUpstream:
 
     def wait_idle(self, timeout_s: float = 5) -> None:
         """Wait until no call is open."""
-        for recorded in list(self.requests):
+        for recorded in [*self.requests, *self.others]:
             assert recorded.ended.wait(timeout_s), f"still open: {recorded.path}"
 
     def choose(self, recorded: Recorded) -> Reply:
