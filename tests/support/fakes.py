@@ -10,6 +10,7 @@ from dragoman.server.transport.seams import (
     ExchangeWatcher,
     HeaderList,
     Receiver,
+    SentHeaders,
     UpstreamRequest,
 )
 
@@ -27,8 +28,8 @@ class FakeExchange:
         headers: dict[bytes, bytes] | None = None,
     ) -> None:
         self.method, self.path, self.query = method, path, query
-        self.headers = {b"host": b"127.0.0.1", b"content-type": b"application/json"}
-        self.headers.update(headers or {})
+        usual = {b"host": b"127.0.0.1", b"content-type": b"application/json"}
+        self.headers = SentHeaders({**usual, **(headers or {})})
         self.peer = "127.0.0.1"
         self.gone = False
         self.status = 0

@@ -216,3 +216,13 @@ def test_only_errors_of_the_tree_come_out(pieces: list[bytes]) -> None:
                 head.finish()
                 assert head.path.startswith("/") or head.path == "*"
                 return
+
+
+def test_headers_are_not_changed_by_those_who_share_them() -> None:
+    head, _ = read(GET + b"\r\n")
+    with pytest.raises(TypeError):
+        head.headers[b"host"] = b"b"
+    with pytest.raises(TypeError):
+        del head.headers[b"host"]
+    assert head.headers == {b"host": b"a"}
+    assert head.headers.facts == {}

@@ -1,16 +1,15 @@
 """One request and the reply to it: the server's side of the seam."""
 
 import asyncio
-from types import MappingProxyType
 from typing import Final, Protocol
 
 from dragoman.server.transport.http_body import RequestBody, body_too_large
 from dragoman.server.transport.http_head import RequestHead
 from dragoman.server.transport.reply_head import CHUNKED, CLOSE, length_in, render_head
-from dragoman.server.transport.seams import ClientGone, ExchangeWatcher, HeaderList, Headers
+from dragoman.server.transport.seams import ClientGone, ExchangeWatcher, HeaderList, SentHeaders
 
 # A reply may take minutes, and nobody reads the request's headers by then.
-_FORGOTTEN: Final[Headers] = MappingProxyType({})
+_FORGOTTEN: Final = SentHeaders()
 _LAST_CHUNK: Final = b"0\r\n\r\n"
 
 
@@ -77,7 +76,7 @@ class HttpExchange:
         self.method = request.method
         self.path = request.path
         self.query = request.query
-        self.headers: Headers = request.headers
+        self.headers = request.headers
         self.peer = connection.peer
         self.gone = self.is_started = self.is_over = self._is_aborted = False
         self.closes = not request.keeps_alive

@@ -12,6 +12,7 @@ from urllib.parse import unquote_to_bytes
 import httptools
 
 from dragoman.core.errors import HeadersTooLarge, InvalidRequest
+from dragoman.server.transport.seams import SentHeaders
 
 MAX_FIELDS: Final = 200
 _END: Final = b"\r\n\r\n"
@@ -31,6 +32,7 @@ class RequestHead:
     """
 
     __slots__ = (
+        "_fields",
         "_has_repeated_host",
         "_is_complete",
         "_max_bytes",
@@ -54,7 +56,7 @@ class RequestHead:
         self._n_bytes = self._n_repeated = 0
         self._is_complete = self._has_repeated_host = False
         self._target = self._tail = b""
-        self.headers: dict[bytes, bytes] = {}
+        self._fields: dict[bytes, bytes] = {}
         self._parser = httptools.HttpRequestParser(self)
 
     def feed(self, data: bytes) -> bytes | None:
@@ -87,19 +89,20 @@ class RequestHead:
             InvalidRequest: It is no HTTP/1 request that can be answered.
             HeadersTooLarge: Over the limit of fields.
         """
-        parser, headers = self._parser, self.headers
+        parser, fields = self._parser, self._fields
         del self._parser  # they refer to each other
         if not self._is_complete:
             raise _malformed("the head ends too early")
-        if len(headers) + self._n_repeated > MAX_FIELDS:
+        if len(fields) + self._n_repeated > MAX_FIELDS:
             raise HeadersTooLarge(f"The request has more than {MAX_FIELDS} header fields.")
         self.method = parser.get_method().decode("ascii")
         self._take_version(parser.get_http_version())
         self._take_target(self._target)
-        self.content_length = int(headers.get(b"content-length", 0))
-        self.is_chunked = b"transfer-encoding" in headers
+        self.content_length = int(fields.get(b"content-length", 0))
+        self.is_chunked = b"transfer-encoding" in fields
         if self.is_chunked:
-            self._check_coding(headers[b"transfer-encoding"])
+            self._check_coding(fields[b"transfer-encoding"])
+        self.headers = SentHeaders(fields)
 
     def _parse(self, data: bytes) -> None:
         self._n_bytes += len(data)
@@ -113,13 +116,13 @@ class RequestHead:
             raise _malformed(str(error)) from error
 
     def _take_version(self, version: str) -> None:
-        headers = self.headers
+        fields = self._fields
         self.is_http11 = self.keeps_alive = version == "1.1"
         if not self.is_http11 and version != "1.0":
             raise _malformed("only versions 1.1 and 1.0 are spoken here")
-        if b"connection" in headers and b"close" in _tokens(headers[b"connection"]):
+        if b"connection" in fields and b"close" in _tokens(fields[b"connection"]):
             self.keeps_alive = False
-        if self._has_repeated_host or (self.is_http11 and b"host" not in headers):
+        if self._has_repeated_host or (self.is_http11 and b"host" not in fields):
             raise _malformed("there must be one Host field")
 
     def _take_target(self, target: bytes) -> None:
@@ -139,7 +142,7 @@ class RequestHead:
         is_usable = found and scheme.lower() in (b"http", b"https") and authority
         if not is_usable or b"@" in authority or self.method == "CONNECT":
             raise _malformed("the target must be a path or an http URL")
-        self.headers[b"host"] = authority
+        self._fields[b"host"] = authority
         rest = rest[end:]
         return rest if rest[:1] == b"/" else b"/" + rest
 
@@ -154,10 +157,10 @@ class RequestHead:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()
-        if name in self.headers:
+        if name in self._fields:
             self._repeat(name, value)
         else:
-            self.headers[name] = value.rstrip()
+            self._fields[name] = value.rstrip()
 
     def on_headers_complete(self) -> None:
         self._is_complete = True
@@ -167,7 +170,7 @@ class RequestHead:
         if name == b"host":
             self._has_repeated_host = True
         elif self._n_repeated <= MAX_FIELDS:  # joining many would take the square of their time
-            self.headers[name] += b", " + value.rstrip()
+            self._fields[name] += b", " + value.rstrip()
 
 
 def _tokens(value: bytes) -> list[bytes]:

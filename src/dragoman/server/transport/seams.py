@@ -5,7 +5,7 @@ Everything here runs on one event loop; callbacks are called from it and must no
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from msgspec import Struct
 
@@ -13,6 +13,31 @@ from dragoman.core.errors import UpstreamError
 
 Headers = Mapping[bytes, bytes]  # names in lower case; repeated fields joined by ", "
 HeaderList = Sequence[tuple[bytes, bytes]]
+
+
+class SentHeaders(dict[bytes, bytes]):
+    """
+    What a client sent: names in lower case; repeated fields joined by ``", "``. Nobody changes it.
+
+    Clients send the same head with every request, and then these are the same headers, too.
+
+    Attributes:
+        facts: What follows from the headers alone, kept by whoever has found it out, under a name
+            of theirs. It is shared with later requests, so it holds nothing that may change
+            meanwhile: which keys were sent, but not whom they belong to.
+    """
+
+    __slots__ = ("facts",)
+
+    def __init__(self, fields: Mapping[bytes, bytes] | None = None) -> None:
+        super().__init__(fields or {})
+        self.facts: dict[str, object] = {}
+
+    def __setitem__(self, name: bytes, value: bytes) -> NoReturn:
+        raise TypeError("the headers of a request are shared with others")
+
+    def __delitem__(self, name: bytes) -> NoReturn:
+        raise TypeError("the headers of a request are shared with others")
 
 
 class ExchangeWatcher(Protocol):
@@ -34,7 +59,7 @@ class Exchange(Protocol):
     method: str
     path: str  # percent-decoded, without query
     query: str
-    headers: Headers  # until the reply is started; then there are none
+    headers: SentHeaders  # until the reply is started; then there are none
     peer: str  # address of the client, for the log
     gone: bool  # the client has left (end of file counts)
 
