@@ -143,6 +143,7 @@ def build_gateway(
         app=app,
         readiness=readiness,
         explainer=explainer,
+        lines=services.lines,
         upstreams=upstreams,
         health=services.health,
         admin=admin,

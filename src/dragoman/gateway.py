@@ -19,6 +19,7 @@ from dragoman.server.documents import Documents
 from dragoman.server.explain import Explainer
 from dragoman.server.fetch import GuardedFetcher
 from dragoman.server.key_cache import KeyCache
+from dragoman.server.line import Lines
 from dragoman.server.meter import Meter
 from dragoman.server.metrics import Metrics
 from dragoman.server.metrics_page import MetricsPage
@@ -99,6 +100,7 @@ class Gateway:
         app: Answers requests.
         readiness: Whether it would.
         explainer: Says what would become of a request.
+        lines: In which requests wait for their turn.
         upstreams: By the names of endpoints. Closed with it.
         health: Which of their targets are left alone; ``tell`` and ``apply`` join it to others.
         admin: The admin API, for an address of its own; None: there is nothing to administer.
@@ -113,6 +115,7 @@ class Gateway:
         app: App,
         readiness: Readiness,
         explainer: Explainer,
+        lines: Lines,
         upstreams: Mapping[str, HttpUpstream],
         health: Health,
         admin: AdminDoor | None,
@@ -124,6 +127,7 @@ class Gateway:
         self.health = health
         self.lasting = lasting
         self.explainer = explainer
+        self.lines = lines
         self._admin = admin
         self._app = app
         self._readiness = readiness
@@ -223,6 +227,11 @@ class Switch:
         task = asyncio.create_task(self._retire(former), name="a former gateway")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def send_away(self) -> None:
+        """Tell requests that wait for their turn to go elsewhere; no others wait from now on."""
+        for gateway in (*self._former, self.gateway):
+            gateway.lines.close()
 
     async def close(self) -> None:
         """Close the gateway in use, and those that still have requests."""

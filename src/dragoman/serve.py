@@ -429,6 +429,7 @@ async def serve_until_told(
         await signals.first.wait()
         grace_s = running.gateway.config.server.shutdown_timeout_s
         log.event("stopping", grace_s=grace_s)
+        running.gateway.send_away()
         await unless(signals.second, running.server.close(grace_s))
     signals.release()
     log.event("stopped")

@@ -408,12 +408,17 @@ def test_a_client_that_has_left_is_in_the_log_and_gets_nothing() -> None:
 def test_a_request_cut_off_by_the_end_of_the_process_is_in_the_log() -> None:
     async def main() -> None:
         case = AppCase({"lab": [[60.0]]})
-        task = asyncio.create_task(case.app.handle(exchange_of()))
+        exchange = exchange_of()
+        task = asyncio.create_task(case.app.handle(exchange))
         await asyncio.sleep(0.01)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         assert (case.record["upstream"], case.record["error"]) == ("lab", "stopped")
+        assert case.record["status"] == 529
+        assert error_of(exchange)["message"] == "the gateway is stopping; try again"
+        assert exchange.reply_headers[b"retry-after"] == b"1"
+        assert case.health.is_clear
         assert case.upstreams["lab"].calls[0].events == ["abort"]
 
     run(main())

@@ -12,7 +12,7 @@ import pytest
 from support.chat_script import hang, refuse, say
 from support.gateway import GatewayProcess
 from support.sockets import Site, open_site, post, read
-from support.sse_grammar import check_error
+from support.sse_grammar import check_error, check_stream
 
 MANY = 200
 ROUNDS = 4000
@@ -192,7 +192,12 @@ def test_what_takes_too_long_is_cut_in_the_end(tmp_path: Path) -> None:
             await client.send(post(stream=True))
             await asyncio.to_thread(site.upstream.wait_request, 1, 20)
             assert await asyncio.to_thread(site.gateway.stop) == 0
-            await client.rest()
+            reply = await client.reply()
+            error = check_stream(reply.body).error
+            assert error == {
+                "type": "overloaded_error",
+                "message": "the gateway is stopping; try again",
+            }
         (record,) = [r for r in site.records() if r["path"] == "/v1/messages"]
         assert (record["status"], record["error"]) == (200, "stopped")
 
@@ -200,6 +205,40 @@ def test_what_takes_too_long_is_cut_in_the_end(tmp_path: Path) -> None:
         site.upstream.script(say("Hello", silent_after=2))
         asyncio.run(main(site))
         assert site.upstream.requests[0].wait_gone(10)
+
+
+def test_who_waits_is_sent_away_as_soon_as_it_stops(tmp_path: Path) -> None:
+    async def main(site: Site) -> None:
+        waiting = [post(), post(stream=True), post(path="/v1/messages/count_tokens")]
+        async with site.client() as client:
+            await client.send(post(stream=True))
+            await asyncio.to_thread(site.upstream.wait_request, 1, 20)
+            asking = [asyncio.create_task(site.ask(request)) for request in waiting]
+            await has_in_line(site, len(waiting))
+            os.kill(site.gateway.pid, signal.SIGTERM)
+            for reply in await asyncio.gather(*asking):
+                assert (reply.status, reply.headers[b"retry-after"]) == (529, b"1")
+                assert check_error(reply.body)["message"] == "the gateway is stopping; try again"
+            assert site.upstream.open_calls == 1
+            assert read(await client.reply()).text == "Hello"  # who is at work goes on
+        assert await asyncio.to_thread(site.gateway.wait) == 0
+
+    env = {
+        "DRAGOMAN_SERVER_MAX_CONCURRENT_REQUESTS": "1",
+        "DRAGOMAN_SERVER_EARLY_START_S": "0",  # else a stream in line has begun, and gets an event
+    }
+    with open_site(tmp_path, **env) as site:
+        site.upstream.script(say("Hello", head_delay_s=3.0))
+        asyncio.run(main(site))
+
+
+async def has_in_line(site: Site, n: int) -> None:
+    """Wait until so many requests wait for a place of the gateway."""
+    shown = f'dragoman_requests_waiting{{upstream=""}} {n}.0\n'.encode()
+    ask = b"GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n"
+    async with asyncio.timeout(20):
+        while shown not in (await site.ask(ask)).body:  # noqa: ASYNC110 - the process tells nobody
+            await asyncio.sleep(0.05)
 
 
 def test_more_than_the_maximum_at_once_are_told_to_come_back(tmp_path: Path) -> None:

@@ -74,6 +74,24 @@ def test_the_second_answers_where_the_first_is_late(is_stream: bool) -> None:
     assert case.health.is_clear
 
 
+@pytest.mark.parametrize("script", [SLOW, [head(), data(chunk(content="Hi")), 30.0]])
+def test_the_end_of_the_gateway_is_told(script: Script) -> None:
+    async def main() -> None:
+        case = hedging({"a": [SLOW], "b": [script]})
+        exchange = exchange_of({**ASK, "stream": True})
+        task = asyncio.create_task(case.app.handle(exchange))
+        await until(lambda: bool(case.upstreams["b"].calls))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.wait([task])
+        error = error_in(exchange) if exchange.status == 200 else error_of(exchange)
+        assert error["message"] == "the gateway is stopping; try again"
+        assert case.record["error"] == "stopped"
+        await case.close()
+
+    run(main())
+
+
 def test_both_calls_are_paid_for() -> None:
     _, case = ask({"a": [SLOW], "b": [saying("fast", prompt=300, output=20)]})
     record = case.record

@@ -210,16 +210,20 @@ def test_the_call_ends_with_the_last_of_them() -> None:
     twins(case)
 
 
-def test_a_stopped_request_is_one_that_leaves() -> None:
+@pytest.mark.parametrize("script", [[30.0], [0.03, head(), data(chunk(content="Hi")), 30.0]])
+def test_the_end_of_the_gateway_is_told_to_all(script: Script) -> None:
     async def case() -> None:
-        both = Twins([0.1, *saying("Hello")])
-        await both.send()
-        second = await both.send()
-        both.tasks[0].cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await both.tasks.pop(0)
-        await both.end()
-        assert message_of(second).text == "Hello"
+        both = Twins(script)
+        exchanges = [await both.send(), await both.send()]
+        await asyncio.sleep(0.1)
+        for task in both.tasks:
+            task.cancel()
+        await asyncio.gather(*both.tasks, return_exceptions=True)
+        errors = [error_in(e) if e.status == 200 else error_of(e) for e in exchanges]
+        assert {error["message"] for error in errors} == {"the gateway is stopping; try again"}
+        assert [record["error"] for record in both.app.records] == ["stopped"] * 2
+        assert both.calls[0].events == ["abort"]
+        await both.app.close()
 
     twins(case)
 

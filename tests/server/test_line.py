@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dragoman.core.errors import Overloaded
+from dragoman.core.errors import GatewayStopping, Overloaded
 from dragoman.server.line import Line
 
 
@@ -139,6 +139,41 @@ def test_a_place_given_to_one_who_has_just_left_goes_on() -> None:
         async with asyncio.timeout(5):
             await staying
         assert (one.n_inside, one.n_waiting) == (1, 0)
+
+    asyncio.run(main())
+
+
+def test_a_closed_line_sends_away_who_waits_and_lets_others_work() -> None:
+    async def main() -> None:
+        one = line(2)
+        assert one.try_enter()
+        assert one.try_enter()
+        waiting = [asyncio.create_task(one.enter(key, is_background=key == "b")) for key in "aab"]
+        await settle()
+        one.close()
+        with pytest.raises(GatewayStopping, match="the gateway is stopping") as caught:
+            await one.enter("c", is_background=False)
+        assert (caught.value.status, caught.value.retry_after_s) == (529, 1.0)
+        ends = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(end) for end in ends] == [GatewayStopping] * 3
+        assert (one.n_inside, one.n_waiting, one.n_refused) == (2, 0, 4)
+        one.leave()
+        await one.enter("c", is_background=False)  # nobody has to wait for it
+        assert one.n_inside == 2
+
+    asyncio.run(main())
+
+
+def test_one_who_leaves_as_the_line_closes_had_no_place() -> None:
+    async def main() -> None:
+        one = line()
+        assert one.try_enter()
+        leaving = asyncio.create_task(one.enter("a", is_background=False))
+        await settle()
+        one.close()
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+        assert one.n_inside == 1
 
     asyncio.run(main())
 

@@ -117,7 +117,7 @@ def test_what_leaves_no_record(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("how", "status", "error"), [("gone", 499, "client_gone"), ("stopped", 0, "stopped")]
+    ("how", "status", "error"), [("gone", 499, "client_gone"), ("stopped", 529, "stopped")]
 )
 def test_requests_that_are_cut(tmp_path: Path, how: str, status: int, error: str) -> None:
     async def main() -> None:

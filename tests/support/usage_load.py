@@ -38,7 +38,7 @@ class Load:
 
     Attributes:
         seen: Whole replies, by the request id in their head.
-        cut: Request ids of replies that broke off.
+        cut: Request ids of replies that broke off, or ended with an error.
         refused: How many other answers there were, by status.
     """
 
@@ -92,7 +92,11 @@ class Load:
         if reply.status != 200:
             self.refused[reply.status] = self.refused.get(reply.status, 0) + 1
             return
-        usage = read(reply).usage
+        message = read(reply)
+        if message.error is not None:
+            self.cut.add(request_id)
+            raise ConnectionResetError
+        usage = message.usage
         self.seen[request_id] = Seen(
             time.monotonic(), port, usage["input_tokens"], usage["output_tokens"]
         )

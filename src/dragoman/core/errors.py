@@ -16,6 +16,7 @@ GatewayError                    500 api_error: a bug of ours
 │   │   └── UpstreamLimitExceeded   429, of what an upstream is asked; another one may be free
 │   ├── BudgetExhausted         429 billing_error: nothing more in this day or month
 │   └── Overloaded              529 overloaded_error: this gateway is full
+│       └── GatewayStopping     529 overloaded_error: or it ends, and another one may be there
 ├── SharedStateUnavailable      503 api_error: what gateways share is away; the client: try again
 ├── StoreUnavailable            503 api_error: our database is away; the client: try again
 └── UpstreamError               the gateway: try again or elsewhere, then tell the client
@@ -219,6 +220,13 @@ class Overloaded(LimitError):
 
     status = 529
     kind = "overloaded_error"
+
+
+class GatewayStopping(Overloaded):
+    """This gateway was told to stop. Another one, or the same in a moment, will answer."""
+
+    def __init__(self) -> None:
+        super().__init__("the gateway is stopping; try again", retry_after_s=1.0)
 
 
 class SharedStateUnavailable(GatewayError):

@@ -11,6 +11,7 @@ import msgspec
 from dragoman import __version__
 from dragoman.core.errors import (
     GatewayError,
+    GatewayStopping,
     Overloaded,
     UnknownPath,
     error_headers,
@@ -140,6 +141,8 @@ class App:
             record.status = record.status or CLIENT_GONE
             record.error_type = "client_gone"
         except asyncio.CancelledError:
+            if not record.status:  # else a reply has begun, and whoever began it has ended it
+                refuse(exchange, GatewayStopping(), record=record, headers=headers)
             record.error_type = "stopped"
             raise
         except GatewayError as error:

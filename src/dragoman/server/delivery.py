@@ -1,10 +1,16 @@
 """One request on its way through the targets of its route, and of stand-ins for it."""
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Final
 
-from dragoman.core.errors import GatewayError, UpstreamRateLimited, UpstreamUnavailable
+from dragoman.core.errors import (
+    GatewayError,
+    GatewayStopping,
+    UpstreamRateLimited,
+    UpstreamUnavailable,
+)
 from dragoman.policy.affinity import affinity_key
 from dragoman.policy.fallbacks import Fallbacks
 from dragoman.policy.health import Health
@@ -25,6 +31,7 @@ async def deliver(attempts: Attempts, route: Route) -> None:
 
     Raises:
         ClientGone: The client left.
+        CancelledError: The gateway stops; the client has been told.
         Exception: A bug of ours; the client has been told that there was one.
     """
     relay, place = attempts.relay, Place(attempts.services.lines.own)
@@ -40,6 +47,10 @@ async def deliver(attempts: Attempts, route: Route) -> None:
             attempts.model_adjustment = None
         relay.fail(error)
     except ClientGone:
+        raise
+    except asyncio.CancelledError:
+        with suppress(ClientGone):
+            relay.fail(GatewayStopping())
         raise
     except Exception:
         with suppress(ClientGone):

@@ -7,9 +7,10 @@ first content a lane takes the client's exchange over, and the other is cancelle
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
-from dragoman.core.errors import GatewayError
+from dragoman.core.errors import GatewayError, GatewayStopping
 from dragoman.core.passthrough import PassthroughTurn
 from dragoman.core.upstream_errors import ReplyContext
 from dragoman.policy.retries import may_try_next
@@ -17,6 +18,7 @@ from dragoman.policy.routes import Target
 from dragoman.server.ask_target import ask_target
 from dragoman.server.attempts import Attempts
 from dragoman.server.lane import LaneExchange
+from dragoman.server.transport.seams import ClientGone
 
 # What a request's record takes over from the lane that has answered it.
 _TAKEN_OVER: Final = (
@@ -165,6 +167,11 @@ class _Lane:
         except GatewayError as error:
             if relay.has_content:
                 relay.fail(error)
+            raise
+        except asyncio.CancelledError:
+            if relay.has_content:  # then it is no loser: the gateway stops
+                with suppress(ClientGone):
+                    relay.fail(GatewayStopping())
             raise
         finally:
             relay.close()

@@ -86,6 +86,10 @@ class Joins:
         member = shared.reply.join(exchange, record)
         try:
             await member.done
+        except asyncio.CancelledError:  # the gateway stops; whoever makes the reply says so
+            shared.task.cancel()
+            await asyncio.wait([shared.task])
+            raise
         finally:
             await _part(shared, member)
 

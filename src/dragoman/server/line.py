@@ -5,7 +5,7 @@ from collections import OrderedDict, deque
 from collections.abc import Mapping
 from typing import Final
 
-from dragoman.core.errors import Overloaded
+from dragoman.core.errors import GatewayStopping, Overloaded
 
 _RETRY_AFTER_S: Final = 1.0
 
@@ -39,6 +39,7 @@ class Line:
         self._max_wait_s = max_wait_s
         self._interactive = _Turns()
         self._background = _Turns()
+        self._is_closed = False
         self.n_inside = 0
         self.n_refused = 0
 
@@ -60,6 +61,7 @@ class Line:
 
         Raises:
             Overloaded: The line is full, or the wait has been too long.
+            GatewayStopping: There is no line any more.
         """
         if self.try_enter():
             return
@@ -71,7 +73,7 @@ class Line:
             async with asyncio.timeout(self._max_wait_s):
                 await waiter
         except BaseException as error:
-            if waiter.done() and not waiter.cancelled():
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
                 self.leave()  # the place came as it was too late
             turns.remove(key, waiter)
             if isinstance(error, TimeoutError):
@@ -86,7 +88,17 @@ class Line:
         else:
             waiter.set_result(None)
 
+    def close(self) -> None:
+        """Send all away who wait, and let nobody wait from now on; who is at work goes on."""
+        self._is_closed = True
+        while (waiter := self._interactive.pop() or self._background.pop()) is not None:
+            self.n_refused += 1
+            waiter.set_exception(GatewayStopping())
+
     def _check_room(self, key: str) -> None:
+        if self._is_closed:
+            self.n_refused += 1
+            raise GatewayStopping
         if self.n_waiting >= self._max_waiting:
             raise self._full(f"{self.n_waiting} more wait")
         n = self._interactive.of(key) + self._background.of(key)
@@ -121,6 +133,11 @@ class Lines:
     def all(self) -> list[tuple[str, Line]]:
         """Return all lines by their endpoints; that of the gateway itself has an empty name."""
         return [("", self.own), *self._endpoints.items()]
+
+    def close(self) -> None:
+        """Send all away who wait in any of them."""
+        for _, line in self.all():
+            line.close()
 
 
 class _Turns:

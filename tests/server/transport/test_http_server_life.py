@@ -220,6 +220,46 @@ async def test_closing_cuts_what_takes_too_long() -> None:
 
 
 @on_each_loop
+async def test_what_is_cut_may_still_say_why() -> None:
+    async def handler(exchange: Exchange) -> None:
+        exchange.start_reply(200, [])
+        exchange.write(b"x")
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            exchange.write(b"y" * 2**20)  # more than the socket takes at once
+            exchange.end_reply()
+            raise
+
+    async with serving(handler) as place, place.client() as client:
+        await client.send(GET)
+        await until(lambda: place.server.n_exchanges)
+        _, reply = await asyncio.gather(place.server.close(0.05), client.reply())
+        assert (place.server.n_connections, place.server.n_exchanges) == (0, 0)
+    assert (len(reply.body), reply.is_cut) == (1 + 2**20, False)
+
+
+@on_each_loop
+async def test_who_does_not_read_does_not_hold_up_the_end() -> None:
+    async def handler(exchange: Exchange) -> None:
+        exchange.start_reply(200, [])
+        exchange.write(b"x")
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            exchange.write(b"y" * 2**24)
+            exchange.end_reply()
+            raise
+
+    async with serving(handler) as place, place.client() as client:
+        await client.send(GET)
+        await until(lambda: place.server.n_exchanges)
+        async with asyncio.timeout(10):
+            await place.server.close(0.05)
+        assert (place.server.n_connections, place.server.n_exchanges) == (0, 0)
+
+
+@on_each_loop
 async def test_a_second_close_can_end_the_patience_of_the_first() -> None:
     async def handler(exchange: Exchange) -> None:
         await asyncio.Event().wait()

@@ -15,6 +15,8 @@ __all__ = ["Handler", "HttpLimits", "HttpServer", "RenderRefusal"]
 _BACKLOG: Final = 1024
 # What a handler may still take to end after it was cancelled.
 _CANCEL_S: Final = 5.0
+# What clients may still take to read the last of their replies.
+_LAST_READ_S: Final = 2.0
 
 
 class HttpServer:
@@ -100,6 +102,7 @@ class HttpServer:
         """
         Accept nothing more, wait up to *grace_s* for exchanges to end, then cut the rest.
 
+        Their handlers are cancelled, and may still end their replies in words.
         May be called again, also to end the grace of another call.
         """
         site = self._site
@@ -112,12 +115,13 @@ class HttpServer:
         tasks = [exchange.task for exchange in site.exchanges if exchange.task is not None]
         for task in tasks:
             task.cancel()
-        for connection in tuple(site.connections):
-            connection.abort()
         if tasks:
             done, _ = await asyncio.wait(tasks, timeout=_CANCEL_S)
             # One that was cancelled before its first step never ran to say so.
             site.exchanges -= {e for e in site.exchanges if e.task in done}
+            await self._wait_until_empty(_LAST_READ_S)
+        for connection in tuple(site.connections):
+            connection.abort()
         await self._wait_until_empty(_CANCEL_S)
         if self._ticker is not None:
             self._ticker.cancel()
