@@ -161,11 +161,32 @@ def test_garbage_in_place_of_a_message_is_an_error() -> None:
         turn(is_stream=False).feed_whole(b'{"\xff":1,"model":"upstream-name","type":"message"}')
 
 
-@pytest.mark.parametrize(("written", "count"), [(b"-5", 0), (b"9" * 40, 2**40), (b"null", 1)])
-def test_counts_are_bounded(written, count) -> None:
+@pytest.mark.parametrize(
+    ("written", "count"), [(b"9" * 40, 2**40), (b"-5", 7), (b"0", 7), (b"null", 7)]
+)
+def test_counts_are_bounded_and_those_that_say_nothing_are_estimated(written, count) -> None:
     subject = turn()
     subject.feed(STREAM.replace(b'{"output_tokens":12}', b'{"output_tokens":%b}' % written))
     assert subject.usage.output_tokens == count
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("text", "text_delta"), ("thinking", "thinking_delta"), ("partial_json", "input_json_delta")],
+)
+def test_the_output_of_a_stream_that_breaks_off_is_estimated(name, kind) -> None:
+    subject = turn()
+    subject.feed(STREAM[: STREAM.index(b"event: content_block_delta")])
+    assert (subject.usage.output_tokens, subject.usage.is_estimate) == (1, False)
+    delta = json.dumps(
+        {"type": "content_block_delta", "index": 0, "delta": {"type": kind, name: "x" * 20}}
+    )
+    subject.feed(f"event: content_block_delta\ndata: {delta}\n\n".encode() * 100)
+    usage = subject.usage
+    assert (usage.input_tokens, usage.cache_read_input_tokens) == (7, 3)
+    assert (usage.output_tokens, usage.is_estimate) == (500, True)
+    subject.feed(STREAM[STREAM.index(b"event: content_block_stop") :])
+    assert (subject.usage.output_tokens, subject.usage.is_estimate) == (12, False)
 
 
 def test_a_whole_reply_to_a_stream_is_an_error() -> None:

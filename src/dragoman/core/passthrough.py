@@ -21,7 +21,7 @@ from dragoman.core.json_spans import Member, cut, has_repeated_keys, members
 from dragoman.core.signatures import has_our_mark
 from dragoman.core.sse import SseParser
 from dragoman.core.upstream_errors import ReplyContext, error_of_event, is_presentable
-from dragoman.core.usage import Usage, bounded_count
+from dragoman.core.usage import Usage, bounded_count, estimate_output
 from dragoman.wire.anthropic import Block, MessagesRequest, decode_any
 
 _encode: Final = msgspec.json.Encoder().encode
@@ -45,10 +45,17 @@ class _WireMessage(msgspec.Struct, gc=False):
     stop_reason: str | None = None
 
 
+class _WireDelta(msgspec.Struct, gc=False):
+    stop_reason: str | None = None
+    text: str | None = None
+    thinking: str | None = None
+    partial_json: str | None = None
+
+
 class _WireEvent(msgspec.Struct, gc=False):
     type: str = ""
     message: _WireMessage | None = None
-    delta: _WireMessage | None = None
+    delta: _WireDelta | None = None
     usage: _WireUsage | None = None
     stop_reason: str | None = None
     error: Any = None
@@ -168,11 +175,26 @@ class PassthroughTurn:
         # Bytes up to the end of message_start: before it, this may be no stream at all. Then None.
         self._head: bytes | None = b"" if is_stream else None
         self._whole = bytearray()
-        self.usage = Usage()
+        self._counted = Usage()
+        self._has_last_count = False
+        self._written_chars = 0
         self.stop_reason: str | None = None
         self.has_content = self.is_done = False
         self.is_finishing = False
         self.is_cut = False
+
+    @property
+    def usage(self) -> Usage:
+        """
+        Tokens so far.
+
+        The output is counted at the end of a stream; of one that breaks off before, or that its
+        client leaves, it is estimated by what has come: the upstream bills that, too.
+        """
+        if self._has_last_count or not self._written_chars:
+            return self._counted
+        estimate = max(estimate_output(self._written_chars), self._counted.output_tokens)
+        return msgspec.structs.replace(self._counted, output_tokens=estimate, is_estimate=True)
 
     def start(self) -> bytes:
         """Return a comment, which no client reads: the message's start is the upstream's."""
@@ -271,9 +293,16 @@ class PassthroughTurn:
                 raise error_of_event(event.error, self._reply)
             self.is_done = True
             return
+        if event.type == "content_block_delta" and event.delta is not None and self._is_stream:
+            delta = event.delta
+            self._written_chars += len(delta.text or delta.partial_json or delta.thinking or "")
+            return
         part = event.message or event.delta
         self.stop_reason = event.stop_reason or (part and part.stop_reason) or self.stop_reason
-        self._count(event.usage or (event.message.usage if event.message else None))
+        self._count(event.message.usage if event.message else None)
+        if event.usage is not None:
+            self._count(event.usage)
+            self._has_last_count = bounded_count(event.usage.output_tokens) > 0
         if event.type == "message_stop":
             self.is_done = True
         elif not self._is_stream and event.type != "message":
@@ -282,8 +311,8 @@ class PassthroughTurn:
     def _count(self, wire: _WireUsage | None) -> None:
         if wire is None:
             return
-        old = self.usage
-        self.usage = Usage(
+        old = self._counted
+        self._counted = Usage(
             input_tokens=_newer(wire.input_tokens, old.input_tokens),
             cache_read_input_tokens=_newer(
                 wire.cache_read_input_tokens, old.cache_read_input_tokens

@@ -67,9 +67,14 @@ class UsageMeter:
         """Tokens of the whole message so far."""
         own = self._counted
         if not own.output_tokens and self.written_chars:
-            estimate = max(1, self.written_chars // _CHARS_PER_TOKEN)
+            estimate = estimate_output(self.written_chars)
             own = msgspec.structs.replace(own, output_tokens=estimate, is_estimate=True)
         return self._before.plus(own) if self._before else own
+
+
+def estimate_output(chars: int) -> int:
+    """Return about how many tokens an output of so many characters has; 1 at least."""
+    return max(1, chars // _CHARS_PER_TOKEN)
 
 
 def usage_of_chat(wire: openai_chat.Usage, known: Usage) -> Usage:
