@@ -27,6 +27,7 @@ from support.app_case import (
     native_saying,
     replying,
     run,
+    saying,
 )
 from support.fakes import FakeExchange, data, end, fail, head
 from support.sse_grammar import check_stream
@@ -50,6 +51,7 @@ STREAM = b"".join(
         b'event: message_stop\ndata: {"type":"message_stop"}\n\n',
     ]
 )
+FIRST = STREAM.index(b"event: content_block_stop")  # so much holds content
 RENAMED = STREAM.replace(b'"model":"real-m"', b'"model":"m"', 1)
 WHOLE = (
     b'{ "model" : "real-m", "id":"msg_theirs","type":"message","role":"assistant",'
@@ -97,7 +99,9 @@ def test_so_does_a_whole_reply(cuts: list[int]) -> None:
 
 def test_a_stream_is_sent_on_as_it_comes() -> None:
     exchange, _ = native([head(), *(data(part + b"\n\n") for part in STREAM.split(b"\n\n")[:-1])])
-    assert len(exchange.written) == STREAM.count(b"\n\n")
+    # The start waits for content: until then another upstream may answer instead.
+    n_before = STREAM[: STREAM.index(b"event: content_block_start")].count(b"\n\n")
+    assert len(exchange.written) == STREAM.count(b"\n\n") - n_before
 
 
 # -- requests
@@ -281,16 +285,39 @@ def test_an_error_that_comes_first_is_tried_again() -> None:
     assert case.record["attempts"] == 2
 
 
+START = sse({"type": "message_start", "message": {**NATIVE_MESSAGE, "content": []}})
+PING = sse({"type": "ping"})
+
+
+@pytest.mark.parametrize(
+    "steps", [[data(sse(OVERLOADED)), end()], [fail(RESET)], [fail(LATE)], [end()]], ids=range(4)
+)
+def test_until_content_comes_another_upstream_may_answer(steps: list[Any]) -> None:
+    script = [head(), data(START), 0.01, data(PING), 0.01, *steps]
+    exchange, case = deliver(
+        {"native": [script], "lab": [saying("Hello")]}, options={"native": {"retries": 0}}
+    )
+    assert message_of(exchange).text == "Hello"
+    assert exchange.reply.count(b"message_start\n") == 1
+    assert (case.record["upstream"], case.record["attempts"]) == ("lab", 2)
+
+
+def test_the_time_to_first_content_is_not_that_to_the_start() -> None:
+    steps = [head(), data(START), 0.06, *native_saying(True)[1:]]
+    _, case = native(steps)
+    assert case.record["first_content_ms"] >= 50
+
+
 def test_an_error_after_content_goes_through() -> None:
-    start = sse({"type": "message_start", "message": {**NATIVE_MESSAGE, "content": []}})
-    exchange, case = native([head(), data(start), data(sse(OVERLOADED)), end()])
+    block = {"type": "content_block_start", "index": 0, "content_block": {"type": "text"}}
+    exchange, case = native([head(), data(START + sse(block)), data(sse(OVERLOADED)), end()])
     assert exchange.reply.endswith(sse(OVERLOADED))
     assert exchange.is_ended
     assert case.record["status"] == 200
 
 
 @pytest.mark.parametrize("step", [fail(RESET), fail(LATE), end()], ids=range(3))
-@pytest.mark.parametrize("size", [300, 301, 450, len(STREAM) - 5])
+@pytest.mark.parametrize("size", [FIRST, FIRST + 1, FIRST + 150, len(STREAM) - 5])
 def test_a_break_after_content_is_one_error_event(step: Any, size: int) -> None:
     exchange, case = native([head(), data(STREAM[:size]), step])
     sent, mark, error = exchange.reply.partition(b"event: error\n")
@@ -303,7 +330,7 @@ def test_a_break_after_content_is_one_error_event(step: Any, size: int) -> None:
 
 
 def test_too_much_after_content_is_one_error_event() -> None:
-    exchange, case = native([head(), data(STREAM[:300]), data(b": x\n\n" * 2**18)])
+    exchange, case = native([head(), data(STREAM[:FIRST]), data(b": x\n\n" * 2**18)])
     assert exchange.is_ended
     assert exchange.reply.count(b"event: error\n") == 1
     assert b"\n\nevent: error\n" in exchange.reply
@@ -343,7 +370,7 @@ def test_while_it_waits_it_comments() -> None:
 
 @pytest.mark.parametrize("after", [0, 7, 40])  # of an event, bytes that have come already
 def test_pings_come_only_between_its_events(after: int) -> None:
-    cut = STREAM.index(b"event: content_block_start") + after
+    cut = FIRST + after
     script = [head(), data(STREAM[:cut]), 0.2, data(STREAM[cut:]), end()]
     exchange, _ = native(script, ping_interval_s=0.05)
     ping = b'event: ping\ndata: {"type":"ping"}\n\n'

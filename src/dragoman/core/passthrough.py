@@ -31,6 +31,7 @@ _MAX_PREAMBLE_BYTES: Final = 2**16  # comments and pings
 _MAX_START_BYTES: Final = 2**19  # message_start holds no content
 _BLANK: Final = (b"\n\n", b"\n\r\n")  # how an event ends
 _WAITING: Final = b": waiting for the model\n\n"
+_BEFORE_CONTENT: Final = ("message_start", "ping", "")
 
 
 class _WireUsage(msgspec.Struct, gc=False):
@@ -172,11 +173,13 @@ class PassthroughTurn:
         self._tail = bytearray()  # the beginning of an event
         self._renames = model != upstream_model
         self._skips_start = skips_start
-        # Bytes up to the end of message_start: before it, this may be no stream at all. Then None.
+        # Bytes up to the first content block: before its start this may be no stream at all, and
+        # after it another upstream may still answer instead. Then None.
         self._head: bytes | None = b"" if is_stream else None
         self._whole = bytearray()
         self._counted = Usage()
         self._has_last_count = False
+        self._is_begun = False  # more than a start has come
         self._written_chars = 0
         self.stop_reason: str | None = None
         self.has_content = self.is_done = False
@@ -265,9 +268,9 @@ class PassthroughTurn:
         return whole
 
     def _take_head(self, head: bytes) -> bytes:
-        """Put the asked name into message_start; hold the stream back until it is there."""
+        """Put the asked name into message_start; hold the stream back until content follows."""
         at = head.find(b"message_start")
-        if at < 0 or not any(head.find(blank, at) >= 0 for blank in _BLANK):
+        if at < 0 or not self._is_begun:
             limit = _MAX_PREAMBLE_BYTES if at < 0 else _MAX_START_BYTES
             if self.is_done or len(head) >= limit:
                 message = "The model's server began a message in a way of its own."
@@ -293,6 +296,7 @@ class PassthroughTurn:
                 raise error_of_event(event.error, self._reply)
             self.is_done = True
             return
+        self._is_begun = self._is_begun or event.type not in _BEFORE_CONTENT
         if event.type == "content_block_delta" and event.delta is not None and self._is_stream:
             delta = event.delta
             self._written_chars += len(delta.text or delta.partial_json or delta.thinking or "")
