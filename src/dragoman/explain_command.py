@@ -143,6 +143,8 @@ def _target_lines(number: int, target: ShownTarget) -> Iterator[str]:
     if target.is_streamed is not None:
         facts.append("streamed" if target.is_streamed else "whole")
     yield printable(f"{number}. {target.endpoint}: {target.model} ({', '.join(facts)})")
+    if target.skipped:
+        yield printable(f"   not asked: {target.skipped}")
     for each in target.adjustments:
         yield printable(f"   {each.field} {each.action}: {each.reason}")
     if target.error is not None:

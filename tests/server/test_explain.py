@@ -13,6 +13,7 @@ from msgspec import structs
 from dragoman.build import build_gateway
 from dragoman.core.errors import Overloaded
 from dragoman.policy.access import AdminKey
+from dragoman.policy.health import HealthEvent
 from dragoman.policy.key_texts import digest_of, new_admin_key, new_client_key
 from dragoman.policy.store import Page
 from dragoman.server.explain import Explainer
@@ -118,6 +119,46 @@ def test_the_route_is_told() -> None:
         ("lab", "real-m", "openai"),
         ("native", "real-m", "anthropic"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("fallbacks", "shown"),
+    [
+        ((), [("b", ""), ("a", ""), ("c", "it is under a rate limit")]),
+        (
+            ("m2",),
+            [
+                ("b", ""),
+                ("a", "it has failed of late, and a fallback is well"),
+                ("c", "it is under a rate limit"),
+            ],
+        ),
+    ],
+    ids=["alone", "with a fallback"],
+)
+def test_it_tells_who_is_skipped(
+    fallbacks: tuple[str, ...], shown: list[tuple[str, str]]
+) -> None:
+    async def main() -> FakeExchange:
+        case = AppCase(
+            {"a": [], "b": [], "c": [], "other": []},
+            models={
+                "m": {"upstream": ("a", "b", "c"), "fallbacks": fallbacks},
+                "m2": {"upstream": ("other",)},
+            },
+            get_store=OneKeyStore(GOOD).get,
+        )
+        now_s = asyncio.get_running_loop().time()
+        a, _, c = case.services.routes.resolve("m").targets
+        case.health.apply(HealthEvent(subject=a.id, cause="failing", for_s=60.0), now_s)
+        case.health.limit(c, 60.0, now_s)
+        sent = {b"x-api-key": TEXT.encode()}
+        exchange = await case.ask(ASK, path="/admin/v1/explain", headers=sent)
+        await case.close()
+        return exchange
+
+    targets = said(run(main()))["targets"]
+    assert [(t["upstream"], t.get("skipped", "")) for t in targets] == shown
 
 
 def test_what_cannot_be_sent_to_one_upstream_says_why() -> None:

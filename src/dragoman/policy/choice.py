@@ -25,6 +25,7 @@ from dragoman.settings import Balance
 _SPILL_FACTOR: Final = 1.25
 _MIN_SPILL: Final = 4  # calls at once that are no overload, however idle the others are
 _HASH_RANGE: Final = 2.0**64
+MAX_TRIED: Final = 8  # targets of one route for one request: a client does not wait for hundreds
 
 
 class Choosable(Protocol):
@@ -130,6 +131,26 @@ class Chooser:
             limit = target.busy_at or max(_MIN_SPILL, math.ceil(fair))
             (free if busy.get(target.endpoint, 0) < limit else full).append(target)
         return free + sorted(full, key=self._share)
+
+
+def not_limited(health: Health, targets: Sequence[T], now_s: float) -> Sequence[T]:
+    """Return those of *targets* that are under no rate limit."""
+    return [target for target in targets if not health.limited_for_s(target, now_s)]
+
+
+def worth_a_try(
+    health: Health, targets: Sequence[T], others: Iterable[Choosable], now_s: float
+) -> Sequence[T]:
+    """
+    Return *targets* without those that are ill, if one of *others* is well.
+
+    Without such a model they are asked all the same: that costs nothing but a failure. With one it
+    would cost time on every request, up to a whole time-out.
+    """
+    well = [target for target in targets if health.may_ask(target, now_s)]
+    if len(well) < len(targets) and any(health.may_ask(other, now_s) for other in others):
+        return well
+    return targets
 
 
 def by_affinity(targets: Iterable[T], key: bytes) -> list[T]:

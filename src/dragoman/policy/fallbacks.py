@@ -8,7 +8,7 @@ from dragoman.core.attachments import has_images
 from dragoman.core.errors import GatewayError, PromptTooLong
 from dragoman.policy.access import Caller
 from dragoman.policy.retries import may_try_next
-from dragoman.policy.routes import Route, Routes, may_use
+from dragoman.policy.routes import Route, Routes, Target, may_use
 from dragoman.wire.anthropic import MessagesRequest
 
 _MODEL: Final = "model"
@@ -55,12 +55,12 @@ class Fallbacks:
         alias = self._asked.long_prompt_fallback
         return alias is not None and alias not in self._taken
 
-    def left(self) -> Iterator[Route]:
-        """Yield the models that may still answer where no upstream does."""
+    def targets_left(self) -> Iterator[Target]:
+        """Yield who may still be asked for another model where no upstream answers for this one."""
         for alias in self._left:
             route = self._routes.resolve(alias)
             if alias not in self._taken and may_use(self._caller, route):
-                yield route
+                yield from route.targets
 
     def after(self, error: GatewayError) -> Route | None:
         """Return where to go on after *error*, of all targets before; None: nowhere."""

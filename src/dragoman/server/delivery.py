@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import Final
 
 from dragoman.core.errors import (
     GatewayError,
@@ -12,6 +11,7 @@ from dragoman.core.errors import (
     UpstreamUnavailable,
 )
 from dragoman.policy.affinity import affinity_key
+from dragoman.policy.choice import MAX_TRIED, not_limited, worth_a_try
 from dragoman.policy.fallbacks import Fallbacks
 from dragoman.policy.health import Health
 from dragoman.policy.retries import may_try_next
@@ -21,8 +21,6 @@ from dragoman.server.attempts import Attempts
 from dragoman.server.hedged import Hedged
 from dragoman.server.transport.seams import ClientGone
 from dragoman.server.waiting import Place, is_full
-
-_MAX_TRIED: Final = 8  # targets of one route for one request: a client does not wait for hundreds
 
 
 async def deliver(attempts: Attempts, route: Route) -> None:
@@ -142,36 +140,25 @@ def _in_order(attempts: Attempts, route: Route, *, fallbacks: Fallbacks) -> Sequ
     if not services.health.is_clear:
         note_target(attempts.record, targets[0])  # in case that none is asked
         targets = _not_limited(services.health, targets, now_s)
-        targets = _worth_a_try(services.health, targets, fallbacks.left(), now_s)
-    return targets[:_MAX_TRIED]
+        targets = _worth_a_try(services.health, targets, fallbacks.targets_left(), now_s)
+    return targets[:MAX_TRIED]
 
 
 def _not_limited(health: Health, targets: Sequence[Target], now_s: float) -> Sequence[Target]:
-    limits_s = {target.id: health.limited_for_s(target, now_s) for target in targets}
-    free = [target for target in targets if not limits_s[target.id]]
+    free = not_limited(health, targets, now_s)
     if not free:
         raise UpstreamRateLimited(
             "The model's provider limits the gateway's rate. Try again later.",
-            retry_after_s=min(limits_s.values()),
+            retry_after_s=min(health.limited_for_s(target, now_s) for target in targets),
             log_detail="not asked: it has named a time before which it will not answer",
         )
     return free
 
 
 def _worth_a_try(
-    health: Health, targets: Sequence[Target], others: Iterable[Route], now_s: float
+    health: Health, targets: Sequence[Target], others: Iterable[Target], now_s: float
 ) -> Sequence[Target]:
-    """
-    Return *targets* without those that are ill, if one of *others* is well.
-
-    Without such a model they are asked all the same: that costs nothing but a failure. With one it
-    would cost time on every request, up to a whole time-out.
-    """
-    well = [target for target in targets if health.may_ask(target, now_s)]
-    if len(well) == len(targets):
-        return targets
-    if not any(health.may_ask(other, now_s) for route in others for other in route.targets):
-        return targets
+    well = worth_a_try(health, targets, others, now_s)
     if not well:
         raise UpstreamUnavailable(
             "The model's server fails at the moment. Try again later.",

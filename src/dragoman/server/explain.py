@@ -18,6 +18,7 @@ from dragoman.core.passthrough import adjust_for_native, rewrite_request
 from dragoman.core.validate import parse_request
 from dragoman.policy.access import Caller
 from dragoman.policy.affinity import affinity_key
+from dragoman.policy.choice import MAX_TRIED, not_limited, worth_a_try
 from dragoman.policy.fallbacks import Fallbacks
 from dragoman.policy.routes import Route, Target
 from dragoman.policy.senders import Sender, read_sender, with_user_id
@@ -28,10 +29,11 @@ from dragoman.server.upstream_requests import chat_request, native_headers, nati
 from dragoman.wire.anthropic import MessagesRequest
 
 MASK: Final = "***"
-_MAX_TARGETS: Final = 8  # as many as a request would be sent to
 _MAX_SHOWN_BYTES: Final = 64 * 2**20  # of all bodies together
 _MAX_AT_ONCE: Final = 2
 _RETRY_AFTER_S: Final = 1.0
+_LIMITED: Final = "it is under a rate limit"
+_ILL: Final = "it has failed of late, and a fallback is well"
 _ANYBODY: Final = Caller(key_id="", key_name="")
 # All other headers may hold a credential, or have come out of the configuration as a secret.
 _SHOWN_HEADERS: Final = frozenset(
@@ -40,6 +42,9 @@ _SHOWN_HEADERS: Final = frozenset(
         *("anthropic-version", "anthropic-beta", "traceparent"),
     }
 )
+
+
+_Choice = tuple[Target, str]  # and why it would not be asked; empty: it would
 
 
 class Describable(Protocol):
@@ -61,11 +66,12 @@ class ShownRequest(Struct, frozen=True, kw_only=True):
 
 class ShownTarget(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """
-    One upstream that would be asked, in this order.
+    One upstream that would be asked, in this order; those that would not come last.
 
     Attributes:
-        left_alone_for_s: It is under a rate limit for so long, and would not be asked.
-        is_ill: It has failed of late, and would be asked last, and not at all before a fallback.
+        skipped: Why it would not be asked; empty: it would.
+        left_alone_for_s: It is under a rate limit for so long.
+        is_ill: It has failed of late, or is under a rate limit.
         error: Why nothing could be sent to it, in the place of *request*.
     """
 
@@ -74,6 +80,7 @@ class ShownTarget(Struct, frozen=True, kw_only=True, omit_defaults=True):
     model: str
     kind: str
     dialect: str
+    skipped: str = ""
     left_alone_for_s: float = 0.0
     is_ill: bool = False
     is_streamed: bool | None = None
@@ -92,8 +99,8 @@ class Explanation(Struct, frozen=True, kw_only=True):
         alias: The configured model that would answer.
         role: What the request was recognised to be for; empty: part of a conversation.
         model_adjustment: Why another model would answer than the one asked for.
-        targets: In the order in which they would be asked.
-        fallbacks: Models that would answer if none of them did.
+        targets: In the order in which they would be asked; behind them, those that would not.
+        fallbacks: Models that would answer if none of them did, or all are skipped.
     """
 
     model: str
@@ -150,14 +157,14 @@ class Explainer:
         asked = self._services.routes.choose(request.model, role=role, caller=_ANYBODY)
         fallbacks = Fallbacks(self._services.routes, asked, _ANYBODY)
         route = fallbacks.first(request)
-        targets = self._in_order(route, request, sender)
+        choice = self._choice(self._in_order(route, request, sender), fallbacks)
         return Explanation(
             model=request.model,
             alias=route.alias,
             role=role,
             model_adjustment=fallbacks.adjustment,
             balance=route.balance,
-            targets=await self._show_all(targets, body, request=request, headers=headers),
+            targets=await self._show_all(choice, body, request=request, headers=headers),
             fallbacks=route.fallbacks,
         )
 
@@ -171,9 +178,20 @@ class Explainer:
             now_s=asyncio.get_running_loop().time(),
         )
 
+    def _choice(self, targets: Sequence[Target], fallbacks: Fallbacks) -> list[_Choice]:
+        """Return who would be asked, in order, then who would not, and why."""
+        health, now_s = self._services.health, asyncio.get_running_loop().time()
+        free = not_limited(health, targets, now_s)
+        worth = worth_a_try(health, free, fallbacks.targets_left(), now_s)
+        ill = {target.id for target in free} - {target.id for target in worth}
+        limited = {target.id for target in targets} - {target.id for target in free}
+        skipped = [(target, _ILL) for target in free if target.id in ill]
+        skipped += [(target, _LIMITED) for target in targets if target.id in limited]
+        return [*((target, "") for target in worth), *skipped][:MAX_TRIED]
+
     async def _show_all(
         self,
-        targets: Sequence[Target],
+        choice: Sequence[_Choice],
         body: bytes,
         *,
         request: MessagesRequest,
@@ -181,7 +199,7 @@ class Explainer:
     ) -> tuple[ShownTarget, ...]:
         shown: list[ShownTarget] = []
         left = _MAX_SHOWN_BYTES
-        for target in targets[:_MAX_TARGETS]:
+        for target, skipped in choice:
             try:
                 part = await self._show(target, body, request=request, headers=headers)
             except GatewayError as error:
@@ -192,7 +210,7 @@ class Explainer:
                 if left < 0:
                     cut = msgspec.structs.replace(part.request, body=None)
                     part = msgspec.structs.replace(part, request=cut)
-            shown.append(part)
+            shown.append(msgspec.structs.replace(part, skipped=skipped))
         return tuple(shown)
 
     async def _show(
