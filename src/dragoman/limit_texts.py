@@ -2,6 +2,7 @@
 
 from msgspec import UNSET, UnsetType, structs
 
+from dragoman.core.counted import counted
 from dragoman.limit_settings import Budget, BudgetConfig, Limits
 
 
@@ -33,14 +34,14 @@ def _config_of(budget: Budget) -> BudgetConfig:
 
 def shown_limits(limits: Limits) -> str:
     """Return limits on one line."""
-    words = {
-        "requests_per_minute": "requests a minute",
-        "input_tokens_per_minute": "input tokens a minute",
-        "output_tokens_per_minute": "output tokens a minute",
-        "concurrent": "at once",
+    minutes = {
+        "request": limits.requests_per_minute,
+        "input token": limits.input_tokens_per_minute,
+        "output token": limits.output_tokens_per_minute,
     }
-    given = structs.asdict(limits)
-    parts = [f"{given[name]:,} {what}" for name, what in words.items() if given[name] is not None]
+    parts = [f"{counted(n, what)} a minute" for what, n in minutes.items() if n is not None]
+    if limits.concurrent is not None:
+        parts.append(f"{limits.concurrent:,} at once")
     return ", ".join(parts) or "none of its own"
 
 
@@ -51,5 +52,5 @@ def shown_budgets(budgets: tuple[Budget, ...]) -> str:
         if budget.cost_micros is not None:
             parts.append(f"${budget.cost_micros / 1_000_000:,.2f} a {budget.period}")
         if budget.tokens is not None:
-            parts.append(f"{budget.tokens:,} tokens a {budget.period}")
+            parts.append(f"{counted(budget.tokens, 'token')} a {budget.period}")
     return ", ".join(parts) or "none of its own"

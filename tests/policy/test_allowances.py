@@ -220,8 +220,20 @@ REFUSALS = {
         Limits(input_tokens_per_minute=1000),
         900,
         3.0,
-        'key "ci" may use 1000 input tokens per minute: 100 are left, and this request needs '
+        'key "ci" may use 1,000 input tokens per minute: 100 left, and this request needs '
         "about 500; try again in 3 s",
+    ),
+    "one": (
+        Limits(requests_per_minute=1),
+        1,
+        0.0,
+        'key "ci" may send 1 request per minute; try again in 1 s',
+    ),
+    "one at work": (
+        Limits(concurrent=1),
+        1,
+        0.0,
+        'key "ci" has 1 request at work and may have 1; try again in 1 s',
     ),
     "concurrent": (
         Limits(concurrent=4),
@@ -243,6 +255,40 @@ def test_a_limit_says_what_it_is_and_when_there_is_room(
     headers = dict(error_headers(error))
     assert float(headers[b"retry-after"]) >= max(1, wait_s)
     assert b"x-should-retry" not in headers
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        (Limits(requests_per_minute=0), "use no requests: its limit per minute is 0"),
+        (Limits(output_tokens_per_minute=0), "use no output tokens: its limit per minute is 0"),
+        (Limits(concurrent=0), "have no requests at work: its limit is 0"),
+    ],
+)
+def test_a_limit_of_0_is_not_worth_another_try(limits: Limits, said: str) -> None:
+    verdict = Verdict(at_s=NOW_S, used=(0, 30_000_000), refused=(0, 1), retry_after_s=61.0)
+    error = refusal(rules(limits, DAY), verdict, expected=Use(), contact="ops")
+    assert (error.status, error.kind) == (429, "rate_limit_error")
+    assert error.message == f'key "ci" may {said}. No waiting helps; ask ops.'
+    headers = dict(error_headers(error))
+    assert headers[b"x-should-retry"] == b"false"
+    assert b"retry-after" not in headers
+
+
+@pytest.mark.parametrize("limits", [Limits(requests_per_minute=60), Limits(concurrent=4)])
+def test_a_part_of_a_limit_says_that_it_is_one(limits: Limits) -> None:
+    verdict = Verdict(at_s=NOW_S, used=(60,), refused=(0,), retry_after_s=5.0, is_alone=True)
+    error = refusal(rules(limits), verdict, expected=Use(), contact="ops")
+    assert "(the shared counters cannot be reached, and until they can, each" in error.message
+    assert error.message.endswith("; try again in 5 s")
+
+
+def test_a_part_of_a_budget_says_that_it_is_one() -> None:
+    verdict = Verdict(at_s=NOW_S, used=(1,), refused=(0,), is_alone=True)
+    error = refusal(rules(Limits(), DAY), verdict, expected=Use(), contact="ops")
+    assert type(error) is LimitExceeded
+    assert error.message.startswith('the part of the day\'s budget of key "ci" that this process')
+    assert error.retry_after_s == 10.0
 
 
 def test_a_used_up_budget_tells_people_all_they_need() -> None:

@@ -136,9 +136,7 @@ def test_the_route_is_told() -> None:
     ],
     ids=["alone", "with a fallback"],
 )
-def test_it_tells_who_is_skipped(
-    fallbacks: tuple[str, ...], shown: list[tuple[str, str]]
-) -> None:
+def test_it_tells_who_is_skipped(fallbacks: tuple[str, ...], shown: list[tuple[str, str]]) -> None:
     async def main() -> FakeExchange:
         case = AppCase(
             {"a": [], "b": [], "c": [], "other": []},

@@ -161,7 +161,7 @@ def test_requests_at_work() -> None:
         await asyncio.sleep(0.02)
         exchange = await ask(case)
         assert exchange.status == 429
-        said = 'key "ada" has 1 requests at work and may have 1; try again in 1 s'
+        said = 'key "ada" has 1 request at work and may have 1; try again in 1 s'
         assert error_of(exchange)["message"] == said
         first.leave()
         await task
@@ -246,6 +246,19 @@ def test_the_last_upstream_at_its_limit_is_a_429() -> None:
         assert "lab" not in error_of(exchange)["message"], "clients know no upstreams"
         assert case.records[-1]["refused_by"] == "upstream requests"
         assert 'upstream "lab" may send 1' in case.records[-1]["detail"]
+        await case.close()
+
+    run(main())
+
+
+@pytest.mark.parametrize("limits", [Limits(requests_per_minute=0), Limits(concurrent=0)])
+def test_an_upstream_that_nobody_may_ask_is_not_waited_for(limits: Limits) -> None:
+    async def main() -> None:
+        case = AppCase({"lab": []}, options={"lab": {"limits": limits}}, clock=Clock())
+        exchange = await case.ask()
+        assert exchange.status in (429, 529)
+        assert exchange.reply_headers[b"x-should-retry"] == b"false"
+        assert b"retry-after" not in exchange.reply_headers
         await case.close()
 
     run(main())
@@ -668,6 +681,8 @@ def test_without_counters_a_share_is_given_out_or_nothing(state: Any) -> None:
         )
         statuses = [(await ask(case)).status for _ in range(3)]
         assert statuses == ([200, 200, 429] if state == "open" else [503, 503, 503])
+        detail = case.records[-1]["detail"]
+        assert ("each process gives out a part of every limit" in detail) == (state == "open")
         limiter.is_away = False
         assert (await ask(case)).status == 200
         told = [event["state"] for event in case.events if event["event"] == "limits"]

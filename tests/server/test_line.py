@@ -71,7 +71,9 @@ def test_a_full_line_sends_away() -> None:
         assert one.try_enter()
         tasks = [asyncio.create_task(one.enter(key, is_background=False)) for key in "ab"]
         await settle()
-        with pytest.raises(Overloaded, match=r"at work on 1 requests, and 2 more wait") as caught:
+        with pytest.raises(
+            Overloaded, match=r"at work on 1 request, with 2 more in line"
+        ) as caught:
             await one.enter("c", is_background=False)
         assert caught.value.retry_after_s == 1.0
         assert one.n_refused == 1
@@ -89,7 +91,7 @@ def test_one_key_cannot_fill_the_line() -> None:
         assert one.try_enter()
         waiting = asyncio.create_task(one.enter("a", is_background=True))
         await settle()
-        with pytest.raises(Overloaded, match="1 more of this key wait"):
+        with pytest.raises(Overloaded, match="with 1 more of this key in line"):
             await one.enter("a", is_background=False)
         other = asyncio.create_task(one.enter("b", is_background=False))
         await settle()
@@ -119,8 +121,19 @@ def test_a_line_where_nobody_may_wait() -> None:
     async def main() -> None:
         one = line(max_waiting=0)
         assert one.try_enter()
-        with pytest.raises(Overloaded, match="0 more wait"):
+        with pytest.raises(Overloaded, match="with 0 more in line"):
             await one.enter("a", is_background=False)
+
+    asyncio.run(main())
+
+
+def test_where_there_are_no_places_nobody_waits() -> None:
+    async def main() -> None:
+        one = line(0)
+        assert not one.try_enter()
+        with pytest.raises(Overloaded, match="takes no requests: its limit is 0") as caught:
+            await one.enter("a", is_background=False)
+        assert (caught.value.should_retry, caught.value.retry_after_s) == (False, None)
 
     asyncio.run(main())
 

@@ -13,7 +13,8 @@ GatewayError                    500 api_error: a bug of ours
 │   └── RequestTimeout          408 timeout_error: the client sent its request too slowly
 ├── LimitError                  the client: wait
 │   ├── LimitExceeded           429 rate_limit_error: too much at a time
-│   │   └── UpstreamLimitExceeded   429, of what an upstream is asked; another one may be free
+│   │   ├── UpstreamLimitExceeded   429, of what an upstream is asked; another one may be free
+│   │   └── LimitOfNothing      429: a limit of 0, which no waiting changes
 │   ├── BudgetExhausted         429 billing_error: nothing more in this day or month
 │   └── Overloaded              529 overloaded_error: this gateway is full
 │       └── GatewayStopping     529 overloaded_error: or it ends, and another one may be there
@@ -180,7 +181,7 @@ class LimitExceeded(LimitError):
 
     Args:
         message: Which limit, and when there is room again.
-        retry_after_s: The same in seconds.
+        retry_after_s: The same in seconds; None: there never will be.
         headers: The state of the limits, for the client.
         limit: Whose and which it is, for logs and metrics: ``key requests``.
     """
@@ -192,12 +193,18 @@ class LimitExceeded(LimitError):
         self,
         message: str,
         *,
-        retry_after_s: float,
+        retry_after_s: float | None,
+        should_retry: bool | None = None,
         headers: HeaderFields = (),
         limit: str = "",
         log_detail: str = "",
     ) -> None:
-        super().__init__(message, retry_after_s=retry_after_s, log_detail=log_detail)
+        super().__init__(
+            message,
+            retry_after_s=retry_after_s,
+            should_retry=should_retry,
+            log_detail=log_detail,
+        )
         self.headers = headers
         self.limit = limit
 
@@ -206,6 +213,15 @@ class UpstreamLimitExceeded(LimitExceeded):
     """The upstream is asked no more at present. Another one may be free."""
 
     retryable = True
+
+
+class LimitOfNothing(LimitExceeded):
+    """A limit of 0: nothing may be used at all, now or later."""
+
+    default_should_retry = False
+
+    def __init__(self, message: str, *, headers: HeaderFields, limit: str) -> None:
+        super().__init__(message, retry_after_s=None, headers=headers, limit=limit)
 
 
 class BudgetExhausted(LimitExceeded):

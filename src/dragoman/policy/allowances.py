@@ -14,7 +14,8 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
-from dragoman.core.errors import BudgetExhausted, HeaderFields, LimitExceeded
+from dragoman.core.counted import counted
+from dragoman.core.errors import BudgetExhausted, HeaderFields, LimitExceeded, LimitOfNothing
 from dragoman.limit_settings import Budget, Limits
 from dragoman.policy.access import Caller
 from dragoman.policy.limit_headers import LimitHeaders, WindowKind
@@ -43,6 +44,11 @@ _Head = tuple[str, Mode, int, float]  # of a claim: all but its amount
 _BUDGET_HELD_RETRY_S: Final = 2.0  # until a request at work has ended and said what it used
 _DAY_S: Final = 86_400
 _DOLLAR: Final = 1_000_000  # in millionths
+_ALONE: Final = (
+    "the shared counters cannot be reached, and until they can, each process gives out a part of "
+    "every limit"
+)
+_ALONE_RETRY_S: Final = 10.0  # nobody knows when they can
 _MAX_KNOWN: Final = 4_096  # pairs of key and model whose rules are kept ready
 
 
@@ -283,9 +289,20 @@ def budget_warnings(rules: RuleSet, verdict: Verdict) -> list[str]:
 
 
 def refusal(rules: RuleSet, verdict: Verdict, *, expected: Use, contact: str) -> LimitExceeded:
-    """Return the error for a request that was refused: a used-up budget before all others."""
+    """
+    Return the error for a request that was refused.
+
+    What waiting does not help comes first: a limit of nothing, then a used-up budget.
+    """
     refused = [(rules.rules[i], verdict.used[i]) for i in verdict.refused]
     headers = limit_headers(rules, verdict)
+    for rule, _ in refused:
+        if not rule.limit and not rule.period:
+            return LimitOfNothing(
+                f"{_none_allowed(rule)}. No waiting helps; ask {contact}.",
+                headers=headers,
+                limit=label_of(rule),
+            )
     for rule, used in refused:
         if rule.period and used >= rule.limit:
             return BudgetExhausted(
@@ -296,9 +313,11 @@ def refusal(rules: RuleSet, verdict: Verdict, *, expected: Use, contact: str) ->
                 limit=label_of(rule),
             )
     rule, used = max(refused, key=lambda each: each[0].mode == "window")
-    wait_s = max(verdict.retry_after_s, _least_wait_s(rule))
+    state = (_state_alone if verdict.is_alone else _limit_state)(rule, used, expected)
+    least_s = _ALONE_RETRY_S if verdict.is_alone and rule.period else _least_wait_s(rule)
+    wait_s = max(verdict.retry_after_s, least_s)
     return LimitExceeded(
-        f"{_limit_state(rule, used, expected)}; try again in {math.ceil(wait_s)} s",
+        f"{state}; try again in {math.ceil(wait_s)} s",
         retry_after_s=wait_s,
         headers=headers,
         limit=label_of(rule),
@@ -343,18 +362,33 @@ def _least_wait_s(rule: Rule) -> float:
     return _BUDGET_HELD_RETRY_S if rule.period else REQUESTS_AT_WORK_RETRY_S
 
 
+def _none_allowed(rule: Rule) -> str:
+    if rule.kind == "concurrent":
+        return f"{rule.whose} may have no requests at work: its limit is 0"
+    what = rule.kind.replace("_", " ")
+    return f"{rule.whose} may use no {what}: its limit per minute is 0"
+
+
+def _state_alone(rule: Rule, used: int, expected: Use) -> str:
+    if rule.period:
+        state = f"the part of the {_budget(rule)} that this process gives out alone is used up"
+    else:
+        state = _limit_state(rule, used, expected)
+    return f"{state} ({_ALONE})"
+
+
 def _limit_state(rule: Rule, used: int, expected: Use) -> str:
     if rule.period:
         return f"what is left of the {_budget(rule)} is held by requests at work"
     if rule.kind == "concurrent":
-        return f"{rule.whose} has {used} requests at work and may have {rule.limit}"
+        return f"{rule.whose} has {counted(used, 'request')} at work and may have {rule.limit:,}"
     if rule.kind == "requests":
-        return f"{rule.whose} may send {rule.limit} requests per minute"
-    what = rule.kind.replace("_", " ")
+        return f"{rule.whose} may send {counted(rule.limit, 'request')} per minute"
     left, wanted = max(0, rule.limit - used), getattr(expected, rule.kind)
+    what = rule.kind.replace("_", " ").removesuffix("s")
     return (
-        f"{rule.whose} may use {rule.limit} {what} per minute: {left} are left, and this request "
-        f"needs about {wanted}"
+        f"{rule.whose} may use {counted(rule.limit, what)} per minute: {left:,} left, and this "
+        f"request needs about {wanted:,}"
     )
 
 

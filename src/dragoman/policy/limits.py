@@ -63,6 +63,8 @@ class Verdict(Struct, frozen=True, kw_only=True):
         refused: Which claims do not fit.
         retry_after_s: When those of windows will; 0: there are none among them.
         unknown: Which budgets nothing is known of: they need a seed. Nothing was decided then.
+        is_alone: The counters that count could not be reached: one process has decided, by its
+            share of each limit.
     """
 
     at_s: float
@@ -70,6 +72,7 @@ class Verdict(Struct, frozen=True, kw_only=True):
     refused: tuple[int, ...] = ()
     retry_after_s: float = 0.0
     unknown: tuple[int, ...] = ()
+    is_alone: bool = False
 
     @property
     def is_granted(self) -> bool:

@@ -169,9 +169,12 @@ class Admission:
         if verdict.is_granted:
             return Admitted(rules=rules, reservation=reservation, headers=())
         error = refusal(rules, verdict, expected=use, contact=self._contact)
+        is_over = error.should_retry is False
+        when = f"at all; ask {self._contact}" if is_over else "at present; try again"
         raise UpstreamLimitExceeded(
-            "the model's servers are asked no more at present; try again",
-            retry_after_s=error.retry_after_s or 1.0,
+            f"the model's servers may not be asked {when}",
+            retry_after_s=error.retry_after_s,
+            should_retry=error.should_retry,
             limit=error.limit,
             log_detail=error.message,
         )

@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 
 from dragoman import __version__
+from dragoman.core.counted import counted
 from dragoman.core.errors import (
     GatewayError,
     GatewayStopping,
@@ -226,7 +227,7 @@ class App:
         metrics = self._metrics
         if metrics.open_requests >= self._max_inside:
             raise Overloaded(
-                f"{metrics.open_requests} requests are at work or wait for it; try again",
+                f"{counted(metrics.open_requests, 'request')} at work or in line; try again",
                 retry_after_s=_RETRY_AFTER_S,
             )
         metrics.open_requests += 1

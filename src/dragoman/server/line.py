@@ -5,6 +5,7 @@ from collections import OrderedDict, deque
 from collections.abc import Mapping
 from typing import Final
 
+from dragoman.core.counted import counted
 from dragoman.core.errors import GatewayStopping, Overloaded
 
 _RETRY_AFTER_S: Final = 1.0
@@ -77,7 +78,7 @@ class Line:
                 self.leave()  # the place came as it was too late
             turns.remove(key, waiter)
             if isinstance(error, TimeoutError):
-                raise self._full(f"no turn came within {self._max_wait_s:g} s") from None
+                raise self._full(f"and no turn came within {self._max_wait_s:g} s") from None
             raise
 
     def leave(self) -> None:
@@ -99,16 +100,19 @@ class Line:
         if self._is_closed:
             self.n_refused += 1
             raise GatewayStopping
+        if not self._places:
+            self.n_refused += 1
+            raise Overloaded(f"{self._what} takes no requests: its limit is 0", should_retry=False)
         if self.n_waiting >= self._max_waiting:
-            raise self._full(f"{self.n_waiting} more wait")
+            raise self._full(f"with {self.n_waiting} more in line")
         n = self._interactive.of(key) + self._background.of(key)
         if n >= self._max_per_key:
-            raise self._full(f"{n} more of this key wait")
+            raise self._full(f"with {n} more of this key in line")
 
     def _full(self, reason: str) -> Overloaded:
         self.n_refused += 1
         return Overloaded(
-            f"{self._what} is at work on {self._places} requests, and {reason}; try again",
+            f"{self._what} is at work on {counted(self._places, 'request')}, {reason}; try again",
             retry_after_s=_RETRY_AFTER_S,
         )
 

@@ -158,7 +158,7 @@ class UpstreamStay:
                 )
             except UpstreamLimitExceeded as error:
                 waited_s = clock() - since_s
-                is_over = waited_s > attempts.services.max_wait_s
+                is_over = waited_s > attempts.services.max_wait_s or error.should_retry is False
                 if not may_wait or error.limit != _AT_WORK or is_over:
                     attempts.record.refused_by = error.limit
                     raise

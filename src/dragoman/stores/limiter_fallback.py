@@ -102,7 +102,8 @@ class FallbackLimiter:
         if verdict.is_granted:
             self._reserved_alone.add(request_id)
         triples = zip(claims, scaled, verdict.used, strict=True)
-        return structs.replace(verdict, used=tuple([self._shown(*each) for each in triples]))
+        used = tuple([self._shown(*each) for each in triples])
+        return structs.replace(verdict, used=used, is_alone=True)
 
     def settle(self, reservation: Reservation, actual: Sequence[int], *, now_s: float) -> None:
         if reservation.id not in self._reserved_alone:
