@@ -162,7 +162,7 @@ def test_every_field_of_the_log_is_documented() -> None:
         sender=Sender("session", "agent", "client", "1.0"),
     )
     stream = io.StringIO()
-    EventLog("json", stream).request(record)
+    EventLog("json", stream).request(record, 1.0)
     fields = set(json.loads(stream.getvalue())) - {"time", "event"}
     assert {field for field in fields if f"`{field}`" not in page} == set()
 

@@ -299,7 +299,7 @@ class _Details(EventLog):
         super().__init__("json", io.StringIO())
         self._details: dict[str, str] = {}
 
-    def request(self, record: RequestRecord) -> None:
+    def request(self, record: RequestRecord, now_s: float) -> None:  # noqa: ARG002 - as there
         self._details[record.model] = record.error_detail
 
     def explain(self, live: LiveCheck) -> LiveCheck:

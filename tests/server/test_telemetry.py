@@ -3,19 +3,21 @@
 import asyncio
 import io
 import json
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 import pytest
 
 from dragoman.core.adjustments import Adjustment
 from dragoman.core.usage import Usage
+from dragoman.server.log_lines import Clock
 from dragoman.server.telemetry import EventLog, RequestRecord
 from support.loops import on_each_loop
 
 
 def lines(log_format: Literal["human", "json"], record: RequestRecord) -> str:
     stream = io.StringIO()
-    EventLog(log_format, stream).request(record)
+    EventLog(log_format, stream).request(record, 1.0)
     text = stream.getvalue()
     assert text.endswith("\n")
     assert text.count("\n") == 1
@@ -101,7 +103,7 @@ def test_a_log_that_cannot_be_written_ends_no_request() -> None:
 async def test_lines_of_requests_are_held_and_none_is_lost() -> None:
     stream = io.StringIO()
     log = EventLog("json", stream, hold_s=60.0)
-    log.request(record(status=200))
+    log.request(record(status=200), 1.0)
     assert stream.getvalue() == ""
     log.event("stopping")
     assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == [
@@ -109,7 +111,7 @@ async def test_lines_of_requests_are_held_and_none_is_lost() -> None:
         "stopping",
     ]
     for _ in range(300):
-        log.request(record(status=200))
+        log.request(record(status=200), 1.0)
     assert stream.getvalue().count("\n") == 258  # so many are not held
     log.flush()
     assert stream.getvalue().count("\n") == 302
@@ -119,7 +121,7 @@ async def test_lines_of_requests_are_held_and_none_is_lost() -> None:
 async def test_held_lines_are_written_in_time() -> None:
     stream = io.StringIO()
     log = EventLog("json", stream, hold_s=0.01)
-    log.request(record(status=200))
+    log.request(record(status=200), 1.0)
     async with asyncio.timeout(30):
         while not stream.getvalue():  # noqa: ASYNC110 - there is no event: it is about time
             await asyncio.sleep(0.01)
@@ -132,3 +134,28 @@ def test_json_lines_are_ascii_and_say_the_name(name: str) -> None:
     assert line.isascii()
     shown = json.loads(line)["model"]
     assert shown == name or (shown == "half \\ud83d" and "half" in name)
+
+
+@pytest.mark.parametrize("at_s", [0.0, 1.5, 1764103017.25, 1764103017.999, 1764103018.0])
+def test_a_time_is_shown_to_the_millisecond(at_s: float) -> None:
+    clock = Clock()
+    for seen_s in (1764103017.25, at_s, at_s + 0.0013):
+        shown = datetime.fromtimestamp(seen_s, UTC).isoformat(timespec="milliseconds")
+        assert clock.show(seen_s) == shown
+
+
+@pytest.mark.parametrize("log_format", ["human", "json"])
+@on_each_loop
+async def test_lines_that_were_held_say_what_each_says_alone(
+    log_format: Literal["human", "json"],
+) -> None:
+    records = [record(model=name, status=200) for name in ("plain", "naïve", "half \ud83d")]
+    stream = io.StringIO()
+    log = EventLog(log_format, stream, hold_s=60.0)
+    for each in records:
+        log.request(each, 1.0)
+    log.flush()
+    alone = [lines(log_format, each) for each in records]
+    begin = len("HH:MM:SS" if log_format == "human" else '{"time":"2026-11-25T20:36:17.000+00:00"')
+    shown = stream.getvalue().splitlines(keepends=True)
+    assert [line[begin:] for line in shown] == [line[begin:] for line in alone]

@@ -152,8 +152,8 @@ class App:
             self._crash(exchange, error, record=record, headers=headers)
         finally:
             if path not in _QUIET or record.status != 200:
-                self._log.request(record)
                 now_s = time.monotonic()
+                self._log.request(record, now_s)
                 self._metrics.observe(record, now_s)
                 if record.trace is not None:
                     self._tracing.end(record, now_s)

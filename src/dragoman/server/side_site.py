@@ -47,4 +47,4 @@ class SideSite:
             refuse(exchange, error, record=record, headers=headers)
         finally:
             if self._is_worth_a_line(record):
-                self._log.request(record)
+                self._log.request(record, time.monotonic())

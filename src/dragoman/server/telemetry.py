@@ -4,21 +4,27 @@ import asyncio
 import sys
 import time
 import traceback
-from datetime import UTC, datetime
 from typing import Any, Final, Literal, TextIO
 
-import msgspec
-from msgspec import Struct, structs
+from msgspec import Struct
 
 from dragoman.core.plan import Adjustment
 from dragoman.core.usage import Usage
 from dragoman.policy.access import NOBODY, Caller
 from dragoman.policy.senders import UNKNOWN, Sender
 from dragoman.policy.side_traffic import BACKGROUND_ROLES, SideRole
+from dragoman.server.log_lines import (
+    Clock,
+    RequestLine,
+    fields_of,
+    json_line,
+    json_lines,
+    line_for_people,
+)
 
 _MAX_CHARS: Final = 300  # of a name that a client has made up
 _MAX_HELD_LINES: Final = 256
-_encode: Final = msgspec.json.Encoder().encode
+_NO_USAGE: Final = Usage(is_estimate=False)
 
 
 class Trace(Struct):
@@ -115,143 +121,104 @@ class EventLog:
         self._is_json = log_format == "json"
         self._stream = stream if stream is not None else sys.stderr
         self._hold_s = hold_s
-        self._held: list[str] = []
+        self._clock = Clock()
+        self._wall_ahead_s = 0.0  # of the monotonic clock, when the first of these began to wait
+        self._held: list[RequestLine] = []  # texts are made of many at once
         self._flusher: asyncio.TimerHandle | None = None
 
-    def request(self, record: RequestRecord) -> None:
-        """Write the line of one request."""
-        self._held.append(self._line("request", _fields_of(record)))
-        if not self._hold_s or len(self._held) >= _MAX_HELD_LINES:
+    def request(self, record: RequestRecord, now_s: float) -> None:
+        """Write the line of a request that is over; *now_s* is on the clock of the record."""
+        held = self._held
+        if not held:
+            self._wall_ahead_s = time.time() - now_s
+        time_of_day = self._clock.show(now_s + self._wall_ahead_s)
+        held.append(_line_of(record, time_of_day, now_s))
+        if not self._hold_s or len(held) >= _MAX_HELD_LINES:
             self.flush()
         elif self._flusher is None:
             self._flusher = asyncio.get_running_loop().call_later(self._hold_s, self.flush)
 
     def event(self, name: str, **fields: str | float | bool | None) -> None:
         """Write any other event: start, stop, engine state, a failure of ours."""
-        self._write(name, fields)
+        self._write({"time": self._clock.show(time.time()), "event": name, **fields})
 
     def flush(self) -> None:
         """Write what is held back."""
+        self._put(self._take_held())
+
+    def crash(self, error: BaseException, *, request_id: str = "") -> None:
+        """Write where a bug of ours showed: places only, for messages and locals quote content."""
+        places = "".join(traceback.format_tb(error.__traceback__))
+        kind = f"{type(error).__module__}.{type(error).__qualname__}"
+        self.event("crash", request_id=request_id, traceback=places + kind)
+
+    def _write(self, fields: dict[str, Any]) -> None:
+        line = json_line(fields) if self._is_json else line_for_people(fields)
+        self._put(self._take_held() + line)
+
+    def _take_held(self) -> str:
         if self._flusher is not None:
             self._flusher.cancel()
             self._flusher = None
-        text = "".join(self._held)
-        self._held.clear()
+        held, self._held = self._held, []
+        if self._is_json:
+            return json_lines(held)
+        return "".join(line_for_people(fields_of(line)) for line in held)
+
+    def _put(self, text: str) -> None:
         try:
             self._stream.write(text)
             self._stream.flush()
         except (OSError, ValueError):  # a closed pipe must not end a request
             return
 
-    def crash(self, error: BaseException, *, request_id: str = "") -> None:
-        """Write where a bug of ours showed: places only, for messages and locals quote content."""
-        places = "".join(traceback.format_tb(error.__traceback__))
-        kind = f"{type(error).__module__}.{type(error).__qualname__}"
-        self._write("crash", {"request_id": request_id, "traceback": places + kind})
 
-    def _write(self, name: str, fields: dict[str, Any]) -> None:
-        self._held.append(self._line(name, fields))
-        self.flush()
-
-    def _line(self, name: str, fields: dict[str, Any]) -> str:
-        now = datetime.now(UTC)
-        if self._is_json:
-            time_of_day = now.isoformat(timespec="milliseconds")
-            return _json_line({"time": time_of_day, "event": name, **fields})
-        shown = " ".join(f"{k}={_plain(v)}" for k, v in fields.items() if v not in (None, "", []))
-        return f"{now:%H:%M:%S} {name} {shown}\n"
-
-
-def _json_line(fields: dict[str, Any]) -> str:
-    """Return one line that is ASCII alone, as terminals and old collectors take it."""
-    try:
-        line = _encode(fields).decode("utf-8")
-    except UnicodeEncodeError:  # half a surrogate pair, which JSON can name and UTF-8 cannot
-        shown = {k: _without_surrogates(v) for k, v in fields.items()}
-        line = _encode(shown).decode("utf-8")
-    if not line.isascii():
-        line = "".join(c if c.isascii() else _escape(c) for c in line)
-    return line + "\n"
-
-
-def _without_surrogates(value: object) -> object:
-    if isinstance(value, list):
-        return [_without_surrogates(each) for each in value]
-    if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode("utf-8")
-    return value
-
-
-def _escape(character: str) -> str:
-    units = character.encode("utf-16-be")
-    return "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2))
-
-
-def _fields_of(record: RequestRecord) -> dict[str, Any]:
-    now_s = time.monotonic()
-    usage = record.usage
-    fields: dict[str, Any] = {
-        "request_id": record.request_id,
-        "method": record.method,
-        "path": record.path[:_MAX_CHARS],
-        "status": record.status,
-        "key": record.caller.key_name,
-        "model": record.model[:_MAX_CHARS],
-        "upstream": record.upstream,
-        "upstream_model": record.upstream_model,
-        "stream": record.is_stream,
-        "stop_reason": record.stop_reason,
-        "error": record.error_type,
-        "detail": record.error_detail,
-        "attempts": record.attempts,
-        "duration_ms": round((now_s - record.started_s) * 1000),
-    }
-    if record.first_content_s is not None:
-        fields["first_content_ms"] = round((record.first_content_s - record.started_s) * 1000)
-    if usage is not None:
-        fields.update({k: v for k, v in structs.asdict(usage).items() if v})
-    if record.cost_micros is not None:
-        fields["cost_micros"] = record.cost_micros
-    if record.refused_by:
-        fields["refused_by"] = record.refused_by
-    if record.waited_s:
-        fields["waited_ms"] = round(record.waited_s * 1000)
-    if record.estimate_error_pct is not None:
-        fields["estimate_error_pct"] = record.estimate_error_pct
-    if record.adjustments:
-        fields["adjustments"] = [f"{a.field} {a.action}: {a.reason}" for a in record.adjustments]
-    if record.repairs:
-        fields["repairs"] = record.repairs
-    fields.update(_rare_fields(record))
-    return fields
+def _line_of(record: RequestRecord, time_of_day: str, now_s: float) -> RequestLine:
+    """Return the line of *record*, in one call: setting a field later costs as much as ten here."""
+    started_s, usage, sender = record.started_s, record.usage or _NO_USAGE, record.sender
+    first_s, trace, hedge = record.first_content_s, record.trace, record.hedge
+    return RequestLine(
+        time_of_day,
+        "request",
+        record.request_id,
+        record.method,
+        record.path[:_MAX_CHARS],
+        record.status,
+        record.caller.key_name,
+        record.model[:_MAX_CHARS],
+        record.upstream,
+        record.upstream_model,
+        record.is_stream,
+        record.stop_reason,
+        record.error_type,
+        record.error_detail,
+        record.attempts,
+        int((now_s - started_s) * 1000 + 0.5),
+        None if first_s is None else int((first_s - started_s) * 1000 + 0.5),
+        usage.input_tokens,
+        usage.cache_read_input_tokens,
+        usage.cache_creation_input_tokens,
+        usage.output_tokens,
+        usage.thinking_tokens or 0,
+        usage.is_estimate,
+        record.cost_micros,
+        record.refused_by,
+        int(record.waited_s * 1000 + 0.5) if record.waited_s else None,
+        record.estimate_error_pct,
+        _shown(record.adjustments) if record.adjustments else None,
+        record.repairs or None,
+        record.endpoint if record.endpoint != record.upstream else "",
+        record.joined,
+        hedge,
+        record.hedge_cost_micros if hedge else None,
+        record.side_role,
+        "" if trace is None else trace.trace_id,
+        sender.session_id,
+        sender.agent_id,
+        sender.client,
+        sender.client_version,
+    )
 
 
-def _rare_fields(record: RequestRecord) -> dict[str, Any]:
-    """Return what most requests have nothing to say of."""
-    fields: dict[str, Any] = {}
-    if record.endpoint != record.upstream:
-        fields["endpoint"] = record.endpoint
-    if record.joined:
-        fields["joined"] = record.joined
-    if record.hedge:
-        fields["hedge"] = record.hedge
-        fields["hedge_cost_micros"] = record.hedge_cost_micros
-    if record.side_role:
-        fields["side_role"] = record.side_role
-    if record.trace is not None:
-        fields["trace_id"] = record.trace.trace_id
-    if record.sender is not UNKNOWN:
-        fields.update({k: v for k, v in structs.asdict(record.sender).items() if v})
-    return fields
-
-
-def _plain(value: object) -> str:
-    """Return *value* for a person, on one line, with control characters made harmless."""
-    if isinstance(value, list):
-        value = "; ".join(map(str, value))
-    elif isinstance(value, dict):
-        value = ",".join(f"{name}:{inner}" for name, inner in value.items())
-    text = str(value)
-    if not text.isprintable():
-        text = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
-    return f'"{text}"' if " " in text else text
+def _shown(adjustments: tuple[Adjustment, ...]) -> list[str]:
+    return [f"{a.field} {a.action}: {a.reason}" for a in adjustments]
