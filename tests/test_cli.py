@@ -48,6 +48,15 @@ def test_every_command_shows_examples(capsys: pytest.CaptureFixture[str], comman
     assert f"dragoman {command}" in examples
 
 
+@pytest.mark.parametrize("command", ["keys create", "workspaces change"])
+def test_help_shows_whole_flags_and_examples_in_a_narrow_terminal(
+    tmp_path: Path, command: str
+) -> None:
+    done = run_command(tmp_path, *command.split(), "--help", env={"COLUMNS": "80"})
+    assert "--output-tokens-per-minute " in done.stdout
+    assert "-*'" in done.stdout
+
+
 def test_without_a_command_there_is_help(capsys: pytest.CaptureFixture[str]) -> None:
     code, text, errors = run(capsys)
     assert (code, errors) == (2, "")

@@ -242,7 +242,10 @@ def test_a_change_leaves_what_it_does_not_name(shell: Shell) -> None:
         (("create", "x", "--workspace", "no"), "there is no workspace 'no'"),
         (("create", "x", "--expires", "soon"), "--expires soon: is no time; use 2026-12-31"),
         (("create", "x", "--expires", "2020-01-01"), "expires_at: must be in the future"),
-        (("create", "x", "--concurrent", "-1"), "'--concurrent': Input should be greater"),
+        (
+            ("create", "x", "--concurrent", "-1"),
+            "'--concurrent': -1 is not from 0 to 9007199254740992",
+        ),
         (("create", "x", "--usd-per-day", "-1"), "'--usd-per-day'"),
         (("create", "x", "--warn-at", "50"), "--warn-at 50: of which budget? give it, too"),
         (("change", "ci", "--warn-at", "80"), "--warn-at 80: of which budget? give it, too"),
@@ -269,6 +272,27 @@ def test_bad_input_is_one_line_and_changes_nothing(
 ) -> None:
     shell.ok("keys", "create", "ci")
     assert line in shell.fails("keys", *args)
+
+
+def test_whoever_revokes_a_key_is_told_of_the_one_before_it(shell: Shell) -> None:
+    old = shell.json("keys", "create", "ci")
+    shell.ok("keys", "rotate", "ci", "--overlap", "2h")
+    for action in ("disable", "revoke"):
+        code, _, errors = shell.run("keys", action, "ci")
+        assert code == 0
+        assert errors.startswith(f"dragoman: {old['id']}, which it was rotated from, is good until")
+    shell.ok("keys", "revoke", "ci")  # now the name means that one
+    assert {key.status(dt.datetime.now(dt.UTC)) for key in keys()} == {"revoked"}
+
+
+def test_a_name_means_the_key_that_is_good(shell: Shell) -> None:
+    made = [shell.json("keys", "create", "ci")["id"]]
+    for _ in range(2):
+        made.append(shell.json("keys", "rotate", "ci", "--overlap", "1h")["id"])
+    code, _, _ = shell.run("keys", "revoke", "ci")
+    assert code == 0
+    shell.ok("keys", "revoke", made[0])
+    assert shell.json("keys", "show", "ci")["id"] == made[1]
 
 
 def test_a_name_that_several_keys_have(shell: Shell) -> None:

@@ -1,6 +1,6 @@
 """Options that several commands have, and what is made of them."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -11,6 +11,18 @@ from dragoman.limit_settings import BudgetConfig
 
 _MAX_AMOUNT: Final = 2**53
 _MAX_USD: Final = 1e9
+
+
+def _between(least: float, most: float) -> Callable[[float | None], float | None]:
+    """Return a check that typer does not print beside the flag, for which there is no room."""
+
+    def check(value: float | None) -> float | None:
+        if value is not None and not least <= value <= most:
+            raise typer.BadParameter(f"{value:g} is not from {least:g} to {most:.0f}")
+        return value
+
+    return check
+
 
 ConfigOption = Annotated[
     Path | None,
@@ -43,12 +55,14 @@ HostsOption = Annotated[
     list[str] | None,
     typer.Option("--fetch-host", metavar="PATTERN", help="Hosts that URLs may name; repeatable."),
 ]
-AmountOption = Annotated[int | None, typer.Option(min=0, max=_MAX_AMOUNT, metavar="N")]
-UsdOption = Annotated[float | None, typer.Option(min=0, max=_MAX_USD, metavar="USD")]
+AmountOption = Annotated[int | None, typer.Option(metavar="N", callback=_between(0, _MAX_AMOUNT))]
+UsdOption = Annotated[float | None, typer.Option(metavar="USD", callback=_between(0, _MAX_USD))]
 WarnOption = Annotated[
     int | None,
     typer.Option(
-        min=1, max=100, metavar="PCT", help="Of a budget; then clients are warned. Default: 80."
+        metavar="PCT",
+        callback=_between(1, 100),
+        help="Of a budget; then clients are warned. Default: 80.",
     ),
 ]
 NoLimitsOption = Annotated[bool, typer.Option("--no-limits", help="First drop all limits.")]
@@ -57,7 +71,8 @@ NoBudgetsOption = Annotated[bool, typer.Option("--no-budgets", help="First drop 
 
 def listed(title: str, lines: Iterable[str]) -> str:
     """Return what the help shows as a title and one line below the other."""
-    return f"{title}:\n\n" + "  \n".join(lines)
+    shown = (line.replace("*", r"\*") for line in lines)  # two of them would be emphasis
+    return f"{title}:\n\n" + "  \n".join(shown)
 
 
 def examples(*lines: str) -> str:

@@ -1,7 +1,7 @@
 """`dragoman keys`: who may call."""
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from msgspec import UNSET, Struct, UnsetType, structs
@@ -153,7 +153,9 @@ def change_key(
 def set_key(which: str, action: str, *, options: StoreOptions, environ: Mapping[str, str]) -> int:
     """Do one *action*, ``revoke``, ``disable`` or ``enable``; print the key, return the code."""
 
-    async def case(desk: Desk) -> tuple[VirtualKey, Mapping[str | None, str]]:
+    async def case(
+        desk: Desk,
+    ) -> tuple[VirtualKey, Mapping[str | None, str], list[VirtualKey]]:
         key = await find_key(desk, which)
         registry = await desk.registry()
         actions = {
@@ -161,10 +163,13 @@ def set_key(which: str, action: str, *, options: StoreOptions, environ: Mapping[
             "disable": registry.disable_key,
             "enable": registry.enable_key,
         }
-        return await actions[action](key.id, desk.by), await workspace_names(desk.store)
+        done = await actions[action](key.id, desk.by)
+        return done, await workspace_names(desk.store), await _good_predecessors(desk, key)
 
-    key, names = at_store(options, case, environ=environ)
+    key, names, older = at_store(options, case, environ=environ)
     _tell_state(key, names, options=options)
+    if action != "enable":
+        _tell_of_predecessors(older)
     return OK
 
 
@@ -195,13 +200,31 @@ async def find_key(desk: Desk, which: str) -> VirtualKey:
     good = [key for key in found if key.status(desk.by.now) != "revoked"]
     # After a rotation both have the name; the one in use from then on is meant.
     current = [key for key in good if key.replaced_by is None]
-    for chosen in (current, good, found):
+    active = [key for key in good if key.status(desk.by.now) == "active"]
+    for chosen in (current, active, good, found):
         if len(chosen) == 1:
             return chosen[0]
     if not found:
         raise CommandFailed(f"there is no key {which!r}; see dragoman keys list", code=USAGE)
     ids = ", ".join(key.id for key in (current or good or found)[:5])
     raise CommandFailed(f"several keys are called {which!r}; give an id: {ids}", code=USAGE)
+
+
+async def _good_predecessors(desk: Desk, key: VirtualKey) -> list[VirtualKey]:
+    """Return the keys that *key* has replaced and that are still good: a rotation overlaps."""
+    found = await desk.store.list_keys(whole_page(), KeyFilter(names=(key.name,)))
+    now = desk.by.now
+    return [each for each in found if each.replaced_by == key.id and each.status(now) == "active"]
+
+
+def _tell_of_predecessors(keys: Sequence[VirtualKey]) -> None:
+    """Warn on standard error: whoever takes a key back may not think of the one before it."""
+    for key in keys:
+        until = shown_time(key.expires_at, without="for ever")
+        line = (
+            f"dragoman: {key.id}, which it was rotated from, is good until {until}; see keys list"
+        )
+        print_line(Console(stderr=True, highlight=False), line)
 
 
 def _change(key: VirtualKey, flags: KeyFlags, now: dt.datetime) -> KeyChange:
