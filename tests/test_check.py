@@ -124,6 +124,36 @@ def test_redis_is_asked(tmp_path: Path, redis_url: str) -> None:
         assert (code, [line for line in lines if line.startswith("redis: ")]) == (1, [])
 
 
+@pytest.mark.parametrize(
+    ("status", "shown"),
+    [
+        (200, "tracing: ok"),
+        (401, "tracing: warning: the collector refuses us (401): are tracing.headers right?"),
+        (404, "tracing: warning: nothing takes traces at /v1/traces there (404)"),
+        (503, "tracing: warning: the collector answers 503"),
+    ],
+)
+def test_the_collector_of_traces_is_asked(tmp_path: Path, status: int, shown: str) -> None:
+    replies = {"/v1/traces": (status, {}, {})}
+    with ChatUpstream(models=("m",)) as lab, TinyServer(replies) as collector:
+        text = upstream("lab", lab.url) + model("m", "lab")
+        text += f'[tracing]\nendpoint = "{collector.url}"\nheaders = {{ x-team = "planted-1" }}\n'
+        code, lines = check(tmp_path, text)
+    assert (code, [line for line in lines if line.startswith("tracing")]) == (0, [shown])
+    assert "planted-1" not in "".join(lines)
+    assert [headers["x-team"] for *_, headers in collector.requests] == ["planted-1"]
+
+
+def test_a_collector_that_is_away_is_a_warning(tmp_path: Path) -> None:
+    with ChatUpstream(models=("m",)) as lab:
+        text = upstream("lab", lab.url) + model("m", "lab")
+        text += f'[tracing]\nendpoint = "http://127.0.0.1:{closed_port()}"\n'
+        code, lines = check(tmp_path, text)
+    (line,) = [line for line in lines if line.startswith("tracing")]
+    assert code == 0
+    assert line.startswith("tracing: warning: no traces arrive: ")
+
+
 def test_the_store_is_looked_into(tmp_path: Path) -> None:
     def line(*args: str, **env: str) -> tuple[int, str]:
         code, lines = check(tmp_path, text, *args, DRAGOMAN_DATA_DIR=str(tmp_path), **env)

@@ -319,6 +319,10 @@ PROBLEMS = {
         MODEL + "hedge_percentile = 95",
         "models.m.hedge_percentile: there is no second address, key or upstream to ask",
     ),
+    "a hedge without a percentile": (
+        MODEL + "hedge_min_s = 2",
+        "models.m.hedge_min_s: means nothing without hedge_percentile; leave it out",
+    ),
     "no percentile": (MODEL + "hedge_percentile = 100", "models.m.hedge_percentile: expected"),
     "never open": (
         "[routing]\nfailures_to_open = 0",
@@ -327,6 +331,14 @@ PROBLEMS = {
     "unknown routing": (
         "[routing]\nopen = 3",
         'routing.open: unknown key; did you mean "open_s"?',
+    ),
+    "an admin API without a store": (
+        '[admin]\nport = 7779\n[store]\nurl = "none"',
+        'admin.port: with store.url = "none" there is nothing to administer; leave it out',
+    ),
+    "a tiny spool": (
+        "[usage]\nspool_max_bytes = 4096",
+        "usage.spool_max_bytes: expected integer >= 1048576",
     ),
     "redis without an address": ("[redis]", "redis.url: required"),
     "redis elsewhere": (

@@ -22,6 +22,7 @@ from rich.console import Console
 from dragoman.banner import vendor_variables
 from dragoman.build import open_endpoint, open_upstream
 from dragoman.check_files import file_problems
+from dragoman.check_traces import check_traces
 from dragoman.config import NO_ADDRESS, Config, Examined, examine_config
 from dragoman.config_rules import url_problem
 from dragoman.core.errors import (
@@ -39,7 +40,15 @@ from dragoman.serve import nothing_to_serve, open_gateway
 from dragoman.server.telemetry import EventLog, RequestRecord
 from dragoman.server.transport.ask import ask
 from dragoman.server.transport.seams import Timeouts, Upstream, UpstreamRequest
-from dragoman.settings import KeyConfig, Secret, StoreConfig, UpstreamConfig
+from dragoman.settings import (
+    AdminConfig,
+    KeyConfig,
+    MetricsConfig,
+    Secret,
+    StoreConfig,
+    TracingConfig,
+    UpstreamConfig,
+)
 from dragoman.sharing import check_extra
 from dragoman.store_urls import NO_STORE, read_store_url
 from dragoman.stores.opening import look_at_store
@@ -56,6 +65,7 @@ _REFUSED: Final = frozenset({401, 402, 403})
 _ABSENT: Final = frozenset({404, 405, 501})
 _MAX_AT_ONCE: Final = 32  # endpoints of one upstream
 _MAX_REASON: Final = 200
+_NO_FAULT: Final = ("ok", "warning: ")
 _LIVE_BODY: Final = {
     "max_tokens": 32,
     "messages": [{"role": "user", "content": "Answer with the word ok."}],
@@ -117,6 +127,7 @@ async def _check(
     shared = {
         "store": await check_store(config, examined.problems),
         "redis": await check_redis(config, examined.problems),
+        "tracing": await check_traces(config, examined.problems, environ=environ),
     }
     _print_upstreams(config, checks, console, environ=environ)
     for name, result in shared.items():
@@ -125,7 +136,7 @@ async def _check(
     _print_models(config, checks, live, console=console)
     if not config.models:
         print_line(console, f"problem: {nothing_to_serve(config)}", style="red")
-    failed = [result for result in shared.values() if result and not result.startswith("ok")]
+    failed = [result for result in shared.values() if result and not result.startswith(_NO_FAULT)]
     return exit_code(config, (*examined.problems, *failed), checks, live)
 
 
@@ -277,6 +288,9 @@ async def check_models(config: Config, *, environ: Mapping[str, str]) -> tuple[L
         server=structs.replace(config.server, host="127.0.0.1", port=0, local_engines=False),
         store=StoreConfig(url=Secret(NO_STORE)),
         redis=None,
+        admin=AdminConfig(),
+        metrics=MetricsConfig(),
+        tracing=TracingConfig(),
         keys=(KeyConfig(name="check", key=Secret(token)),),
     )
     log = _Details()

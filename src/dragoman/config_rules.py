@@ -13,7 +13,7 @@ from dragoman.limit_settings import budget_problems
 from dragoman.presets import is_loopback
 from dragoman.routing_rules import choice_problems, endpoint_problems, routing_problems
 from dragoman.settings import Config, KeyConfig, Secret
-from dragoman.store_urls import read_store_url
+from dragoman.store_urls import NO_STORE, read_store_url
 from dragoman.tables import TableReader, join, nearest, unknown_name
 
 _MIN_OPEN_KEY: Final = 16  # characters; a key that a network can try must not be guessed
@@ -114,6 +114,11 @@ def _admin_problems(config: Config) -> Iterator[str]:
         return
     if not admin.host or re.search(r"[\s/]", admin.host):
         yield f'admin.host: "{admin.host}" is no host name or address'
+    if config.store.url.reveal() == NO_STORE:
+        yield (
+            f'admin.port: with store.url = "{NO_STORE}" there is nothing to administer; '
+            "leave it out"
+        )
     if (admin.host, admin.port) == (server.host, server.port):
         yield "admin.port: the same as server.port; leave it out to serve the admin API there"
     if (admin.host, admin.port) == (config.metrics.host, config.metrics.port):

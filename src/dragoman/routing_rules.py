@@ -3,11 +3,14 @@
 from collections.abc import Iterator, Sequence
 from typing import Final, TypeVar
 
+from msgspec.structs import fields
+
 from dragoman.settings import Config, ModelConfig, UpstreamConfig
 from dragoman.tables import join, unknown_name
 
 # Addresses times keys of one upstream: each has connections and a state of health of its own.
 _MAX_ENDPOINTS: Final = 256
+_HEDGE_MIN_S: Final = next(f.default for f in fields(ModelConfig) if f.name == "hedge_min_s")
 _T = TypeVar("_T")
 
 
@@ -35,6 +38,8 @@ def choice_problems(config: Config) -> Iterator[str]:
         yield from _fallback_problems(config, alias, path)
         if model.hedge_percentile is not None and _n_endpoints(config, model) == 1:
             yield f"{path}.hedge_percentile: there is no second address, key or upstream to ask"
+        if model.hedge_percentile is None and model.hedge_min_s != _HEDGE_MIN_S:
+            yield f"{path}.hedge_min_s: means nothing without hedge_percentile; leave it out"
 
 
 def routing_problems(config: Config) -> Iterator[str]:

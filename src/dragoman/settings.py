@@ -15,6 +15,7 @@ from dragoman.limit_settings import BudgetConfig, Limits, LimitsConfig
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 SecondsOrNever = Annotated[float, Meta(ge=0, le=86_400)]
 ByteCount = Annotated[int, Meta(ge=1024, le=2**40)]
+SpoolBytes = Annotated[int, Meta(ge=2**20, le=2**40)]  # less is full within a second of load
 Count = Annotated[int, Meta(ge=1, le=10_000_000)]
 # Dollars for a million tokens; the most expensive models cost some hundred.
 Price = Annotated[float, Meta(ge=0, le=1_000_000)]
@@ -167,7 +168,7 @@ class UsageConfig(Struct, frozen=True, kw_only=True):
 
     keep_records_days: Annotated[int, Meta(ge=0, le=36_500)] = 90  # then as sums; 0: for ever
     keep_sums_days: Annotated[int, Meta(ge=0, le=36_500)] = 0  # 0: for ever
-    spool_max_bytes: ByteCount = 256 * 2**20  # some 500,000 records that the store has not taken
+    spool_max_bytes: SpoolBytes = 256 * 2**20  # some 500,000 records that the store has not taken
 
 
 class UpstreamConfig(Struct, frozen=True, kw_only=True):

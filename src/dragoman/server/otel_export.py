@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.trace import SpanContext
 
-_PATH: Final = "/v1/traces"
+TRACES_PATH: Final = "/v1/traces"
+NOT_INSTALLED: Final = "traces need more packages: pip install 'dragoman[otel]'"
 _MAX_QUEUED: Final = 4096  # spans; a collector that is away costs those beyond, and no memory
 _BATCH: Final = 512
 _EVERY_MS: Final = 2000
@@ -45,12 +46,11 @@ class OtelExport:
             )
             from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
         except ModuleNotFoundError:
-            remedy = "traces need more packages: pip install 'dragoman[otel]'"
-            raise ConfigError([f"tracing.endpoint: {remedy}"]) from None
+            raise ConfigError([f"tracing.endpoint: {NOT_INSTALLED}"]) from None
         self._make = _SpanMaker(settings.service_name)
         assert settings.endpoint is not None
         exporter = OTLPSpanExporter(
-            endpoint=settings.endpoint.rstrip("/") + _PATH,
+            endpoint=settings.endpoint.rstrip("/") + TRACES_PATH,
             headers={name: value.reveal() for name, value in settings.headers.items()},
             timeout=_EXPORT_TIMEOUT_S,
         )
