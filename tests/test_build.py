@@ -120,6 +120,8 @@ def test_counters_outlive_a_change_of_the_limits(tmp_path: Path) -> None:
         assert [(await asked(first, headers=headers)).status for _ in range(3)] == [502, 502, 429]
         wider = limited(3, when_unreachable="closed", local_share_pct=7)
         second = build_gateway(wider, log=quiet(), environ={}, former=first)
+        # What operators were told is not told again.
+        assert second.explainer._services.admission._told is first.lasting.told
         assert [(await asked(second, headers=headers)).status for _ in range(2)] == [502, 429]
         limiter = second.lasting.limiter
         assert (limiter.is_open, limiter.share_pct) == (False, 7)

@@ -26,6 +26,7 @@ from dragoman.policy.load import Load
 from dragoman.policy.prices import Prices
 from dragoman.policy.routes import Routes
 from dragoman.policy.shared_health import share_health
+from dragoman.policy.told import Told
 from dragoman.presets import is_loopback
 from dragoman.server.admin_access import AdminAccess
 from dragoman.server.admin_door import AdminDoor
@@ -326,6 +327,7 @@ def _lasting(config: Config, sharing: Sharing, *, log: EventLog) -> Lasting:
         limiter=build_limiter(config, sharing, log=log),
         expected_use=ExpectedUse(),
         budget_seeds=BudgetSeeds(store.get if store else None),
+        told=Told(sharing.board),
     )
 
 

@@ -87,6 +87,7 @@ def build_admission(
         prices=prices,
         seeds=lasting.budget_seeds,
         log=log,
+        told=lasting.told,
         contact=config.limits.contact,
     )
 

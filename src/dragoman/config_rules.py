@@ -114,7 +114,7 @@ def _admin_problems(config: Config) -> Iterator[str]:
         return
     if not admin.host or re.search(r"[\s/]", admin.host):
         yield f'admin.host: "{admin.host}" is no host name or address'
-    if config.store.url.reveal() == NO_STORE:
+    if config.store.url is not None and config.store.url.reveal() == NO_STORE:
         yield (
             f'admin.port: with store.url = "{NO_STORE}" there is nothing to administer; '
             "leave it out"

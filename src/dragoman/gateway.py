@@ -12,6 +12,7 @@ from dragoman.policy.expected_use import ExpectedUse
 from dragoman.policy.health import Health
 from dragoman.policy.load import Load
 from dragoman.policy.routes import Routes
+from dragoman.policy.told import Told
 from dragoman.server.admin_door import AdminDoor
 from dragoman.server.app import App
 from dragoman.server.budget_seeds import BudgetSeeds
@@ -63,6 +64,7 @@ class Lasting(Struct, frozen=True, kw_only=True):
     limiter: FallbackLimiter
     expected_use: ExpectedUse
     budget_seeds: BudgetSeeds
+    told: Told
 
     def start(self) -> None:
         """Begin what goes on behind the requests."""

@@ -60,6 +60,25 @@ def test_processes_are_added_up_and_replaced_without_a_step_back(tmp_path: Path)
     asyncio.run(main())
 
 
+def test_a_reload_that_all_processes_take_counts_once(tmp_path: Path) -> None:
+    async def main() -> None:
+        metrics = [Metrics() for _ in range(3)]
+        shares = [MetricsShare(tmp_path, n, metrics=each) for n, each in enumerate(metrics[:2])]
+        for each in metrics[:2]:
+            each.count_reload("done", 1.0)
+            each.count_reload("refused")
+        shares[1].stop()
+        shares[1] = MetricsShare(tmp_path, 1, metrics=metrics[2])  # one that takes its place
+        for each in (metrics[0], metrics[2]):
+            each.count_reload("done", 2.0)
+        for share in shares:
+            share.stop()
+        counted = {s.labels: s.value for s in all_of(shares[0]) if "reloads" in s.name}
+        assert counted == {("done",): 2, ("refused",): 1}
+
+    asyncio.run(main())
+
+
 def test_a_file_that_cannot_be_read_counts_for_nothing(tmp_path: Path) -> None:
     async def main() -> None:
         (tmp_path / "1.metrics").write_bytes(b"\xc1 no msgpack")

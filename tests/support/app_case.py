@@ -28,6 +28,7 @@ from dragoman.policy.load import Load
 from dragoman.policy.prices import Prices
 from dragoman.policy.routes import Routes
 from dragoman.policy.store import GetStore
+from dragoman.policy.told import Told
 from dragoman.server.admin_access import AdminAccess
 from dragoman.server.admin_door import AdminDoor
 from dragoman.server.admission import Admission
@@ -165,6 +166,7 @@ class AppCase:
             prices=pricing,
             seeds=self.seeds,
             log=log,
+            told=Told(),
             contact=self.config.limits.contact,
             clock=clock,
         )

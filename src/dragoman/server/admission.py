@@ -28,12 +28,12 @@ from dragoman.policy.expected_use import Expected, ExpectedUse
 from dragoman.policy.limits import RENEW_S, Claim, Limiter, Reservation, Verdict
 from dragoman.policy.prices import Prices, cost_micros
 from dragoman.policy.routes import Target
+from dragoman.policy.told import Told
 from dragoman.server.asked import Asked
 from dragoman.server.budget_seeds import BudgetSeeds
 from dragoman.server.telemetry import EventLog, RequestRecord
 
 _WARNING_HEADER: Final = b"x-dragoman-budget-warning"
-_MAX_TOLD: Final = 20_000  # budgets whose warning is in the log
 _TELL_AGAIN_S: Final = 60.0
 
 
@@ -74,6 +74,7 @@ class Admission:
         prices: Of what they use.
         seeds: What was used of budgets before.
         log: Told of budgets that run out.
+        told: What it was told before.
         contact: Whom people are told to ask.
         clock: Seconds since 1970.
 
@@ -90,6 +91,7 @@ class Admission:
         prices: Prices,
         seeds: BudgetSeeds,
         log: EventLog,
+        told: Told,
         contact: str,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -104,7 +106,7 @@ class Admission:
         self._held: dict[str, Reservation] = {}
         self._renewal: asyncio.TimerHandle | None = None
         self._n_calls = 0
-        self._told: dict[str, str] = {}
+        self._told = told
         self._told_of_unknown_s = -_TELL_AGAIN_S
 
     @property
@@ -235,9 +237,7 @@ class Admission:
 
     def _tell_of_no_price(self, deployment: Deployment) -> None:
         """Log once for each model that a budget in money does not see it."""
-        what = f"{deployment.upstream} {deployment.model}"
-        if what not in self._told:
-            self._told[what] = "no price"
+        if self._told.is_news(f"{deployment.upstream} {deployment.model}", "no price"):
             self._log.event(
                 "budget", state="no price", model=deployment.model, upstream=deployment.upstream
             )
@@ -292,11 +292,8 @@ class Admission:
         for i, rule in near:
             claim, used_ = reservation.claims[i], verdict.used[i]
             state = "used up" if used_ >= rule.limit else "nearly used up"
-            if self._told.get(claim.counter) == state:
+            if not self._told.is_news(claim.counter, state):
                 continue
-            if len(self._told) >= _MAX_TOLD:
-                self._told.pop(next(iter(self._told)))
-            self._told[claim.counter] = state
             self._log.event(
                 "budget",
                 state=state,

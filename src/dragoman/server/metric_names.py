@@ -200,7 +200,10 @@ FAMILIES: Final[dict[str, Family]] = {
     ),
     "dragoman_memory_bytes": Family(kind="gauge", help="Resident memory; Linux only."),
     "dragoman_config_reloads_total": Family(
-        kind="counter", help="New configurations by what came of them.", labels=("result",)
+        kind="counter",
+        help="New configurations by what came of them; each once, however many processes take it.",
+        labels=("result",),
+        merge="max",
     ),
     "dragoman_config_loaded_timestamp_seconds": Family(
         kind="gauge", help="When the last new configuration was taken over.", merge="max"

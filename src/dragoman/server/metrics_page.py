@@ -135,12 +135,23 @@ def _cumulative(bounds: Iterable[str], counts: Iterable[int]) -> list[tuple[str,
 
 def merge_samples(parts: Iterable[Iterable[Sample]]) -> list[Sample]:
     """Return what several processes have together; counters and most gauges are added up."""
+    return _combined(parts, _merged)
+
+
+def continue_samples(before: Iterable[Sample], now: Iterable[Sample]) -> list[Sample]:
+    """Return the samples of a process that goes on with the counters *before* it."""
+    return _combined([before, now], _sum)
+
+
+def _combined(
+    parts: Iterable[Iterable[Sample]], combine: Callable[[Sample, Sample], Sample]
+) -> list[Sample]:
     merged: dict[tuple[str, tuple[str, ...]], Sample] = {}
     for samples in parts:
         for sample in samples:
             key = (sample.name, sample.labels)
             known = merged.get(key)
-            merged[key] = sample if known is None else _merged(known, sample)
+            merged[key] = sample if known is None else combine(known, sample)
     return list(merged.values())
 
 
@@ -148,5 +159,9 @@ def _merged(one: Sample, other: Sample) -> Sample:
     family = FAMILIES.get(one.name)
     if family is not None and family.merge == "max":
         return one if one.value >= other.value else other
+    return _sum(one, other)
+
+
+def _sum(one: Sample, other: Sample) -> Sample:
     counts = [a + b for a, b in zip(one.counts, other.counts, strict=True)]
     return Sample(one.name, one.labels, one.value + other.value, counts)

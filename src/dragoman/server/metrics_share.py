@@ -16,7 +16,7 @@ import msgspec
 
 from dragoman.server.metric_names import FAMILIES, Sample
 from dragoman.server.metrics import Metrics
-from dragoman.server.metrics_page import merge_samples
+from dragoman.server.metrics_page import continue_samples
 
 _INTERVAL_S: Final = 1.0
 _MAX_FILE_BYTES: Final = 64 * 2**20  # far over what bounded series can take
@@ -46,7 +46,7 @@ class MetricsShare:
 
     def own(self) -> list[Sample]:
         """Return the figures of this process and of those whose place it has taken."""
-        return merge_samples([self._before, self._metrics.samples()])
+        return continue_samples(self._before, self._metrics.samples())
 
     def others(self) -> Iterator[list[Sample]]:
         """Yield the figures of the other processes, as they have last written them."""
