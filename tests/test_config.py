@@ -378,6 +378,10 @@ PROBLEMS = {
         "[usage]\nkeep_records_days = 30\nkeep_sums_days = 7",
         "usage.keep_sums_days: 7 is less than keep_records_days, 30: sums would be gone before",
     ),
+    "sums of less than a month": (
+        "[usage]\nkeep_records_days = 7\nkeep_sums_days = 30",
+        "usage.keep_sums_days: 30 is less than 31: after a restart a month's budgets go on with",
+    ),
     "records of the future": (
         "[usage]\nkeep_records_days = -1",
         "usage.keep_records_days: expected integer >= 0",

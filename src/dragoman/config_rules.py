@@ -16,6 +16,7 @@ from dragoman.settings import Config, KeyConfig, Secret
 from dragoman.store_urls import NO_STORE, read_store_url
 from dragoman.tables import TableReader, join, nearest, unknown_name
 
+_MONTH_DAYS: Final = 31
 _MIN_OPEN_KEY: Final = 16  # characters; a key that a network can try must not be guessed
 _MIN_SIGNING_SECRET: Final = 16
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,512}")
@@ -165,6 +166,11 @@ def _usage_problems(config: Config) -> Iterator[str]:
         yield (
             f"usage.keep_sums_days: {days} is less than keep_records_days, {records_days}: sums "
             "would be gone before they are made; 0 keeps them for ever"
+        )
+    elif 0 < days < _MONTH_DAYS:
+        yield (
+            f"usage.keep_sums_days: {days} is less than {_MONTH_DAYS}: after a restart a month's "
+            "budgets go on with the sums of that month; 0 keeps them for ever"
         )
 
 
