@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from dragoman import sharing
+from dragoman.build_limits import build_limiter
 from dragoman.exit_codes import USAGE, CommandFailed
+from dragoman.policy.limits import Claim
 from dragoman.server.telemetry import EventLog
 from dragoman.settings import Config, RedisConfig, Secret
 from dragoman.sharing import NOTHING_SHARED, Sharing, open_sharing
@@ -90,6 +92,29 @@ def test_a_redis_that_is_not_there_stops_no_start() -> None:
         states = [event["state"] for event in opened.events]
         assert states == ["away", "back"]
         assert "redis-secret" not in str(opened.events)
+
+    with RedisServer() as server:
+        asyncio.run(main(server))
+
+
+@pytest.mark.server
+def test_limits_hear_that_redis_is_back_without_a_request() -> None:
+    claim = Claim(counter="w", mode="window", limit=9, amount=1)
+
+    async def main(server: RedisServer) -> None:
+        server.kill()
+        opened = Opened()
+        async with opened.open(server.url) as found:
+            limiter = build_limiter(Config(), found, log=opened.log)
+            verdict = await limiter.reserve("r", [claim], now_s=1_790_000_000.0)
+            assert (verdict.is_granted, limiter.is_alone) == (True, True)
+            await asyncio.to_thread(server.start)
+            async with asyncio.timeout(20):
+                while limiter.is_alone:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            await limiter.close()
+        states = [event["state"] for event in opened.events if event["event"] == "limits"]
+        assert states == ["alone", "shared"]
 
     with RedisServer() as server:
         asyncio.run(main(server))

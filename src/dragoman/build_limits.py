@@ -50,7 +50,10 @@ def build_lines(config: Config) -> Lines:
 
 def build_limiter(config: Config, sharing: Sharing, *, log: EventLog) -> FallbackLimiter:
     """Return the counters of all processes that share any, and what happens without them."""
-    return with_fallback(config, _counters(sharing), log=log)
+    limiter = with_fallback(config, _counters(sharing), log=log)
+    if sharing.redis is not None:
+        sharing.redis.on_change(limiter.hear)
+    return limiter
 
 
 def _counters(sharing: Sharing) -> Limiter:

@@ -208,6 +208,21 @@ def test_a_late_answer_makes_no_full_limit_give_way() -> None:
     asyncio.run(main())
 
 
+def test_it_is_alone_no_longer_when_it_hears_that_the_counters_are_back() -> None:
+    async def main() -> None:
+        case = Case()
+        case.limiter.hear(True, "")
+        assert case.states == []
+        case.shared.is_away = True
+        await case.reserve(WINDOW)
+        case.limiter.hear(False, "gone")
+        assert (case.limiter.is_alone, case.states) == (True, ["alone"])
+        case.limiter.hear(True, "")  # without a request that would find out
+        assert (case.limiter.is_alone, case.states) == (False, ["alone", "shared"])
+
+    asyncio.run(main())
+
+
 def test_leases_are_renewed_where_they_are() -> None:
     async def main() -> None:
         case = Case()

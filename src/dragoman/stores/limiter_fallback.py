@@ -126,6 +126,11 @@ class FallbackLimiter:
         if reservations:
             self._main.renew(reservations, now_s=now_s)
 
+    def hear(self, is_there: bool, reason: str) -> None:  # noqa: ARG002 - as RedisLink tells
+        """Note that *main* is back: no request may come for hours that would find out."""
+        if is_there and self.is_alone:
+            self._turn(is_alone=False)
+
     async def close(self) -> None:
         await self._main.close()
 
