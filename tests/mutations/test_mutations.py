@@ -22,6 +22,7 @@ from dragoman.core import (
     history,
     passthrough,
     plan,
+    plan_frame,
     settings,
     stop_sequences,
     thinking,
@@ -97,7 +98,7 @@ MUTATIONS = [
     ),
     fact(4, "forced_tools_need_no_thinking", False),
     fact(4, "forced_tools", "native"),
-    Mutation(4, plan, "plan_thinking", "is_on = False", "is_on = True"),
+    Mutation(4, plan_frame, "plan_thinking", "is_on = False", "is_on = True"),
     Mutation(5, history, "to_upstream_id", "_OURS.fullmatch(tool_id)", "None"),
     Mutation(5, block_writer, "mint_id", "_encode_id(upstream_id)", "('r', upstream_id)"),
     fact(5, "tool_call_ids", "any"),
@@ -147,7 +148,11 @@ MUTATIONS = [
     fact(13, "max_output_tokens", None),
     fact(13, "context_window", None),
     Mutation(
-        13, plan, "plan_max_tokens", "allowed = min(allowed, max(room, floor))", "allowed = allowed"
+        13,
+        plan_frame,
+        "plan_max_tokens",
+        "allowed = min(allowed, max(room, floor))",
+        "allowed = allowed",
     ),
     Mutation(13, ChatAsk, "_heal", "if isinstance(error, OutputTooLong)", "if False"),
     # -- promises

@@ -1,7 +1,7 @@
 """What the client asked for and the upstream will not get as asked."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, Literal
 
 from msgspec import Struct
@@ -22,16 +22,28 @@ class Adjustment(Struct, frozen=True, gc=False):
 
 
 class Adjustments:
-    """Collect adjustments; the same thing at many places is reported once, at the first."""
+    """
+    Collect adjustments; the same thing at many places is reported once, at the first.
 
-    def __init__(self) -> None:
+    Args:
+        found: What others have collected before.
+    """
+
+    def __init__(self, found: Iterable[Adjustment] = ()) -> None:
         self._found: dict[tuple[Action, str], Adjustment] = {}
+        if found:
+            self.add_all(found)
 
     def add(self, field: str, action: Action, *, reason: str) -> None:
         """Report that *field* was treated by *action*, because of *reason*."""
         key = (action, reason)
         if key not in self._found and len(self._found) < _MAX_ADJUSTMENTS:
             self._found[key] = Adjustment(field, action, reason)
+
+    def add_all(self, others: Iterable[Adjustment]) -> None:
+        """Report all *others*, in their order."""
+        for each in others:
+            self.add(each.field, each.action, reason=each.reason)
 
     def take(self) -> tuple[Adjustment, ...]:
         """Return what was reported, in that order."""

@@ -1,16 +1,15 @@
 """Request + deployment -> Plan: everything decided before the upstream is called."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
-from msgspec import Struct, field
 
 from dragoman.core.adjustments import Adjustment, Adjustments
 from dragoman.core.blocks import BlockRenderer
 from dragoman.core.dialects.profile import DialectProfile
 from dragoman.core.errors import InvalidRequest
-from dragoman.core.guards import Guards, watch_repeats
+from dragoman.core.guards import watch_repeats
 from dragoman.core.history import (
     HistoryReader,
     HistoryWriter,
@@ -18,25 +17,21 @@ from dragoman.core.history import (
     cut_at_compaction,
     system_text,
 )
+from dragoman.core.plain_history import write_plainly
+from dragoman.core.plan_frame import (
+    DELIVERY_FIELDS,
+    Ending,
+    PlanMemory,
+    find_frame,
+    fit_budget,
+    plan_ending,
+)
+from dragoman.core.plan_types import Deployment, Plan, ServerCall
 from dragoman.core.server_tools import UNAVAILABLE, ServerTool
-from dragoman.core.settings import (
-    FormatPlan,
-    note_other_fields,
-    plan_format,
-    plan_max_tokens,
-    plan_sampling,
-    plan_stops,
-)
+from dragoman.core.settings import has_room
 from dragoman.core.signatures import Signer
-from dragoman.core.thinking import plan_thinking
-from dragoman.core.token_count import (
-    calibrated,
-    estimate_json,
-    estimate_prompt,
-    read_prompt,
-)
-from dragoman.core.tool_choice import ToolChoicePlan, plan_tool_choice
-from dragoman.core.tools import TableMemory, ToolTable, plan_tools
+from dragoman.core.token_count import calibrated, estimate_prompt, read_prompt
+from dragoman.core.tools import ToolTable
 from dragoman.wire.anthropic import Block, MessagesRequest
 
 __all__ = [
@@ -51,7 +46,7 @@ __all__ = [
     "with_max_tokens",
 ]
 
-_encode: Final = msgspec.json.Encoder().encode
+_filled: Final = msgspec.structs.replace
 # A client fingerprint that changes with every conversation: it would spoil prefix caches.
 _ATTRIBUTION: Final = "x-anthropic-billing-header"
 _PREFILL_FIELDS: Final = ("continue_final_message", "add_generation_prompt")
@@ -59,61 +54,6 @@ _SUMMARIZE: Final = (
     "Summarize the conversation so far, so that it can be continued from the summary alone. "
     "Write nothing but the summary."
 )
-
-
-class Deployment(Struct, frozen=True, kw_only=True):
-    """An upstream, the model's name there, and how that model behaves."""
-
-    upstream: str
-    model: str
-    profile: DialectProfile
-    kind: Literal["openai", "anthropic"] = "openai"
-    guards: Guards = Guards()
-
-
-class ServerCall(Struct, frozen=True, kw_only=True):
-    """The model's call of a server tool; *id* is the upstream's, or ours where it sent none."""
-
-    id: str
-    name: str
-    arguments_json: str
-
-
-class Plan(Struct, frozen=True, kw_only=True):
-    """
-    What will be sent and how the reply is to be read.
-
-    ``body`` is the chat-completions request as plain JSON values, ready to be encoded. Its tools
-    may be shared by plans.
-    """
-
-    request: MessagesRequest
-    deployment: Deployment
-    body: dict[str, Any]
-    adjustments: tuple[Adjustment, ...]
-    input_tokens_estimate: int
-    # Before calibration; 0 where no count would teach anything: pictures are guessed.
-    uncalibrated_tokens: int = 0
-    is_calibrated: bool = False
-    tool_names: frozenset[str] = frozenset()
-    tool_table: ToolTable | None = None
-    # Function name upstream -> (name, toolset_name) for members of a client toolset.
-    toolset_members: dict[str, tuple[str, str]] = field(default_factory=dict)
-    server_tools: dict[str, ServerTool] = field(default_factory=dict)
-    # Function name -> the client's schema, where the upstream got another: arguments must fit it.
-    own_schemas: dict[str, dict[str, Any]] = field(default_factory=dict)
-    # Matched and cut by us, because the upstream cannot say which one matched or takes fewer.
-    local_stop_sequences: tuple[str, ...] = ()
-    # A forced tool sent as response_format json_schema: the text that comes back is its call.
-    forced_by_schema: bool = False
-    forced_by_hint: bool = False  # a forced tool that could only be asked for
-    forced_by_choice: bool = False  # a forced tool that the upstream was told to bind
-    show_thinking: Literal["full", "omitted", "none"] = "none"
-    begins_thinking: bool = True  # the reply may begin with thinking
-    single_tool_call: bool = False
-    # The window left no more tokens than were asked for: to use them up is to fill the window.
-    fills_window: bool = False
-    is_looping: bool = False  # the last call has been made too often with the same input
 
 
 def make_plan(
@@ -125,7 +65,7 @@ def make_plan(
     recall: Recall | None = None,
     stream: bool | None = None,
     estimate_ratio: float = 1.0,
-    memory: TableMemory | None = None,
+    memory: PlanMemory | None = None,
 ) -> Plan:
     """
     Decide everything about the upstream's request. Pure: the same arguments give the same plan.
@@ -138,62 +78,50 @@ def make_plan(
         recall: Finds reasoning that the client has not sent back.
         stream: Whether the upstream shall stream; it always does unless told otherwise.
         estimate_ratio: What the upstream has counted for each token of our estimates.
-        memory: Tables of tools that come again and again.
+        memory: What plans with the same tools and settings have in common.
 
     Raises:
         InvalidRequest: A message thread, or content that only a file id points at.
     """
     _refuse_thread(request)
-    profile, adjustments = deployment.profile, Adjustments()
-    tools = plan_tools(request, profile, adjustments, memory=memory)
-    choice = plan_tool_choice(request, profile, tools=tools, adjustments=adjustments)
-    form = plan_format(
-        request, profile, is_taken=choice.response_format is not None, adjustments=adjustments
-    )
-    thinking = plan_thinking(
-        request, profile, is_forcing_tool=choice.is_forcing, adjustments=adjustments
-    )
-    reader = _reader(deployment, tools, signer=signer, texts=texts or {}, adjustments=adjustments)
-    notes = [*tools.notes, choice.note, form.note]
-    is_looping, reminder = watch_repeats(request, deployment.guards, adjustments)
-    body: dict[str, Any] = {"model": deployment.model}
-    body["messages"], prefill = _messages(
-        request, reader, notes=notes, reminder=reminder, recall=recall, adjustments=adjustments
-    )
-    body |= _tool_fields(tools, choice, profile) | _format_fields(choice, form)
-    prompt = read_prompt(body, tools_tokens=_tools_tokens(body, tools, profile))
+    frame = find_frame(request, deployment, is_stream=stream is not False, memory=memory)
+    profile = deployment.profile
+    is_looping, is_continued = False, False
+    prefill: dict[str, Any] = {}
+    said: Adjustments | None = None  # nearly always nothing is left to say of short conversations
+    messages = _plain_messages(request, frame.note, profile)
+    if messages is None:
+        said = Adjustments(frame.before)
+        reader = _reader(
+            deployment, frame.tools, signer=signer, texts=texts or {}, adjustments=said
+        )
+        is_looping, reminder = watch_repeats(request, deployment.guards, said)
+        messages, prefill = _messages(
+            request, reader, note=frame.note, reminder=reminder, recall=recall, adjustments=said
+        )
+        is_continued = _is_continued(request, profile)
+    ending = frame.ending
+    body = _body(request, deployment, messages=messages, ending=ending, prefill=prefill)
+    prompt = read_prompt(body, tools_tokens=frame.tools_tokens)
     uncalibrated = estimate_prompt(prompt, profile)
     prompt_tokens = calibrated(uncalibrated, estimate_ratio)
-    stops = plan_stops(request, profile, adjustments)
-    limit = plan_max_tokens(request, profile, prompt_tokens=prompt_tokens, adjustments=adjustments)
-    body[profile.max_tokens_field] = limit.value
-    body |= plan_sampling(request, profile, is_thinking=thinking.is_on, adjustments=adjustments)
-    body |= ({"stop": stops.upstream} if stops.upstream else {}) | thinking.fields | prefill
-    if fitted := _fit_budget(body, profile):
-        adjustments.add(fitted.field, fitted.action, reason=fitted.reason)
-    body |= _delivery_fields(request, profile, body=body, is_stream=stream is not False)
-    note_other_fields(request, profile, adjustments)
-    return Plan(
+    if not has_room(profile, prompt_tokens, ending.limit):
+        if said is None:
+            said = Adjustments(frame.before)
+        ending = plan_ending(request, frame, prompt_tokens=prompt_tokens, adjustments=said)
+        body = _body(request, deployment, messages=messages, ending=ending, prefill=prefill)
+    elif said is not None:
+        said.add_all(ending.adjustments)
+    return _filled(
+        frame.plan,
         request=request,
-        deployment=deployment,
         body=body,
-        adjustments=adjustments.take(),
+        adjustments=frame.adjustments if said is None else said.take(),
         input_tokens_estimate=prompt_tokens,
         is_calibrated=estimate_ratio != 1.0,
         uncalibrated_tokens=0 if prompt.images else uncalibrated,
-        tool_names=_names_of(body.get("tools", ()), tools),
-        tool_table=tools,
-        toolset_members=tools.toolset_members,
-        server_tools=tools.server_tools,
-        own_schemas=tools.own_schemas,
-        local_stop_sequences=stops.local,
-        forced_by_schema=choice.response_format is not None,
-        forced_by_hint=bool(choice.note) and "tools" in body,
-        forced_by_choice=choice.is_forcing and choice.response_format is None,
-        show_thinking=thinking.show,
-        begins_thinking=thinking.begins_reply and not _is_continued(request, profile),
-        single_tool_call=choice.is_single,
-        fills_window=limit.is_window,
+        begins_thinking=frame.plan.begins_thinking and not is_continued,
+        fills_window=ending.limit.is_window,
         is_looping=is_looping,
     )
 
@@ -283,7 +211,7 @@ def with_max_tokens(plan: Plan, max_tokens: int) -> Plan:
     profile = plan.deployment.profile
     body = {**plan.body, profile.max_tokens_field: max_tokens}
     fitted = [Adjustment("max_tokens", "clamped", f"{max_tokens} is what the upstream takes")]
-    if budget := _fit_budget(body, profile):
+    if budget := fit_budget(body, profile):
         fitted.append(budget)
     fields = {adjustment.field for adjustment in fitted}
     others = [a for a in plan.adjustments if a.field not in fields]
@@ -294,17 +222,6 @@ def _is_continued(request: MessagesRequest, profile: DialectProfile) -> bool:
     """Tell whether the upstream goes on with an answer that the client has begun."""
     last = request.messages[-1]
     return last.role == "assistant" and request.compaction is None and profile.prefill != "hint"
-
-
-def _fit_budget(body: dict[str, Any], profile: DialectProfile) -> Adjustment | None:
-    """Leave a quarter of max_tokens to the answer where the thinking could use up all of them."""
-    field_name = profile.thinking_budget_field
-    max_tokens = body[profile.max_tokens_field]
-    if field_name is None or body.get(field_name, 0) < max_tokens:
-        return None
-    body[field_name] = budget = max(1, max_tokens * 3 // 4)
-    reason = f"{budget} leaves room for an answer in max_tokens"
-    return Adjustment("thinking.budget_tokens", "clamped", reason)
 
 
 def _tool_calls(calls: Sequence[ServerCall]) -> list[dict[str, Any]]:
@@ -339,11 +256,46 @@ def _refuse_thread(request: MessagesRequest) -> None:
     raise InvalidRequest("thread", reason, details=details)
 
 
+def _body(
+    request: MessagesRequest,
+    deployment: Deployment,
+    *,
+    messages: list[dict[str, Any]],
+    ending: Ending,
+    prefill: dict[str, Any],
+) -> dict[str, Any]:
+    body: dict[str, Any] = {"model": deployment.model, "messages": messages, **ending.fields}
+    if prefill:  # before how it is delivered
+        delivery = {name: body.pop(name) for name in DELIVERY_FIELDS if name in body}
+        body |= prefill | delivery
+    if request.metadata is not None and "user" in body:
+        body["user"] = request.metadata.user_id
+    return body
+
+
+def _plain_messages(
+    request: MessagesRequest, note: str, profile: DialectProfile
+) -> list[dict[str, Any]] | None:
+    """Return the messages of a conversation in which nothing but texts was exchanged, or None."""
+    system = request.system
+    if request.compaction is not None or not (system is None or isinstance(system, str)):
+        return None
+    messages = write_plainly(request.messages, profile)
+    if messages is None:
+        return None
+    text = _without_attribution(system) if system else ""
+    if note:
+        text = f"{text}\n\n{note}" if text else note
+    if text:
+        messages.insert(0, {"role": "system", "content": text})
+    return messages
+
+
 def _messages(
     request: MessagesRequest,
     reader: HistoryReader,
     *,
-    notes: Sequence[str],
+    note: str,
     reminder: str,
     recall: Recall | None,
     adjustments: Adjustments,
@@ -370,7 +322,7 @@ def _messages(
     is_prefill = request.messages[-1].role == "assistant" and request.compaction is None
     prefill = writer.finish(is_prefill=is_prefill)
     writer.require_user()
-    text = "\n\n".join(part for part in (*prompt, *notes) if part)
+    text = "\n\n".join(part for part in (*prompt, note) if part)
     head = [{"role": "system", "content": text}] if text else []
     return [*head, *writer.messages], prefill
 
@@ -401,42 +353,6 @@ def _summary_request(compaction: object) -> str:
     return instructions if isinstance(instructions, str) and instructions else _SUMMARIZE
 
 
-def _tool_fields(
-    tools: ToolTable, choice: ToolChoicePlan, profile: DialectProfile
-) -> dict[str, Any]:
-    if not tools.functions or choice.hides_tools:
-        return {}
-    fields: dict[str, Any] = {"tools": choice.sent(tools.functions)}
-    if choice.tool_choice is not None:
-        fields["tool_choice"] = choice.tool_choice
-    if choice.is_single and profile.parallel_tool_calls_field:
-        fields["parallel_tool_calls"] = False
-    return fields
-
-
-def _names_of(sent: Sequence[dict[str, Any]], tools: ToolTable) -> frozenset[str]:
-    if sent is tools.functions:
-        return tools.names
-    return frozenset(tool["function"]["name"] for tool in sent)
-
-
-def _tools_tokens(
-    body: Mapping[str, Any], tools: ToolTable, profile: DialectProfile
-) -> float | None:
-    """Return an estimate of the tools that is kept with them; None: others are sent."""
-    if body.get("tools") is not tools.functions:
-        return None
-    if tools.tokens is None:
-        tools.tokens = estimate_json(tools.encode(), profile)
-    return tools.tokens
-
-
-def _format_fields(choice: ToolChoicePlan, form: FormatPlan) -> dict[str, Any]:
-    """Return the format that a forced call needs, or else the one that was asked for."""
-    response_format = choice.response_format or form.response_format
-    return {"response_format": response_format} if response_format else {}
-
-
 def _reader(
     deployment: Deployment,
     tools: ToolTable,
@@ -456,18 +372,3 @@ def _reader(
     return HistoryReader(
         profile, tools=tools, blocks=blocks, signer=signer, adjustments=adjustments
     )
-
-
-def _delivery_fields(
-    request: MessagesRequest, profile: DialectProfile, *, body: Mapping[str, Any], is_stream: bool
-) -> dict[str, Any]:
-    fields: dict[str, Any] = {}
-    user_id = request.metadata.user_id if request.metadata is not None else None
-    if user_id and profile.sends_user:
-        fields["user"] = user_id
-    fields["stream"] = is_stream
-    if is_stream and profile.stream_options:
-        fields["stream_options"] = {"include_usage": True}
-    if is_stream and profile.tool_stream and "tools" in body:
-        fields["tool_stream"] = True
-    return fields

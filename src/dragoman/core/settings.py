@@ -20,18 +20,19 @@ _JSON_NOTE: Final = (
     "Answer with JSON only, without any other text, fences or comments. "
     "The JSON must conform to this schema:\n"
 )
-# Asked for, but with no counterpart: field -> (value that asks for nothing, reason).
-_WITHOUT_COUNTERPART: Final[tuple[tuple[str, tuple[Any, ...], str], ...]] = (
-    ("service_tier", ("auto", "standard_only"), "there is one service tier"),
-    ("container", (), "there is no sandbox"),
-    ("speed", ("standard",), "there is one speed"),
-    ("inference_geo", (), "the place of inference is the upstream's"),
-    ("diagnostics", (), "cache misses are not diagnosed"),
-    ("fallbacks", ("none",), "fallback models are set by the gateway's configuration"),
-    ("fallback_credit_token", (), "no credit is applied"),
-    ("billing_policy", ({"type": "self"},), "the gateway's key pays"),
-    ("safeguards", (), "there are no safety verdicts, and they are not sent on"),
-)
+# Asked for, but with no counterpart: field -> (values that ask for nothing, reason).
+_WITHOUT_COUNTERPART: Final[dict[str, tuple[tuple[Any, ...], str]]] = {
+    "service_tier": (("auto", "standard_only"), "there is one service tier"),
+    "container": ((), "there is no sandbox"),
+    "speed": (("standard",), "there is one speed"),
+    "inference_geo": ((), "the place of inference is the upstream's"),
+    "diagnostics": ((), "cache misses are not diagnosed"),
+    "fallbacks": (("none",), "fallback models are set by the gateway's configuration"),
+    "fallback_credit_token": ((), "no credit is applied"),
+    "billing_policy": (({"type": "self"},), "the gateway's key pays"),
+    "safeguards": ((), "there are no safety verdicts, and they are not sent on"),
+}
+_NONE_OF_THEM: Final = (None,) * len(_WITHOUT_COUNTERPART)
 _EDITS: Final = {
     "clear_tool_uses_20250919": "old tool results are not cleared",
     "compact_20260112": "conversations are not compacted here",
@@ -116,7 +117,7 @@ def plan_max_tokens(
     if profile.max_output_tokens is not None:
         allowed = min(allowed, profile.max_output_tokens)
     if profile.context_window is not None:
-        room = profile.context_window - prompt_tokens - int(prompt_tokens * _ESTIMATE_ERROR)
+        room = _room(profile.context_window, prompt_tokens)
         floor = min(_MIN_ROOM, max(1, profile.context_window // 4))
         allowed = min(allowed, max(room, floor))
     if request.max_tokens == 0:
@@ -126,6 +127,17 @@ def plan_max_tokens(
         adjustments.add("max_tokens", "clamped", reason=f"{allowed} is what fits the model")
     is_window = allowed < min(asked, profile.max_output_tokens or asked)
     return TokenLimit(allowed, is_window)
+
+
+def has_room(profile: DialectProfile, prompt_tokens: int, limit: TokenLimit) -> bool:
+    """Tell whether *limit*, that of an empty prompt, stands for one of *prompt_tokens*, too."""
+    window = profile.context_window
+    return window is None or _room(window, prompt_tokens) >= limit.value
+
+
+def _room(window: int, prompt_tokens: int) -> int:
+    """Return how many tokens of *window* the prompt leaves for sure."""
+    return window - prompt_tokens - int(prompt_tokens * _ESTIMATE_ERROR)
 
 
 def plan_stops(
@@ -203,14 +215,34 @@ def _format(
     return FormatPlan(None, note)
 
 
+def ignored_fields(request: MessagesRequest) -> tuple[str, ...]:
+    """Return the names of fields that ask for something that nothing upstream is like."""
+    values = (  # in the order of the table; nearly always none is there
+        request.service_tier,
+        request.container,
+        request.speed,
+        request.inference_geo,
+        request.diagnostics,
+        request.fallbacks,
+        request.fallback_credit_token,
+        request.billing_policy,
+        request.safeguards,
+    )
+    if values == _NONE_OF_THEM:
+        return ()
+    return tuple(
+        name
+        for (name, (harmless, _)), value in zip(_WITHOUT_COUNTERPART.items(), values, strict=True)
+        if value is not None and value not in harmless and value not in ({}, [])
+    )
+
+
 def note_other_fields(
     request: MessagesRequest, profile: DialectProfile, adjustments: Adjustments
 ) -> None:
     """Report what is accepted without being done."""
-    for name, harmless, reason in _WITHOUT_COUNTERPART:
-        value = getattr(request, name)
-        if value is not None and value not in harmless and value not in ({}, []):
-            adjustments.add(name, "dropped", reason=reason)
+    for name in ignored_fields(request):
+        adjustments.add(name, "dropped", reason=_WITHOUT_COUNTERPART[name][1])
     metadata = request.metadata
     if metadata is not None and metadata.user_id and not profile.sends_user:
         reason = "the upstream takes no name of the user"

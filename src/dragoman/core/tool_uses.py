@@ -1,13 +1,18 @@
 """Which tools a conversation has referred to, called, added and removed."""
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct, field
 
 from dragoman.core.adjustments import Adjustments
-from dragoman.wire.anthropic import Block, MessagesRequest, Tool
+from dragoman.wire.anthropic import Block, Message, MessagesRequest, Tool
+
+_NO_TOOL: Final = frozenset[str]()
+# Blocks that may change which tools there are, or with tool_changes do.
+_CHANGES: Final = frozenset(("mcp_tool_listing", "tool_addition", "tool_removal", "compaction"))
+_REFERENCES: Final = frozenset(("tool_reference", "tool_search_tool_result"))
 
 
 class ToolUses(Struct):
@@ -40,6 +45,47 @@ def scan_tool_uses(request: MessagesRequest, adjustments: Adjustments) -> ToolUs
     if uses.referred:
         _report_unresolved(request.tools, uses, adjustments)
     return uses
+
+
+def wanted_tools(messages: Sequence[Message]) -> frozenset[str] | None:
+    """
+    Return the names of tools that *messages* call or refer to.
+
+    None where they change what is asked for: which tools there are, or how hard to think.
+    """
+    wanted: set[str] | None = None
+    for message in messages:
+        if message.output_config is not None:
+            return None
+        content = message.content
+        if isinstance(content, str):
+            continue
+        for block in content:
+            kind = block.type
+            if kind == "text":
+                continue
+            if wanted is None:
+                wanted = set()
+            if kind == "tool_use":
+                wanted.add(block.name or "")
+            elif not _is_quiet(block, wanted):
+                return None
+    return _NO_TOOL if wanted is None else frozenset(wanted)
+
+
+def _is_quiet(block: Block, wanted: set[str]) -> bool:
+    """Tell whether *block* changes no tools; those that it refers to are added to *wanted*."""
+    kind = block.type
+    if kind in _CHANGES:
+        return kind == "compaction" and not block.tool_changes
+    if kind in _REFERENCES:
+        found = [block.tool_name or ""] if kind == "tool_reference" else []
+        wanted.update(found or referenced_tools(block.content))
+    elif kind == "tool_use":
+        wanted.add(block.name or "")
+    elif kind == "tool_result" and isinstance(block.content, list):
+        return all(inner.type == "text" or _is_quiet(inner, wanted) for inner in block.content)
+    return True
 
 
 def _report_unresolved(tools: Iterable[Tool], uses: ToolUses, adjustments: Adjustments) -> None:

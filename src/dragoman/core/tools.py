@@ -169,8 +169,7 @@ def plan_tools(
         table = _build(request, profile, made, hidden=hidden, uses=uses)
         known = KnownTable(profile=profile, hidden=hidden, table=table, adjustments=made.take())
         memory.keep_table(request.tools, known)
-    for adjustment in known.adjustments:
-        adjustments.add(adjustment.field, adjustment.action, reason=adjustment.reason)
+    adjustments.add_all(known.adjustments)
     return known.table
 
 
