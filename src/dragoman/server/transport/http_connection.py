@@ -6,6 +6,7 @@ from typing import Final, cast
 
 from dragoman.core.errors import GatewayError, Overloaded, RequestTimeout
 from dragoman.server.transport.framing import ChunkedFraming, LengthFraming
+from dragoman.server.transport.head_memo import KnownHead
 from dragoman.server.transport.http_body import QUARTERS, RequestBody
 from dragoman.server.transport.http_exchange import HttpExchange
 from dragoman.server.transport.http_head import RequestHead
@@ -30,6 +31,7 @@ _STALL_S: Final = 60.0
 # Connections over the limit are given a reply if they ask for one soon, and only so many.
 _SURPLUS_S: Final = 1.0
 _MAX_SURPLUS: Final = 128
+_NEVER: Final = math.inf
 
 
 class Connection(asyncio.Protocol):
@@ -48,6 +50,7 @@ class Connection(asyncio.Protocol):
         "_unsent_bytes",
         "deadline_s",
         "is_write_paused",
+        "known_head",
         "loop",
         "peer",
         "stall_deadline_s",
@@ -60,13 +63,14 @@ class Connection(asyncio.Protocol):
         self._site = site
         self.loop = loop
         self.peer = ""
+        self.known_head: KnownHead | None = None  # of the request before
         self._head: RequestHead | None = None  # that is being read
         self._exchange: HttpExchange | None = None  # whose reply has not ended
         self._body: RequestBody | None = None  # that has not ended; may outlive its exchange
         self._ahead = bytearray()  # what came after the request being answered
         self._is_ending = self._is_read_paused = self._is_surplus = self.is_write_paused = False
         self._linger_left = 0
-        self.deadline_s = self.stall_deadline_s = self._unsent_bytes = math.inf
+        self.deadline_s = self.stall_deadline_s = self._unsent_bytes = _NEVER
 
     @property
     def is_idle(self) -> bool:
@@ -121,7 +125,7 @@ class Connection(asyncio.Protocol):
         if self._is_ending:
             self._watch_output()
             return
-        self.stall_deadline_s = math.inf
+        self.stall_deadline_s = _NEVER
         if self._exchange is not None:
             self._exchange.resume()
         elif self._ahead:
@@ -193,50 +197,61 @@ class Connection(asyncio.Protocol):
     # -- reading
 
     def _feed_head(self, data: bytes) -> None:
+        known = self.known_head
+        if known is not None and self._head is None:
+            found = known.split(data)
+            if found is not None:
+                self._start_exchange(known.fields, found[0], found[1])
+                return
+        try:
+            self._read_head(data)
+        except GatewayError as error:
+            self._refuse(error)
+
+    def _read_head(self, data: bytes) -> None:
+        """Read a head that is not the same as the one before it."""
         head = self._head
         if head is None:
             if data[0] in b"\r\n" and not (data := data.lstrip(b"\r\n")):
                 return  # clients may send empty lines between requests
             if self._is_surplus:
-                self._refuse(_overloaded())
+                raise _overloaded()
+            self.known_head = known = self._site.heads.read(data)
+            if known is not None and (found := known.split(data)):
+                self._start_exchange(known.fields, *found)
                 return
             head = RequestHead(self._site.limits.max_header_bytes)
-        try:
-            rest = head.feed(data)
-            if rest is None:
-                self._keep_head(head)
-                return
-            head.finish()
-        except GatewayError as error:
-            self._refuse(error)
+        rest = head.feed(data)
+        if rest is None:
+            self._keep_head(head)
             return
+        head.finish()
         self._head = None
-        self._start_exchange(head, rest)
+        self._start_exchange(head, head.content_length, rest)
 
     def _keep_head(self, head: RequestHead) -> None:
         if self._head is None:
             self._head = head
             self.deadline_s = self._site.deadline(self._site.limits.header_timeout_s)
 
-    def _start_exchange(self, request: RequestHead, rest: bytes) -> None:
-        body, length = None, request.content_length
-        coding = request.headers.get(b"content-encoding", b"")
-        if request.is_chunked:
-            body = RequestBody(ChunkedFraming(), coding)
-        elif length > len(rest) or (length and coding):
-            body = RequestBody(LengthFraming(length), coding)
-        whole = b""
-        if body is None:
+    def _start_exchange(self, request: RequestHead, length: int, rest: bytes) -> None:
+        site, body, whole = self._site, None, b""
+        if request.is_chunked or length > len(rest) or (length and request.coding):
+            framing = ChunkedFraming() if request.is_chunked else LengthFraming(length)
+            body = RequestBody(framing, request.coding)
+        elif length == len(rest):  # nearly always
+            whole, rest = rest, b""
+        else:
             whole, rest = rest[:length], rest[length:]
         exchange = self._exchange = HttpExchange(self, request, body=body, whole=whole)
-        self.deadline_s = math.inf
+        self.deadline_s = _NEVER
         if body is not None:
             self._body = body
             self._feed_body(body, rest)
         elif rest:
             self._read_ahead(rest)
-        self._site.exchanges.add(exchange)
-        exchange.task = self.loop.create_task(self._site.answer(exchange))
+        site.exchanges.add(exchange)
+        exchange.task = self.loop.create_task(site.answer(exchange))
 
     def _feed_body(self, body: RequestBody, data: bytes) -> None:
         rest = body.feed(data)
@@ -245,7 +260,7 @@ class Connection(asyncio.Protocol):
                 self._pause_reading()
             return
         self._body = None
-        self.deadline_s = math.inf
+        self.deadline_s = _NEVER
         if rest:
             self._read_ahead(rest)
         if self._exchange is None:  # the reply has ended before
@@ -332,12 +347,12 @@ class Connection(asyncio.Protocol):
     def _close(self) -> None:
         """Close as soon as the client has taken what was written."""
         self._is_ending = True
-        self.deadline_s = math.inf
+        self.deadline_s = _NEVER
         self._watch_output()
         self.transport.close()
 
     def _watch_output(self) -> None:
-        self._unsent_bytes = math.inf
+        self._unsent_bytes = _NEVER
         self.stall_deadline_s = self._site.deadline(_STALL_S)
 
     def _expire_stall(self) -> None:

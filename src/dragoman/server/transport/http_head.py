@@ -25,7 +25,8 @@ class RequestHead:
 
     Attributes:
         path: Percent-decoded, without query; what is not UTF-8 in it is replaced.
-        headers: Names in lower case; repeated fields joined by ``", "``.
+        headers: Without Content-Length, so that they are the same for requests of any length.
+        coding: Of the body, by the Content-Encoding; empty: none.
         content_length: Zero without a body and where the body is chunked.
         is_http11: Otherwise it is 1.0, which knows neither chunks nor interim replies.
         keeps_alive: The client will send another request on this connection, perhaps.
@@ -41,6 +42,7 @@ class RequestHead:
         "_parser",
         "_tail",
         "_target",
+        "coding",
         "content_length",
         "headers",
         "is_chunked",
@@ -98,10 +100,11 @@ class RequestHead:
         self.method = parser.get_method().decode("ascii")
         self._take_version(parser.get_http_version())
         self._take_target(self._target)
-        self.content_length = int(fields.get(b"content-length", 0))
+        self.content_length = int(fields.pop(b"content-length", 0))
         self.is_chunked = b"transfer-encoding" in fields
         if self.is_chunked:
             self._check_coding(fields[b"transfer-encoding"])
+        self.coding = fields.get(b"content-encoding", b"")
         self.headers = SentHeaders(fields)
 
     def _parse(self, data: bytes) -> None:

@@ -7,6 +7,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from dragoman.core.errors import GatewayError
+from dragoman.server.transport.head_memo import HeadMemo, KnownHead
 from dragoman.server.transport.http_body import QUARTERS
 from dragoman.server.transport.http_exchange import HttpExchange
 from dragoman.server.transport.reply_head import with_length
@@ -34,10 +35,12 @@ class Member(Protocol):
     Attributes:
         deadline_s: When ``expire`` is to be called, on the clock of the site.
         stall_deadline_s: The same, while the client takes nothing.
+        known_head: Of its last request; None: to be read.
     """
 
     deadline_s: float
     stall_deadline_s: float
+    known_head: KnownHead | None
 
     def expire(self, now_s: float) -> None:
         """Act on a deadline that has passed."""
@@ -55,6 +58,7 @@ class Site:
 
     Attributes:
         now_s: A clock that is read once per tick, so that a deadline costs no system call.
+        heads: Those that came before.
         keep_alive_deadline_s: Of a connection that becomes idle now.
         emptied: Set when the last connection and exchange are gone, of a server that is closing.
     """
@@ -71,6 +75,7 @@ class Site:
         self.render_refusal, self.on_crash = render_refusal, on_crash
         self.connections: set[Member] = set()
         self.exchanges: set[HttpExchange] = set()
+        self.heads = HeadMemo(limits.max_header_bytes)
         self.is_closing = False
         self.emptied = asyncio.Event()
         shortest_s = min(
@@ -86,6 +91,9 @@ class Site:
         for connection in tuple(self.connections):
             if now_s >= connection.deadline_s or now_s >= connection.stall_deadline_s:
                 connection.expire(now_s)
+        if self.heads.forget_old(now_s):
+            for connection in self.connections:
+                connection.known_head = None
 
     def deadline(self, timeout_s: float) -> float:
         """Return the time on the tick's clock by which *timeout_s* have passed for certain."""
