@@ -128,6 +128,31 @@ def test_a_running_gateway_is_found_and_used(tmp_path: Path) -> None:
     assert not log_file(tmp_path).exists()
 
 
+def test_beside_a_gateway_with_keys_of_the_store_it_has_its_own(tmp_path: Path) -> None:
+    env = {**install(tmp_path), "DRAGOMAN_DATA_DIR": str(tmp_path / "data")}
+    with ChatUpstream(say("Hi.", times=-1)) as lab:
+        ports = f"[metrics]\nport = {free_port()}\n[admin]\nport = {free_port()}\n"
+        configure(tmp_path, lab.url, more=ports)
+        made = run_command(tmp_path, "keys", "create", "ada", env=env)
+        assert made.returncode == 0
+        text = (tmp_path / "dragoman.toml").read_text()
+        with GatewayProcess(tmp_path / "gateway", config=text, env=env) as gateway:
+            configure(tmp_path, lab.url, port=gateway.port, more=ports)
+            run = run_command(tmp_path, "claude", env=env)
+            assert (run.returncode, run.stderr) == (0, "")
+            lines = run_command(tmp_path, "claude", "--print-env", env=env)
+    found = seen(tmp_path)
+    assert found["env"]["ANTHROPIC_BASE_URL"] != gateway.url
+    assert (found["answer"], found["others"]) == ("Hi.", [401, 401])
+    assert found["env"]["ANTHROPIC_AUTH_TOKEN"].encode() not in stored(tmp_path / "data")
+    assert lines.returncode == 0
+    assert lines.stderr.startswith("dragoman: keys of the store are not shown: put one into ")
+
+
+def stored(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+
+
 def test_without_models_of_its_own_it_takes_those_of_the_running_one(tmp_path: Path) -> None:
     env = install(tmp_path)
     with ChatUpstream(say("Hi.", times=-1)) as lab:

@@ -50,7 +50,9 @@ from dragoman.policy.routes import Routes
 from dragoman.presets import is_loopback
 from dragoman.serve import StartOptions, engine_model, loop_factory, open_gateway
 from dragoman.server.telemetry import EventLog
-from dragoman.settings import KeyConfig, Secret
+from dragoman.settings import AdminConfig, KeyConfig, MetricsConfig, Secret
+from dragoman.store_urls import read_store_url
+from dragoman.stores.peek import holds_keys
 from dragoman.terminal import print_line
 
 _LOG_FILE: Final = "claude.log"
@@ -125,7 +127,10 @@ def print_variables(options: ClaudeOptions, *, shell: Shell, environ: Mapping[st
     for line in (*lines, *shell_lines(variables, shell)):
         print_line(console, line)
     errors = Console(stderr=True, highlight=False)
-    if not is_running:
+    if session.token == OPEN and _may_hold_keys(config):
+        note = "keys of the store are not shown: put one into ANTHROPIC_AUTH_TOKEN afterwards"
+        print_line(errors, f"dragoman: {note} (dragoman keys create NAME makes one)")
+    elif not is_running:
         demo = " --demo" if model else ""
         note = f"no gateway runs at {session.base_url} yet; start it: dragoman serve{demo}"
         print_line(errors, f"dragoman: {note}")
@@ -133,6 +138,11 @@ def print_variables(options: ClaudeOptions, *, shell: Shell, environ: Mapping[st
         names = ", ".join(conflict.env)
         print_line(errors, f"dragoman: {conflict.path} sets {names}, which stands above the lines")
     return OK
+
+
+def _may_hold_keys(config: Config) -> bool:
+    """Tell whether a gateway with *config* may want a key of its store, which nobody can read."""
+    return holds_keys(read_store_url(config.store.url, config.server.data_dir)) is not False
 
 
 def _load(options: ClaudeOptions, environ: Mapping[str, str]) -> tuple[Config, EngineModel | None]:
@@ -243,11 +253,19 @@ def _token(options: ClaudeOptions, config: Config) -> str:
 
 
 def _private(config: Config, token: str) -> Config:
-    """Return *config* for a gateway that only knows its own key, at a free port of loopback."""
+    """
+    Return *config* for a gateway of our own, at a free port of loopback.
+
+    Of the configuration it knows no key but *token*, which is written down nowhere. Ports of their
+    own belong to the gateway that may be running beside it.
+    """
     plain = {"tls_certificate": None, "tls_key": None}
-    server = structs.replace(config.server, host="127.0.0.1", port=0, **plain)
     return structs.replace(
-        config, server=server, keys=(KeyConfig(name=_KEY_NAME, key=Secret(token)),)
+        config,
+        server=structs.replace(config.server, host="127.0.0.1", port=0, **plain),
+        keys=(KeyConfig(name=_KEY_NAME, key=Secret(token)),),
+        admin=AdminConfig(),
+        metrics=MetricsConfig(),
     )
 
 
