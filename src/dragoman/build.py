@@ -73,10 +73,7 @@ from dragoman.sharing import NOTHING_SHARED, Sharing
 from dragoman.signing_file import signing_secret
 from dragoman.store_urls import read_store_url
 from dragoman.stores.opening import LazyStore
-from dragoman.stores.peek import newer_version
 from dragoman.stores.usage_spool import UsageSpool, spool_folder
-from dragoman.stores.versions import too_new
-from dragoman.tables import ConfigError
 from dragoman.tls_files import server_tls
 
 ENGINE: Final = "engine"  # the embedded engine's name among the upstreams
@@ -335,8 +332,6 @@ def _store(config: Config) -> LazyStore | None:
     url = read_store_url(config.store.url, config.server.data_dir)
     if url is None:
         return None
-    if (version := newer_version(url)) is not None:
-        raise ConfigError([f"store: {too_new(url, version)}"], source=config.source)
     return LazyStore(url, config.store)
 
 

@@ -53,6 +53,9 @@ from dragoman.settings import ServerConfig
 from dragoman.sharing import open_sharing
 from dragoman.signals import StopSignals, unless
 from dragoman.signing_file import signing_secret
+from dragoman.store_urls import read_store_url
+from dragoman.stores.opening import version_beyond_us
+from dragoman.stores.versions import too_new
 from dragoman.tables import ConfigError
 from dragoman.terminal import LastingConsole, print_line
 from dragoman.tls_files import renew_certificate
@@ -217,6 +220,7 @@ async def open_gateway(
         ConfigError: The configuration cannot be used.
         CommandFailed: It cannot listen, or the engine does not start.
     """
+    await _refuse_newer_store(config)
     found = await find_local_engines(config)
     engine = Engine(model) if model else None
     config = complete_config(config, engine or link, found)
@@ -249,6 +253,13 @@ async def open_gateway(
         yield Running(
             gateway=switch, server=server, admin=admin, serving=serving, engine=engine or link
         )
+
+
+async def _refuse_newer_store(config: Config) -> None:
+    url = read_store_url(config.store.url, config.server.data_dir)
+    version = await version_beyond_us(url) if url is not None else None
+    if version is not None:
+        raise CommandFailed(f"store: {too_new(url, version)}", code=CANNOT_START)
 
 
 async def _show_metrics(

@@ -1,14 +1,18 @@
 """Real gateways on one store: keys come and go, and so does the database."""
 
+import asyncio
 import json
+import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 
+from dragoman.exit_codes import CANNOT_START, FAILED
 from dragoman.policy.key_texts import new_client_key
 from support.app_case import ASK
 from support.chat_script import say
@@ -104,6 +108,38 @@ def test_a_key_is_good_at_once_and_refused_everywhere_within_two_seconds(
     for gateway in gateways:
         assert made["key"] not in gateway.log()
         assert other["key"] not in gateway.log()
+
+
+@pytest.mark.parametrize("workers", [(), ("--workers", "2")], ids=["one", "workers"])
+def test_a_database_of_a_newer_version_stops_the_start(
+    tmp_path: Path, store_url: str, workers: tuple[str, ...]
+) -> None:
+    (tmp_path / "dragoman.toml").write_text(lab_config("http://127.0.0.1:9/v1", "m"))
+    env = {"DRAGOMAN_STORE_URL": store_url, "DRAGOMAN_DATA_DIR": str(tmp_path / "data")}
+    assert run_command(tmp_path, "db", "upgrade", env=env).returncode == 0
+    age(store_url)
+    done = run_command(tmp_path, "serve", "--port", "0", *workers, env=env)
+    assert done.returncode == CANNOT_START
+    (line,) = [each for each in done.stderr.splitlines() if each.startswith("dragoman: ")]
+    assert line.startswith(f"dragoman: store: {store_url.partition(':')[0]} ")
+    assert "the database has version 9999, this program knows none after" in line
+    assert run_command(tmp_path, "check", env=env).returncode == FAILED
+
+
+def age(store_url: str) -> None:
+    """Let the database look as if a later program had changed it."""
+    statement = "UPDATE alembic_version SET version_num = '9999'"
+
+    async def change() -> None:
+        connection = await asyncpg.connect(store_url, timeout=20)
+        await connection.execute(statement)
+        await connection.close()
+
+    if store_url.startswith("postgresql"):
+        asyncio.run(change())
+        return
+    with closing(sqlite3.connect(store_url.removeprefix("sqlite:///"))) as connection, connection:
+        connection.execute(statement)
 
 
 @pytest.mark.server

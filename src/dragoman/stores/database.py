@@ -7,7 +7,6 @@ wait only if it says at its beginning that it will write.
 
 import asyncio
 import os
-import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
@@ -21,7 +20,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from dragoman.core.errors import StoreUnavailable
 from dragoman.settings import StoreConfig
-from dragoman.store_urls import CHECKED_MODES, PostgresAddress, StoreUrl
+from dragoman.store_urls import PostgresAddress, StoreUrl
+from dragoman.stores.postgres_peek import ssl_options
 
 _WRITES: Final = "dragoman_writes"  # our option of a connection
 _SQLITE_CONNECTIONS: Final = 3  # each is a thread: one writes, one polls, one reports
@@ -185,27 +185,7 @@ def _server_settings(address: PostgresAddress, settings: StoreConfig) -> dict[st
 
 def _options(address: PostgresAddress) -> dict[str, Any]:
     """Return what the driver is told beside where the server is."""
-    options: dict[str, Any] = {}
-    if address.ssl_mode in CHECKED_MODES:
-        options["ssl"] = _checking(address)
-    elif address.ssl_mode is not None:
-        options["ssl"] = address.ssl_mode
+    options = ssl_options(address)
     if (size := address.statement_cache_size) is not None:
         options |= {"statement_cache_size": size, "prepared_statement_cache_size": size}
     return options
-
-
-def _checking(address: PostgresAddress) -> ssl.SSLContext:
-    """
-    Return what checks the server's certificate.
-
-    Raises:
-        StoreUnavailable: The certificates to check it against cannot be read.
-    """
-    try:
-        context = ssl.create_default_context(cafile=address.ssl_root)
-    except (OSError, ssl.SSLError) as error:
-        reason = error.strerror or str(error)
-        raise StoreUnavailable(f"sslrootcert: {address.ssl_root}: {reason}") from None
-    context.check_hostname = address.ssl_mode == "verify-full"
-    return context

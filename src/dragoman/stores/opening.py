@@ -7,6 +7,8 @@ from dragoman.core.errors import StoreUnavailable
 from dragoman.policy.store import Store
 from dragoman.settings import StoreConfig
 from dragoman.store_urls import StoreUrl
+from dragoman.stores.peek import newer_version
+from dragoman.stores.postgres_peek import newer_version_at
 from dragoman.stores.versions import SchemaState
 from dragoman.tables import ConfigError
 
@@ -119,6 +121,19 @@ async def look_at_store(url: StoreUrl, settings: StoreConfig) -> SchemaState:
         return await look_at_schema(database)
     finally:
         await database.close()
+
+
+async def version_beyond_us(url: StoreUrl) -> str | None:
+    """
+    Return the version of a store that this program is too old for.
+
+    None: it is none, or that cannot be seen now: a gateway starts without its store, too.
+
+    Raises:
+        ConfigError: What it needs is not installed, or not there.
+    """
+    check_needs(url)
+    return newer_version(url) if url.address is None else await newer_version_at(url.address)
 
 
 async def upgrade_store(url: StoreUrl, settings: StoreConfig) -> SchemaState:
