@@ -215,7 +215,7 @@ def test_no_credential_is_kept() -> None:
     plan_of({"mcp_servers": [server]}, memory=memory)
     plan_of({"fallback_credit_token": "planted-2", "container": "planted-3"}, memory=memory)
     plan_of({"metadata": {"user_id": "planted-4"}}, memory=memory)
-    frames = [kept for each in memory._sets.values() for kept in each.frames.items()]
+    frames = [kept for each in memory._by_list.values() for kept in each.frames.items()]
     assert len(frames) == 2
     assert "planted" not in repr(frames)
 
@@ -231,7 +231,7 @@ def test_the_number_of_frames_is_bounded() -> None:
     memory, most = ToolMemory(), 0
     for number in range(2 * tool_memory._MAX_FRAMES + 10):
         plan_of({"max_tokens": number, "tools": [tool(f"t{number % 2}")]}, memory=memory)
-        kept = sum(len(each.frames) for each in memory._sets.values())
+        kept = sum(len(each.frames) for each in memory._by_list.values())
         assert kept == memory._n_frames
         most = max(most, kept)
     assert most == tool_memory._MAX_FRAMES

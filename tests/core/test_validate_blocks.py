@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from dragoman.core.errors import InvalidRequest
-from dragoman.core.validate_blocks import check_message, check_system
-from dragoman.wire.anthropic import Block, Message, Source
+from dragoman.core.validate_blocks import check_blocks
+from dragoman.wire.anthropic import Block, Source
 from support.plans import MINIMAL, parse, result, text
 
 URL = {"type": "url", "url": "https://a.example"}
@@ -83,10 +83,10 @@ def test_sources_of_other_kinds(block: str, source: str) -> None:
 def test_a_source_of_the_wrong_type_that_the_decoder_could_not_know() -> None:
     block = Block("document", source=Source("text", data=[]))  # type: ignore[arg-type]
     with pytest.raises(InvalidRequest) as caught:
-        check_message(Message("user", [block]), "messages.0")
+        check_blocks([block], "messages.0.content")
     assert caught.value.path == "messages.0.content.0.source.data"
 
 
 @pytest.mark.parametrize("system", [None, "", "Be nice.", [], [Block("text", text="a")]])
 def test_systems(system: Any) -> None:
-    check_system(system)
+    check_blocks(system, "system")

@@ -36,11 +36,18 @@ class _KnownSet(Struct, eq=False):
 
 
 class ToolMemory:
-    """The sets of tools that came last, by the bytes that they came as. Bounded."""
+    """
+    The sets of tools that came last, by the bytes that they came as. Bounded.
+
+    Attributes:
+        no_tools: The tools of requests that have none.
+    """
 
     def __init__(self) -> None:
         self._sets: OrderedDict[bytes, _KnownSet] = OrderedDict()
-        self._by_list: dict[int, _KnownSet] = {}  # by the identity of the list, which is kept
+        self.no_tools: list[Tool] = []
+        # By the identity of the list, which is kept.
+        self._by_list = {id(self.no_tools): _KnownSet(b"", self.no_tools, _NO_NAMES)}
         self._n_bytes = 0
         self._n_frames = 0
 
@@ -96,7 +103,7 @@ class ToolMemory:
         if known is None:
             return
         if self._n_frames >= _MAX_FRAMES:
-            for each in self._sets.values():
+            for each in self._by_list.values():
                 self._forget_frames(each)
         self._n_frames += key not in known.frames
         known.frames[key] = frame

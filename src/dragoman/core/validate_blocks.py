@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from dragoman.core.errors import InvalidRequest
-from dragoman.wire.anthropic import MISSING_CONTENT, Block, Message, Source
+from dragoman.wire.anthropic import Block, Source
 
 # Wire types are read leniently as one flat Struct; what each type needs is here.
 _REQUIRED: Final[dict[str, tuple[tuple[str, type, str], ...]]] = {
@@ -90,28 +90,19 @@ def _blank(blocks: object) -> bool:
     return found
 
 
-def check_message(message: Message, path: str) -> None:
+def check_blocks(blocks: object, path: str) -> None:
     """
-    Check one message.
+    Check the blocks of a message or of the system prompt.
+
+    Args:
+        blocks: Them, or what stands in their place: a string, or nothing.
+        path: Of the field.
 
     Raises:
         InvalidRequest: A block lacks a field, or has one of the wrong type.
     """
-    content = message.content
-    if isinstance(content, str):
-        if content is MISSING_CONTENT and message.role != "system":
-            raise InvalidRequest(f"{path}.content", "Field required")
+    if not isinstance(blocks, list):
         return
-    _check_blocks(content, f"{path}.content")
-
-
-def check_system(system: str | list[Block] | None) -> None:
-    """Check the system prompt, like a message."""
-    if isinstance(system, list):
-        _check_blocks(system, "system")
-
-
-def _check_blocks(blocks: list[Block], path: str) -> None:
     for number, block in enumerate(blocks):
         if block.type == "text" and block.text is not None:  # most blocks
             continue
@@ -136,7 +127,7 @@ def _check_block(block: Block, path: str) -> None:
 def _check_content(block: Block, path: str) -> None:
     content: Any = block.content
     if isinstance(content, list):
-        _check_blocks(content, f"{path}.content")
+        check_blocks(content, f"{path}.content")
     elif isinstance(content, dict) and block.type in ("tool_result", "mcp_tool_result"):
         raise InvalidRequest(f"{path}.content", "Input should be a string or an array of blocks")
 
@@ -152,4 +143,4 @@ def _check_source(source: Source, path: str, *, kinds: tuple[str, ...]) -> None:
     if not isinstance(value, kind):
         raise InvalidRequest(f"{path}.{field}", "Input should be a string or an array of blocks")
     if isinstance(value, list):
-        _check_blocks(value, f"{path}.content")
+        check_blocks(value, f"{path}.content")

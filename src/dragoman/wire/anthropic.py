@@ -189,10 +189,13 @@ class _KnownFieldsOnly(MessagesRequest, forbid_unknown_fields=True):
     """The same, refusing unknown fields at the top level."""
 
 
+NO_TOOLS: Final = msgspec.Raw(b"[]")  # what stands for tools that were left out
+
+
 class _ToolsAsTheyCame(MessagesRequest, forbid_unknown_fields=True):
     """The same, with tools that may be known already: the parser puts their list there."""
 
-    tools: msgspec.Raw = msgspec.Raw(b"[]")  # type: ignore[assignment]
+    tools: msgspec.Raw = NO_TOOLS  # type: ignore[assignment]
 
 
 decode_known: Final = msgspec.json.Decoder(_KnownFieldsOnly).decode
