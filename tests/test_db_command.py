@@ -77,7 +77,7 @@ def test_a_newer_database(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         assert "has version 9999, this program knows none after" in err
         assert "install the newer Dragoman" in err
     code, out, err = run(capsys, "serve", "--demo", "--port", "0")
-    assert (code, out) == (2, "")
+    assert (code, out) == (3, "")
     assert "has version 9999, this program knows none after" in err
     assert path.read_bytes() == before
 
