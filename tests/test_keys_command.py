@@ -395,6 +395,9 @@ def test_everything_is_written_down(shell: Shell) -> None:
     head, first, *_ = shell.ok("audit", "--limit", "2").splitlines()
     assert head.split() == ["TIME", "WHO", "ACTION", "SUBJECT", "DETAILS"]
     assert "key.revoke" in first
+    shell.ok("keys", "create", "two", "--concurrent", "4", "--model", "glm-*")
+    line = shell.ok("audit", "--limit", "1").splitlines()[1]
+    assert 'allowed_models=["glm-*"] limits={"concurrent":4}' in line
 
 
 def test_without_a_store(shell: Shell) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+import msgspec
 from rich.console import Console
 
 from dragoman.exit_codes import FAILED, OK, USAGE, CommandFailed
@@ -107,10 +108,17 @@ def show_audit(*, page: Page, options: StoreOptions, environ: Mapping[str, str])
 
 def _row(entry: AuditEntry) -> tuple[str, ...]:
     given = [
-        f"{name}={value}" for name, value in entry.details.items() if value not in ("", [], {})
+        f"{name}={_shown(value)}"
+        for name, value in entry.details.items()
+        if value not in ("", [], {})
     ]
     details = " ".join(given)[:_MAX_DETAILS] or NONE
     return (shown_time(entry.at), entry.actor, entry.action, entry.subject, details)
+
+
+def _shown(value: object) -> str:
+    """Return a value as people may have written it: words as they are, all else as JSON."""
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
 def _dump_command(at: PostgresAddress, target: Path) -> str:

@@ -88,6 +88,23 @@ def test_a_failed_transaction_says_nothing_of_its_values(url: StoreUrl) -> None:
     asyncio.run(main())
 
 
+def test_what_is_no_text_is_not_taken_for_an_outage(url: StoreUrl) -> None:
+    async def main() -> None:
+        database = Database(url, StoreConfig())
+
+        async def echo(value: str) -> str | None:
+            async with database.reading() as connection:
+                asked = text("SELECT CAST(:value AS TEXT)")
+                return await connection.scalar(asked, {"value": value})
+
+        with pytest.raises(UnicodeEncodeError):
+            await echo("\udcff")
+        assert await echo("text") == "text"  # it can still be used
+        await database.close()
+
+    asyncio.run(main())
+
+
 @pytest.mark.server
 def test_connections_that_a_restart_has_cut_are_replaced() -> None:
     async def main(server: PostgresServer) -> None:

@@ -86,18 +86,29 @@ def explained() -> Iterator[None]:
 
     Raises:
         StoreUnavailable: The database is away, too slow, or not one of ours.
+        UnicodeEncodeError: A text was none; SQLite's driver says so itself.
     """
     try:
         yield
     except (IntegrityError, DataError):
         raise
     except DBAPIError as error:
+        if (no_text := _encode_error_in(error)) is not None:
+            raise no_text from None
         # Without the statement and its values, which SQLAlchemy would add.
         raise StoreUnavailable(_line(error.orig or error)) from None
     except TimeoutError:
         raise StoreUnavailable("the database has not answered in time") from None
     except (OSError, SQLAlchemyError) as error:
         raise StoreUnavailable(_line(error)) from None
+
+
+def _encode_error_in(error: BaseException) -> UnicodeEncodeError | None:
+    """Return what PostgreSQL's driver was told by Python, three errors deep."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, UnicodeEncodeError):
+        cause = cause.__cause__
+    return cause
 
 
 def _line(error: BaseException) -> str:
