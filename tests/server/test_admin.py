@@ -403,6 +403,8 @@ def test_sums_of_usage(run) -> None:
         assert [(row["group"], row["requests"], row["input_tokens"]) for row in sums["data"]] == [
             ({"model": "glm-4.7"}, 2, 30)
         ]
+        _, sums = await admin.ask("GET", "/admin/v1/usage?group_by=served&group_by=upstream")
+        assert [set(row["group"]) for row in sums["data"]] == [{"served", "upstream"}]
         _, sums = await admin.ask("GET", "/admin/v1/usage?since=2026-11-01&group_by=model,day")
         assert sums["error"]["message"].startswith("group_by: must be one of")
         _, sums = await admin.ask("GET", "/admin/v1/usage?since=2026-11-01&group_by=model")

@@ -17,6 +17,7 @@ _ERRORS: Final = {
     "403": "The key may only read.",
     "404": "There is no such thing.",
     "503": "The store is away; try again.",
+    "529": "Too many admin requests are at work; try again.",
 }
 
 

@@ -2,7 +2,7 @@
 
 import datetime as dt
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, get_args
 
 import msgspec
 from msgspec import Meta, Struct, structs
@@ -43,10 +43,7 @@ _STATUSES: Final = ("active", "disabled", "expired", "revoked")
 _DEFAULT: Final = "default"  # the workspace of keys that have none
 _OF_STORE: Final = "apikey_"  # other ids are those of the configuration, of today's or earlier
 _MAX_ROWS: Final = 10_000
-_DIMENSIONS: Final[tuple[Dimension, ...]] = (
-    *("key", "workspace", "model", "upstream", "session", "client"),
-    *("day", "hour", "minute"),
-)
+_DIMENSIONS: Final[tuple[Dimension, ...]] = get_args(Dimension)
 
 
 class Rotation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
