@@ -345,6 +345,23 @@ PROBLEMS = {
         '[redis]\nurl = "http://h"',
         "redis.url: must begin with redis://HOST, rediss://HOST or unix:///PATH",
     ),
+    "a port that none is": (
+        '[redis]\nurl = "redis://:SECRET@h:99999/0"',
+        "redis.url: cannot be read; what a password holds",
+    ),
+    "port 0": ('[redis]\nurl = "redis://h:0"', "redis.url: 0 is no port"),
+    "a database with a name": (
+        '[redis]\nurl = "redis://h/prod"',
+        "redis.url: after the host comes the number of a database, as in redis://HOST:6379/0",
+    ),
+    "a parameter that redis does not have": (
+        '[redis]\nurl = "redis://h?nonsense=1"',
+        "redis.url: unknown parameter; known: db, ssl_ca_certs",
+    ),
+    "a credential for traces": (
+        '[tracing]\nendpoint = "http://u:SECRET@h"',
+        "tracing.endpoint: holds a credential: put it into tracing.headers",
+    ),
     "redis prefix": (
         '[redis]\nurl = "redis://h"\nprefix = "a b"',
         "redis.prefix: letters, digits",
@@ -530,7 +547,9 @@ def test_problems_show_no_secret(text: str) -> None:
     assert "SECRET" not in " ".join(found)
 
 
-@pytest.mark.parametrize("url", ["redis://h", "rediss://u:p@h:1/0", "unix:///s", "unix://:p@/s"])
+@pytest.mark.parametrize(
+    "url", ["redis://h", "rediss://u:p%23@h:1/0?ssl_ca_certs=/x", "unix:///s?db=1", "unix://:p@/s"]
+)
 def test_redis(url: str) -> None:
     text = f'{MODEL}[redis]\nurl = "env:R"\n'
     config = load(text, {"R": url})

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, get_args
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 
@@ -33,6 +33,10 @@ _OWN_HEADERS: Final = frozenset(
     {"connection", "content-length", "content-type", "expect", "host", "transfer-encoding"}
 )
 _REDIS_URL: Final = re.compile(r"(?:rediss?://[^/?#\s]+|unix://(?:[^/@\s]*@)?/[^\s])")
+_REDIS_DATABASE: Final = re.compile(r"(?:/[0-9]{0,5})?")
+_REDIS_PARAMETERS: Final = frozenset(
+    {"db", "ssl_ca_certs", "ssl_cert_reqs", "ssl_certfile", "ssl_check_hostname", "ssl_keyfile"}
+)
 _NOTHING: Final = "none"  # no value: the limit is not known, or the parameter is not taken
 _ENDPOINTS: Final = ("/chat/completions", "/messages", "/completions")
 
@@ -177,7 +181,7 @@ def _usage_problems(config: Config) -> Iterator[str]:
 def _tracing_problems(config: Config) -> Iterator[str]:
     tracing = config.tracing
     if tracing.endpoint is not None and (line := url_problem(tracing.endpoint)):
-        yield f"tracing.endpoint: {line}"
+        yield f"tracing.endpoint: {line.replace('api_key', 'tracing.headers')}"
     if not _SERVICE_NAME.fullmatch(tracing.service_name):
         yield "tracing.service_name: must be 1 to 100 characters, on one line"
     yield from _header_problems(tracing.headers, "tracing")
@@ -305,10 +309,29 @@ def _redis_problems(config: Config) -> Iterator[str]:
     redis = config.redis
     if redis is None:
         return
-    if not _REDIS_URL.match(redis.url.reveal()):
-        yield "redis.url: must begin with redis://HOST, rediss://HOST or unix:///PATH"
+    if line := _redis_url_problem(redis.url.reveal()):
+        yield f"redis.url: {line}"
     if not _NAME.fullmatch(redis.prefix):
         yield "redis.prefix: letters, digits, '.', '_' and '-', at most 64 of them"
+
+
+def _redis_url_problem(url: str) -> str | None:
+    """Return why *url* cannot be used, without any part of it, as it may hold a password."""
+    if not _REDIS_URL.match(url):
+        return "must begin with redis://HOST, rediss://HOST or unix:///PATH"
+    try:
+        parts = urlsplit(url)
+        port = parts.port if parts.scheme != "unix" else None
+    except ValueError:
+        return "cannot be read; what a password holds beside letters and digits is written as %23"
+    if port == 0:
+        return "0 is no port"
+    if parts.scheme != "unix" and not _REDIS_DATABASE.fullmatch(parts.path):
+        return "after the host comes the number of a database, as in redis://HOST:6379/0"
+    names = {name for name, _ in parse_qsl(parts.query, keep_blank_values=True)}
+    if parts.fragment or not names <= _REDIS_PARAMETERS:
+        return f"unknown parameter; known: {', '.join(sorted(_REDIS_PARAMETERS))}"
+    return None
 
 
 def _warnings(config: Config) -> Iterator[str]:
