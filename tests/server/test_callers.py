@@ -14,8 +14,10 @@ from dragoman.policy.key_texts import digest_of, new_client_key
 from dragoman.policy.keys import OPEN, KeyRing
 from dragoman.policy.store import Store
 from dragoman.server.callers import Callers
+from dragoman.server.head_facts import HeadFacts, facts_of
 from dragoman.server.key_cache import KeyCache
 from dragoman.server.telemetry import EventLog
+from dragoman.server.transport.seams import SentHeaders
 from dragoman.settings import StoreConfig
 from dragoman.store_urls import StoreUrl
 from dragoman.stores.opening import LazyStore
@@ -23,6 +25,10 @@ from support.app_case import ASK, AppCase, error_of, message_of, run, saying
 from support.stores import NOW, new_entry, new_key, new_workspace
 
 MODELS = {"deepseek-v3.1": {"upstream": ("lab",)}, "glm-4.7": {"upstream": ("lab",)}}
+
+
+def sent(x_api_key: bytes = b"") -> HeadFacts:
+    return facts_of(SentHeaders({b"x-api-key": x_api_key}))
 
 
 class StoreCase:
@@ -190,16 +196,16 @@ def test_where_others_can_reach_it_a_gateway_is_never_open(tmp_path: Path) -> No
     lazy = LazyStore(StoreUrl(path=tmp_path / "none.db"), StoreConfig())
     log = EventLog("json", io.StringIO())
     cache = KeyCache(lazy.get, StoreConfig(), is_empty=lambda: True, log=log)
-    assert Callers(ring, cache).recognise(None, None) is not None
+    assert Callers(ring, cache).recognise(sent()) is not None
     closed = Callers(ring, cache, asks_always=True)
     assert not closed.may_be_open
-    assert closed.recognise(None, None) is None
+    assert closed.recognise(sent()) is None
 
 
 def test_without_a_store(tmp_path: Path) -> None:
     callers = Callers(KeyRing([("dev", "key-of-the-file")]))
-    assert callers.recognise(b"key-of-the-file", None) is not None
-    assert callers.recognise(b"wrong", None) is None
+    assert callers.recognise(sent(b"key-of-the-file")) is not None
+    assert callers.recognise(sent(b"wrong")) is None
     assert Callers(KeyRing([])).may_be_open
 
 
@@ -262,3 +268,19 @@ def test_a_store_that_goes_away_leaves_those_who_are_known_alone(tmp_path: Path)
         await case.close()
 
     run(main())
+
+
+def test_one_head_may_belong_to_another_when_the_keys_change() -> None:
+    head = sent(b"key-of-the-file")
+    for name in ("dev", "ops"):
+        caller = Callers(KeyRing([(name, "key-of-the-file")])).recognise(head)
+        assert caller is not None
+        assert caller.key_name == name
+    assert Callers(KeyRing([("dev", "another-key")])).recognise(head) is None
+
+
+def test_what_a_head_says_is_found_out_once() -> None:
+    headers = SentHeaders({b"user-agent": b"claude-cli/2.1.330", b"x-app": b"cli-bg"})
+    facts = facts_of(headers)
+    assert (facts.sender.client, facts.role, facts.is_traced) == ("claude-cli", "background", False)
+    assert facts_of(headers) is facts

@@ -88,6 +88,7 @@ class Health:
 
     Attributes:
         n_trips: How often a subject was left alone since the start, by cause.
+        is_clear: Nothing at all is held against anybody: the usual case, and a cheap one.
     """
 
     def __init__(
@@ -97,11 +98,7 @@ class Health:
         self.n_trips: dict[Cause, int] = dict.fromkeys(CAUSES, 0)
         self._rules = rules
         self._states: dict[str, _State] = {}
-
-    @property
-    def is_clear(self) -> bool:
-        """Tell whether nothing at all is held against anybody: the usual case, and a cheap one."""
-        return not self._states
+        self.is_clear = True
 
     def may_ask(self, target: Subject, now_s: float) -> bool:
         """Tell whether *target* should get a call; it may be its probe."""
@@ -163,7 +160,7 @@ class Health:
     def apply(self, event: HealthEvent, now_s: float) -> None:
         """Do as another process has found; nobody is told of it again."""
         if event.cause is None:
-            self._states.pop(event.subject, None)
+            self._forget(event.subject)
             return
         state = self._state(event.subject)
         state.cause, state.until_s = event.cause, now_s + event.for_s
@@ -185,7 +182,12 @@ class Health:
             if len(self._states) >= _MAX_SUBJECTS:
                 self._states.pop(next(iter(self._states)))
             state = self._states[subject] = _State()
+            self.is_clear = False
         return state
+
+    def _forget(self, subject: str) -> None:
+        self._states.pop(subject, None)
+        self.is_clear = not self._states
 
     def _count_failure(self, subject: str, now_s: float) -> None:
         rules, state = self._rules, self._state(subject)
@@ -215,9 +217,9 @@ class Health:
         if state.cause is None:
             state.failures -= 1
             if state.failures <= 0:
-                del self._states[subject]
+                self._forget(subject)
         elif now_s >= state.until_s:  # a reply that had begun before the trip says nothing
-            del self._states[subject]
+            self._forget(subject)
             if self.tell is not None:
                 self.tell(HealthEvent(subject=subject, cause=None))
 

@@ -91,6 +91,12 @@ class Route(Struct, frozen=True, kw_only=True):
     joins_resends: bool = False
 
     @property
+    def is_alone(self) -> bool:
+        """Whether one target, and no other model, may answer: there is nothing to choose."""
+        has_others = self.fallbacks or self.long_prompt_fallback or self.image_fallback
+        return len(self.targets) == 1 and not has_others
+
+    @property
     def upstreams(self) -> tuple[str, ...]:
         """Names of the upstreams, in order; one may have several endpoints."""
         return tuple(dict.fromkeys(target.deployment.upstream for target in self.targets))

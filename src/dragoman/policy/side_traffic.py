@@ -44,12 +44,23 @@ def read_side_role(
         headers: Of the request, names in lower case.
         program: The client's own name, as ``Sender.client``.
     """
-    if program == _PROGRAM and (role := _role_by_shape(request)):
-        return role
-    return "background" if _is_marked_as_background(headers) else ""
+    return role_by_shape(request, program=program) or role_of_marks(headers)
 
 
-def _role_by_shape(request: MessagesRequest) -> SideRole:
+def role_of_marks(headers: Mapping[bytes, bytes]) -> SideRole:
+    """Return what the headers alone say that a request is for; empty: they say nothing."""
+    is_background = (
+        headers.get(_APP) == b"cli-bg"
+        or headers.get(_PRIORITY) in _BACKGROUND_PRIORITIES
+        or headers.get(_CLASS) in _BACKGROUND_CLASSES
+    )
+    return "background" if is_background else ""
+
+
+def role_by_shape(request: MessagesRequest, *, program: str) -> SideRole:
+    """Return what *request* itself shows that it is for, where Claude Code has sent it."""
+    if program != _PROGRAM:
+        return ""
     if request.tools:
         return "web_search" if _only_searches(request) else ""
     if _asks_for_verdict(request):
@@ -96,11 +107,3 @@ def _texts(request: MessagesRequest) -> Iterator[str]:
             yield content
         else:
             yield from (block.text for block in content if block.text is not None)
-
-
-def _is_marked_as_background(headers: Mapping[bytes, bytes]) -> bool:
-    return (
-        headers.get(_APP) == b"cli-bg"
-        or headers.get(_PRIORITY) in _BACKGROUND_PRIORITIES
-        or headers.get(_CLASS) in _BACKGROUND_CLASSES
-    )

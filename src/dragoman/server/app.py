@@ -23,12 +23,12 @@ from dragoman.policy.cross_origin import CrossOrigin
 from dragoman.policy.keys import ANYBODY
 from dragoman.policy.open_access import check_open_access
 from dragoman.policy.routes import Routes
-from dragoman.policy.senders import read_sender
 from dragoman.server.admin_access import AdminAccess
 from dragoman.server.admin_door import AdminDoor, is_admin_path
 from dragoman.server.answers import CLIENT_GONE, answer, refuse
 from dragoman.server.callers import Callers
 from dragoman.server.count_tokens import CountTokens
+from dragoman.server.head_facts import HeadFacts, facts_of
 from dragoman.server.ids import new_request_id
 from dragoman.server.line import Line
 from dragoman.server.messages import Messages
@@ -123,21 +123,17 @@ class App:
 
     async def handle(self, exchange: Exchange) -> None:
         """Answer one request; nothing is raised."""
-        path = _normal_path(exchange.path)
-        record = RequestRecord(
-            request_id=new_request_id(),
-            method=exchange.method,
-            path=path,
-            peer=exchange.peer,
-            started_s=time.monotonic(),
-        )
-        headers = (
-            (b"request-id", record.request_id.encode()),
-            VERSION_HEADER,
-            *self._cross_origin.headers(exchange.headers.get(b"origin")),
-        )
+        method, path, request_id = exchange.method, exchange.path, new_request_id()
+        path = path if path in _POSTED else _normal_path(path)  # nearly all are
+        record = RequestRecord(request_id, method, path, exchange.peer, started_s=time.monotonic())
+        headers: HeaderList = ((b"request-id", request_id.encode()), VERSION_HEADER)
+        if (origin := exchange.headers.get(b"origin")) is not None:
+            headers = (*headers, *self._cross_origin.headers(origin))
         try:
-            await self._dispatch(exchange, path, record=record, headers=headers)
+            if method == "POST" and path in _POSTED:
+                await self._work(exchange, path, record=record, headers=headers)
+            else:
+                await self._dispatch(exchange, path, record=record, headers=headers)
         except ClientGone:
             record.status = record.status or CLIENT_GONE
             record.error_type = "client_gone"
@@ -164,10 +160,7 @@ class App:
         self, exchange: Exchange, path: str, *, record: RequestRecord, headers: HeaderList
     ) -> None:
         method = exchange.method
-        if method == "POST" and path in _POSTED:
-            await self._let_in(exchange, record)
-            await self._work(exchange, path, record=record, headers=headers)
-        elif method == "OPTIONS" and (allowed := self._preflight(exchange)):
+        if method == "OPTIONS" and (allowed := self._preflight(exchange)):
             answer(exchange, 200, b"", record=record, headers=[*headers, *allowed])
         elif self._admin is not None and is_admin_path(path):
             await self._admin.serve(exchange, path, record=record, headers=headers)
@@ -191,16 +184,21 @@ class App:
         else:
             raise _unknown(method, path)
 
-    async def _let_in(self, exchange: Exchange, record: RequestRecord) -> None:
-        """Find out who calls, or say why he may not."""
+    async def _let_in(self, exchange: Exchange, record: RequestRecord) -> HeadFacts:
+        """Find out who calls, or say why he may not; return what else the head says."""
         sent = exchange.headers
-        record.sender = read_sender(sent)
-        record.trace = self._tracing.begin(sent)
-        keys = sent.get(b"x-api-key"), sent.get(b"authorization")
-        caller = self._callers.recognise(*keys) or await self._callers.look_up(*keys)
+        head = facts_of(sent)
+        record.sender = head.sender
+        if head.is_traced or self._tracing.is_on:
+            record.trace = self._tracing.begin(sent)
+        caller = self._callers.recognise(head)
+        if caller is None:
+            keys = sent.get(b"x-api-key"), sent.get(b"authorization")
+            caller = await self._callers.look_up(*keys)
         if caller is ANYBODY:
             self._check_place(exchange)
         record.caller = caller
+        return head
 
     def _preflight(self, exchange: Exchange) -> HeaderList:
         """Return what a browser that asks beforehand is told; nothing: its page is not known."""
@@ -224,6 +222,8 @@ class App:
     async def _work(
         self, exchange: Exchange, path: str, *, record: RequestRecord, headers: HeaderList
     ) -> None:
+        """Answer a message or a count, if there is room for it."""
+        head = await self._let_in(exchange, record)
         metrics = self._metrics
         if metrics.open_requests >= self._max_inside:
             raise Overloaded(
@@ -233,7 +233,7 @@ class App:
         metrics.open_requests += 1
         try:
             if path == _MESSAGES:
-                await self._messages.serve(exchange, record, headers=headers)
+                await self._messages.serve(exchange, record, head=head, headers=headers)
             else:
                 await self._count(exchange, record, headers=headers)
         finally:
@@ -316,8 +316,6 @@ class App:
 
 def _normal_path(path: str) -> str:
     """Return the path as if the base URL had neither a slash nor ``/v1`` at its end."""
-    if path in _POSTED:  # nearly always
-        return path
     path = _BASE.sub("/", f"{path}/", count=1).rstrip("/") or "/"
     return path.removeprefix("/v1") or "/" if path in _BELOW_V1 else path
 

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Final
 
 from dragoman.core.dialects.profile import DialectProfile
@@ -43,6 +44,7 @@ class ChatAsk:
         self._relay = attempts.relay
         self._target = target
         self._has_asked_again = False
+        self._sink: Sink  # of the message, whichever turn writes to it
 
     async def run(self) -> None:
         """
@@ -53,7 +55,8 @@ class ChatAsk:
             ClientGone: The client left.
         """
         plan = await self._plan()
-        self._attempts.check_length(plan)
+        if self._attempts.has_longer:
+            self._attempts.check_length(plan)
         for _ in range(_MAX_HEALED):
             try:
                 await self._ask_with(plan)
@@ -67,30 +70,32 @@ class ChatAsk:
         await self._ask_with(plan)
 
     async def _plan(self) -> Plan:
-        plan, missing = await self._plan_once()
+        reader = self._reader()
+        plan = self._services.planner.plan_at_once(self._asked.request, self._target, recall=reader)
+        if plan is None:
+            plan = await self._plan_slowly(reader)
         # Only where the upstream wants reasoning that neither the client nor this process has.
-        if missing:
-            fetching = self._services.vault.fetch(missing, now_s=time.monotonic())
+        if reader.missing:
+            fetching = self._services.vault.fetch(reader.missing, now_s=time.monotonic())
             if await self._relay.wait(fetching):
-                plan, _ = await self._plan_once()
+                plan = await self._plan_slowly(self._reader())
         self._attempts.adjustments = plan.adjustments
         if plan.is_looping:
             self._attempts.repairs.notice("loop")
         return plan
 
-    async def _plan_once(self) -> tuple[Plan, list[bytes]]:
-        """Return the plan, and the keys of what the vault of this process does not have."""
-        reader = VaultReader(
+    async def _plan_slowly(self, reader: VaultReader) -> Plan:
+        """Return the plan of a request that points at documents, or may do so."""
+        planner, request = self._services.planner, self._asked.request
+        return await self._relay.wait(planner.plan(request, self._target, recall=reader))
+
+    def _reader(self) -> VaultReader:
+        return VaultReader(
             self._services.vault,
             owner=self._record.caller.owner,
             model=self._asked.alias,
             now_s=time.monotonic(),
         )
-        planner, request = self._services.planner, self._asked.request
-        plan = planner.plan_at_once(request, self._target, recall=reader)
-        if plan is None:
-            plan = await self._relay.wait(planner.plan(request, self._target, recall=reader))
-        return plan, reader.missing
 
     async def _heal(self, plan: Plan, error: UpstreamRejected) -> Plan | None:
         """Return a plan that the upstream may take after this refusal; None: there is none."""
@@ -128,33 +133,32 @@ class ChatAsk:
     async def _ask_with(self, plan: Plan) -> None:
         """Send the plan, and go on while the message is not complete with the reply to it."""
         attempts = self._attempts
-        attempts.repairs.begin()
+        attempts.forget_replies()
         self._has_asked_again = False
         context = attempts.reply_context(self._target, plan)
-        holds = plan.forced_by_hint and plan.deployment.guards.ask_again_for_call
-        sinks: list[Sink] = []
-
-        def first_turn() -> ChatTurn:
-            sinks[:] = [attempts.stream_sink or MessageSink(attempts.head())]
-            sink = HoldingSink(sinks[0]) if holds else sinks[0]
-            return self._turn(plan, sink, reply=context)
-
+        first_turn = partial(self._first_turn, plan, context)
         turn = await attempts.until_answered(
             self._target, chat_request(plan, self._target), context=context, new_turn=first_turn
         )
         self._compare_estimate(turn.usage, plan)
         while turn.stop_reason is None:  # at most twice: once for each of the two
             if turn.lacks:
-                plan, turn = await self._ask_once_more(plan, turn, sink=sinks[0])
+                plan, turn = await self._ask_once_more(plan, turn)
             else:
-                plan, turn = await self._tell_of_server_tools(plan, turn, sink=sinks[0])
-        self._keep_reasoning(turn, plan)
+                plan, turn = await self._tell_of_server_tools(plan, turn)
+        if turn.written_calls:
+            self._keep_reasoning(turn, plan)
         if turn.learnt:
             self._services.learned.add(self._target.deployment, dict(turn.learnt))
 
-    async def _tell_of_server_tools(
-        self, plan: Plan, turn: ChatTurn, *, sink: Sink
-    ) -> tuple[Plan, ChatTurn]:
+    def _first_turn(self, plan: Plan, context: ReplyContext) -> ChatTurn:
+        """Return a turn that begins the message, unless a stream has begun already."""
+        self._sink = sink = self._attempts.stream_sink or MessageSink(self._attempts.head())
+        if plan.forced_by_hint and plan.deployment.guards.ask_again_for_call:
+            return self._turn(plan, HoldingSink(sink), reply=context)
+        return self._turn(plan, sink, reply=context)
+
+    async def _tell_of_server_tools(self, plan: Plan, turn: ChatTurn) -> tuple[Plan, ChatTurn]:
         """Go on after a reply that has called server tools; they are not called again."""
         attempts, target = self._attempts, self._target
         attempts.repairs.go_on(turn)
@@ -162,13 +166,11 @@ class ChatAsk:
             plan, turn.written_text, turn.server_calls, thinking=turn.taken_thinking
         )
         context = attempts.reply_context(target, plan)
-        following = self._turn(plan, sink, reply=context, before=turn.usage)
+        following = self._turn(plan, self._sink, reply=context, before=turn.usage)
         await attempts.once(target, chat_request(plan, target), turn=following, context=context)
         return plan, following
 
-    async def _ask_once_more(
-        self, plan: Plan, turn: ChatTurn, *, sink: Sink
-    ) -> tuple[Plan, ChatTurn]:
+    async def _ask_once_more(self, plan: Plan, turn: ChatTurn) -> tuple[Plan, ChatTurn]:
         """Go on after a reply that lacks its answer or its call; return what comes of it."""
         attempts, target = self._attempts, self._target
         what = turn.lacks
@@ -176,7 +178,7 @@ class ChatAsk:
         attempts.repairs.ask_again(turn, what)
         again = plan_once_more(plan, turn.written_text, _NOTES[what], thinking=turn.taken_thinking)
         context = attempts.reply_context(target, again)
-        second = self._turn(again, sink, reply=context, before=turn.usage)
+        second = self._turn(again, self._sink, reply=context, before=turn.usage)
         try:
             request = chat_request(again, target)
             await attempts.once(target, request, turn=second, context=context)
@@ -198,9 +200,9 @@ class ChatAsk:
         self._services.planner.observe(plan, counted)
 
     def _keep_reasoning(self, turn: ChatTurn, plan: Plan) -> None:
-        """Keep what the client may drop and the upstream will want back."""
+        """Keep what the client may drop and the upstream will want back with the calls."""
         calls, thinking = turn.written_calls, turn.taken_thinking
-        if calls and thinking and plan.deployment.profile.echo_reasoning != "never":
+        if thinking and plan.deployment.profile.echo_reasoning != "never":
             self._services.vault.keep(
                 thinking,
                 owner=self._record.caller.owner,

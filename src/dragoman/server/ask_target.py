@@ -4,6 +4,7 @@ from dragoman.policy.routes import Target
 from dragoman.server.ask_chat import ChatAsk
 from dragoman.server.ask_native import ask_native
 from dragoman.server.attempts import Attempts
+from dragoman.server.line import Line
 from dragoman.server.telemetry import RequestRecord
 from dragoman.server.waiting import UpstreamStay
 
@@ -19,17 +20,23 @@ async def ask_target(attempts: Attempts, target: Target, *, is_last: bool) -> No
         ClientGone: The client left.
     """
     note_target(attempts.record, target)
-    target = target.for_caller(attempts.record.caller)
-    stay = UpstreamStay(attempts, target)
+    record, services = attempts.record, attempts.services
+    if record.caller.workspace is not None:
+        target = target.for_caller(record.caller)
+    deployment, line = target.deployment, services.lines.of_endpoint(target.endpoint)
+    rules = services.admission.rules_of_call(deployment.upstream, attempts.stand_in)
+    stay: Line | UpstreamStay = line
+    if rules is not None or not line.try_enter():
+        stay = UpstreamStay(attempts, target, line=line, rules=rules)
     try:
-        if not stay.try_begin():
-            await stay.wait(may_wait=is_last)
-        if target.deployment.kind == "anthropic":
+        if isinstance(stay, UpstreamStay):
+            await stay.begin(may_wait=is_last)
+        if deployment.kind == "anthropic":
             await ask_native(attempts, target)
         else:
             await ChatAsk(attempts, target).run()
     finally:
-        stay.end()
+        stay.leave()
 
 
 def note_target(record: RequestRecord, target: Target) -> None:

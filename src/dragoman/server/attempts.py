@@ -5,7 +5,6 @@ What is asked, and what a reply means for the next step, is in ``ask_chat`` and 
 which upstream comes after which, in ``delivery``.
 """
 
-import asyncio
 import random
 import time
 from collections.abc import Callable
@@ -29,7 +28,7 @@ from dragoman.server.reply_repairs import ReplyRepairs
 from dragoman.server.services import Services
 from dragoman.server.telemetry import RequestRecord, Trace, UpstreamCall
 from dragoman.server.tracing import parent_headers
-from dragoman.server.transport.seams import ClientGone, Exchange, HeaderList, UpstreamRequest
+from dragoman.server.transport.seams import Exchange, HeaderList, UpstreamRequest
 from dragoman.server.trials import Trial
 
 _SURELY_OVER: Final = 1.05  # of the window; half of all estimates are closer than that
@@ -49,7 +48,6 @@ class Attempts:
 
     Attributes:
         adjustments: Of the plan in use.
-        repairs: Of what has come back.
         stream_sink: Whatever is tried, a stream is one message with one start; None: not a stream.
         model_adjustment: Says that another model answers than was asked for.
         answered_by: Others that have answered instead, and filled the record in.
@@ -77,9 +75,10 @@ class Attempts:
         self.has_longer = False
         self.may_wait = True
         self.answered_by: Attempts | None = None
-        self.repairs = ReplyRepairs()
         self._base_headers = headers
         self._turn: Turn | None = None
+        self._chat_turn: ChatTurn | None = None  # the same, where it is one
+        self._repairs: ReplyRepairs | None = None
         self._wait_left_s = MAX_WAIT_S
         self._message_id = new_message_id()
         is_stream = asked.request.stream
@@ -100,56 +99,54 @@ class Attempts:
         *,
         context: ReplyContext,
         new_turn: Callable[[], _Turn],
+        retries: int | None = None,
     ) -> _Turn:
-        """Make one call, and again while that may help; return the turn that succeeded."""
-        failed = 0
+        """
+        Make one call, and again while that may help; return the turn that succeeded.
+
+        Args:
+            target: Whom to ask.
+            request: What to send.
+            context: What a turn must know of the reply.
+            new_turn: Makes the turn through which the reply goes to the client.
+            retries: How often at most; None: as the target says.
+        """
+        relay, failed = self.relay, 0
+        upstream = self.services.upstreams[target.endpoint]
+        retries = target.retries if retries is None else retries
         while True:
             turn = new_turn()
+            trial = self._begin_trial(target, request, turn)
             try:
-                await self.once(target, request, turn=turn, context=context)
-            except GatewayError as error:
+                await relay.attempt(
+                    upstream,
+                    trial.request,
+                    turn=turn,
+                    context=context,
+                    on_content=trial.take_content,
+                )
+            except BaseException as error:
+                trial.end(error)
+                if not isinstance(error, GatewayError):
+                    raise
                 failed += 1
-                delay_s = self._delay_s(error, target, failed)
+                delay_s = None if failed > retries else self._delay_s(error, failed)
                 if delay_s is None:
                     raise
                 self.log_failure(error, f"again in {delay_s:.2f} s")
             else:
+                trial.succeed(relay.reply_headers)
                 return turn
             self._wait_left_s -= delay_s
-            await self.relay.sleep(delay_s)
+            await relay.sleep(delay_s)
 
     async def once(
         self, target: Target, request: UpstreamRequest, *, turn: Turn, context: ReplyContext
     ) -> None:
         """Make one call; its reply goes through *turn* to the client."""
-        self._follow(turn)
-        deployment, services, relay = target.deployment, self.services, self.relay
-        self.record.attempts += 1
-        call = UpstreamCall(deployment.upstream, deployment.model, time.monotonic())
-        self.record.calls.append(call)
-        if (trace := self.record.trace) is not None and trace.goes_on:
-            request = _traced(request, trace, call)
-        trial = Trial(target, health=services.health, load=services.load, clock=relay.clock)
-        upstream = services.upstreams[target.endpoint]
-
-        def take_content() -> None:
-            """Let go of the request: nobody else can be asked, and the reply may take long."""
-            trial.take_content()
-            self.asked.forget_prompt()
-            request.body = b""
-
-        try:
-            await relay.attempt(
-                upstream, request, turn=turn, context=context, on_content=take_content
-            )
-        except BaseException as error:
-            call.outcome = _outcome_of(error)
-            trial.end(error)
-            raise
-        else:
-            trial.succeed(relay.reply_headers)
-        finally:
-            call.ended_s = time.monotonic()
+        await self.until_answered(
+            target, request, context=context, new_turn=lambda: turn, retries=0
+        )
 
     def end_with(self, turn: ChatTurn) -> None:
         """End the reply with what an earlier turn holds."""
@@ -243,28 +240,70 @@ class Attempts:
         record.status = self.relay.status
         record.first_content_s = self.relay.first_content_s
         record.adjustments = self._all_adjustments()
-        record.repairs = self.repairs.counts
-        if turn is not None:
-            record.usage, record.stop_reason = turn.usage, turn.stop_reason or ""
-        if (usage := self.counted_usage) is not None:
+        record.repairs = self._repair_counts()
+        if turn is None:
+            return
+        record.usage = usage = turn.usage
+        record.stop_reason = turn.stop_reason or ""
+        if not usage.is_estimate or turn.has_content:  # as for ``counted_usage``
             record.cost_micros = self.services.prices.cost_micros(
                 usage, model=record.upstream_model, upstream=record.upstream
             )
 
+    @property
+    def repairs(self) -> ReplyRepairs:
+        """What has come back, where that is more than one reply; made when it is asked for."""
+        if self._repairs is None:
+            self._repairs = ReplyRepairs(self._chat_turn)
+        return self._repairs
+
+    def forget_replies(self) -> None:
+        """Forget what has come back: the first reply is asked for now."""
+        self._chat_turn = None
+        if self._repairs is not None:
+            self._repairs.begin()
+
+    def _begin_trial(self, target: Target, request: UpstreamRequest, turn: Turn) -> Trial:
+        """Write down a call whose reply will go through *turn*."""
+        self._follow(turn)
+        record, deployment = self.record, target.deployment
+        record.attempts += 1
+        call = UpstreamCall(deployment.upstream, deployment.model, time.monotonic())
+        record.calls.append(call)
+        if (trace := record.trace) is not None and trace.goes_on:
+            request = _traced(request, trace, call)
+        clock = self.relay.clock
+        return Trial(
+            self.services, target, request=request, asked=self.asked, call=call, clock=clock
+        )
+
     def _follow(self, turn: Turn) -> None:
         self._turn = turn
-        self.repairs.current = turn if isinstance(turn, ChatTurn) else None
+        self._chat_turn = turn if isinstance(turn, ChatTurn) else None
+        if self._repairs is not None:
+            self._repairs.current = self._chat_turn
 
-    def _delay_s(self, error: GatewayError, target: Target, failed: int) -> float | None:
-        if not self.may_wait or self.relay.has_content or failed > target.retries:
+    def _delay_s(self, error: GatewayError, failed: int) -> float | None:
+        """Return after how long the call is made again; None: it is not."""
+        if not self.may_wait or self.relay.has_content:
             return None
         jitter = random.random()  # noqa: S311 - spreads load, hides nothing
         delay_s = retry_delay_s(error, failed, jitter=jitter)
         return delay_s if delay_s is not None and delay_s <= self._wait_left_s else None
 
     def _all_adjustments(self) -> tuple[Adjustment, ...]:
-        of_model = (self.model_adjustment,) if self.model_adjustment is not None else ()
-        return (*of_model, *self.adjustments, *self.repairs.adjustments)
+        if self._repairs is not None:
+            of_replies = self._repairs.adjustments
+        else:
+            of_replies = self._chat_turn.repairs if self._chat_turn is not None else ()
+        if self.model_adjustment is not None:
+            return (self.model_adjustment, *self.adjustments, *of_replies)
+        return (*self.adjustments, *of_replies) if of_replies else self.adjustments
+
+    def _repair_counts(self) -> dict[str, int]:
+        if self._repairs is not None:
+            return self._repairs.counts
+        return {**self._chat_turn.repair_counts} if self._chat_turn is not None else {}
 
     def _headers(self) -> HeaderList:
         adjustments = self._all_adjustments()
@@ -279,12 +318,3 @@ def _traced(request: UpstreamRequest, trace: Trace, call: UpstreamCall) -> Upstr
     call.span_id = new_span_id()
     headers = [*request.headers, *parent_headers(trace, call.span_id)]
     return structs.replace(request, headers=headers)
-
-
-def _outcome_of(error: BaseException) -> str:
-    """Return in one word how a call has ended that has not answered."""
-    if isinstance(error, GatewayError):
-        return error.kind
-    if isinstance(error, ClientGone):
-        return "client_gone"
-    return "stopped" if isinstance(error, asyncio.CancelledError) else "api_error"

@@ -3,6 +3,7 @@
 from dragoman.core.errors import AuthenticationFailed
 from dragoman.policy.access import Caller
 from dragoman.policy.keys import ANYBODY, KeyRing, refusal, sent_keys
+from dragoman.server.head_facts import HeadFacts
 from dragoman.server.key_cache import KeyCache
 
 
@@ -46,20 +47,15 @@ class Callers:
             return ""
         return "the store of keys has not answered yet"
 
-    def recognise(self, x_api_key: bytes | None, authorization: bytes | None) -> Caller | None:
-        """
-        Return who has sent these headers; None: ``look_up`` can tell.
-
-        Args:
-            x_api_key: The header; whichever of the two holds a good key counts.
-            authorization: The header.
-        """
+    def recognise(self, head: HeadFacts) -> Caller | None:
+        """Return who has sent this head; None: ``look_up`` can tell. Any good key in it counts."""
         stored = self._stored
         if not self._asks and (stored is None or stored.has_keys is False):
             return ANYBODY
-        for key in sent_keys(x_api_key, authorization):
-            caller = stored.find(key) if stored is not None and stored.has_keys else None
-            if caller is not None or (caller := self._ring.find(key)) is not None:
+        has_store = stored is not None and stored.has_keys
+        for key, configured in zip(head.keys, head.found_in(self._ring), strict=True):
+            caller = stored.find(key) if has_store and stored is not None else None
+            if caller is not None or (caller := configured) is not None:
                 return caller
         return None
 

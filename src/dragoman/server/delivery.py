@@ -14,6 +14,7 @@ from dragoman.policy.affinity import affinity_key
 from dragoman.policy.choice import MAX_TRIED, not_limited, worth_a_try
 from dragoman.policy.fallbacks import Fallbacks
 from dragoman.policy.health import Health
+from dragoman.policy.hedges import HedgeRule
 from dragoman.policy.retries import may_try_next
 from dragoman.policy.routes import Route, Target
 from dragoman.server.ask_target import ask_target, note_target
@@ -32,11 +33,16 @@ async def deliver(attempts: Attempts, route: Route) -> None:
         CancelledError: The gateway stops; the client has been told.
         Exception: A bug of ours; the client has been told that there was one.
     """
-    relay, place = attempts.relay, Place(attempts.services.lines.own)
+    relay, services = attempts.relay, attempts.services
+    line = services.lines.own
+    place = line if line.try_enter() else Place(line)
     try:
-        if not place.try_take():
+        if isinstance(place, Place):
             await place.wait(attempts)
-        await _try_routes(attempts, route)
+        if route.is_alone and services.health.is_clear:
+            await ask_target(attempts, route.targets[0], is_last=True)
+        else:
+            await _try_routes(attempts, route)
         relay.end()
     except GatewayError as error:
         record = attempts.record
@@ -84,7 +90,7 @@ async def _try_each(attempts: Attempts, route: Route, *, fallbacks: Fallbacks) -
     """Ask one target after the other, as long as nothing of an answer has gone out."""
     targets = [*_in_order(attempts, route, fallbacks=fallbacks)]
     n_targets = len(targets)
-    delay_s = _hedge_after_s(attempts, route, targets)
+    delay_s = None if route.hedge is None else _hedge_after_s(attempts, route.hedge, targets)
     n_asked = 0
     while True:
         target = targets[n_asked]
@@ -106,15 +112,15 @@ async def _try_each(attempts: Attempts, route: Route, *, fallbacks: Fallbacks) -
             return
 
 
-def _hedge_after_s(attempts: Attempts, route: Route, targets: Sequence[Target]) -> float | None:
+def _hedge_after_s(attempts: Attempts, rule: HedgeRule, targets: Sequence[Target]) -> float | None:
     """Return after how long the second target is asked beside the first; None: it is not."""
-    if route.hedge is None or len(targets) < 2:
+    if len(targets) < 2:
         return None
     sink, now_s = attempts.stream_sink, attempts.relay.clock()
     is_begun = sink is not None and sink.is_started  # while it waited for its turn
     if is_begun or not attempts.services.health.may_ask(targets[1], now_s):
         return None
-    return attempts.services.hedges.delay_s(route.hedge, targets[0].id)
+    return attempts.services.hedges.delay_s(rule, targets[0].id)
 
 
 def _in_order(attempts: Attempts, route: Route, *, fallbacks: Fallbacks) -> Sequence[Target]:

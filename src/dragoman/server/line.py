@@ -83,7 +83,9 @@ class Line:
 
     def leave(self) -> None:
         """Give the place back; who is next gets it."""
-        waiter = self._interactive.pop() or self._background.pop()
+        waiter = None
+        if self._interactive.n or self._background.n:
+            waiter = self._interactive.pop() or self._background.pop()
         if waiter is None:
             self.n_inside -= 1
         else:

@@ -10,16 +10,16 @@ from functools import partial
 from dragoman.core.validate import parse_request
 from dragoman.policy.routes import Route, Routes
 from dragoman.policy.senders import with_user_id
-from dragoman.policy.side_traffic import read_side_role
+from dragoman.policy.side_traffic import role_by_shape
 from dragoman.server.admission import Admitted
 from dragoman.server.asked import Asked
 from dragoman.server.attempts import Attempts
 from dragoman.server.delivery import deliver
+from dragoman.server.head_facts import HeadFacts
 from dragoman.server.joins import Joins
 from dragoman.server.services import Services
 from dragoman.server.telemetry import RequestRecord
 from dragoman.server.transport.seams import Exchange, HeaderList
-from dragoman.server.upstream_requests import native_headers
 
 
 class Messages:
@@ -40,21 +40,27 @@ class Messages:
         self.joins = Joins()
 
     async def serve(
-        self, exchange: Exchange, record: RequestRecord, *, headers: HeaderList
+        self,
+        exchange: Exchange,
+        record: RequestRecord,
+        *,
+        head: HeadFacts,
+        headers: HeaderList,
     ) -> None:
         """
-        Answer one request; *headers* stand in every reply to it.
+        Answer one request; *head* is what its own says, *headers* stand in every reply to it.
 
         Raises:
             GatewayError: Nothing has been sent; the caller answers.
             ClientGone: The client left.
         """
-        asked, route = await self._read(exchange, record)
-        answer = partial(self._answer, asked=asked, route=route, headers=headers)
+        max_bytes = self._services.limits.max_body_bytes
+        asked, route = self._read(await exchange.read_body(max_bytes), record, head)
         if route.joins_resends:
+            answer = partial(self._answer, asked=asked, route=route, headers=headers)
             await self.joins.serve(exchange, record, asked=asked, answer=answer)
         else:
-            await answer(exchange, record)
+            await self._answer(exchange, record, asked=asked, route=route, headers=headers)
 
     async def _answer(
         self,
@@ -81,10 +87,9 @@ class Messages:
                 usage, cost = attempts.counted_usage, record.cost_micros
                 admission.settle(admitted, asked, usage=usage, cost_micros=cost)
 
-    async def _read(self, exchange: Exchange, record: RequestRecord) -> tuple[Asked, Route]:
+    def _read(self, body: bytes, record: RequestRecord, head: HeadFacts) -> tuple[Asked, Route]:
         """Return what is asked for, and who may be asked; nobody but ``Asked`` holds it then."""
         limits, memory = self._services.limits, self._services.planner.memory
-        body = await exchange.read_body(limits.max_body_bytes)
         request = parse_request(
             body,
             max_messages=limits.max_messages,
@@ -94,15 +99,14 @@ class Messages:
         record.model, record.is_stream = request.model, request.stream
         if request.metadata is not None:
             record.sender = with_user_id(record.sender, request.metadata.user_id)
-        record.side_role = role = read_side_role(
-            request, exchange.headers, program=record.sender.client
-        )
+        role = role_by_shape(request, program=head.sender.client) or head.role
+        record.side_role = role
         route = self._routes.choose(request.model, role=role, caller=record.caller)
         record.alias = route.alias
         asked = Asked(
             body=body,
             request=request,
             alias=route.alias,
-            native_headers=native_headers(exchange.headers),
+            native_headers=head.native_headers,
         )
         return asked, route

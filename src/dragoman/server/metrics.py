@@ -198,8 +198,9 @@ class Metrics:
     def observe(self, record: RequestRecord, now_s: float) -> None:
         """Count one request that is over; *now_s* is on the clock of the record."""
         upstream, calls = record.upstream, record.calls
-        ending = (record.path, record.alias, upstream, record.status)
-        endings = self._endings.get((*ending, record.error_type, record.stop_reason))
+        path, alias, status = record.path, record.alias, record.status
+        ending = (path, alias, upstream, status, record.error_type, record.stop_reason)
+        endings = self._endings.get(ending)
         if endings is None:
             endings = self._endings_of(record)
         endings.n += 1

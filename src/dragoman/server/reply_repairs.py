@@ -8,16 +8,21 @@ from dragoman.core.turn import ChatTurn
 
 class ReplyRepairs:
     """
-    Add up the repairs of one request's replies; nearly always there is one, and nothing to repair.
+    Add up the repairs of one request's replies.
+
+    Nearly always there is one reply, which knows its own: then nobody needs this.
+
+    Args:
+        current: The reply that comes, or came last; None: none that is translated.
 
     Attributes:
-        current: The reply that comes, or came last; None: none that is translated.
+        current: The same.
     """
 
     __slots__ = ("_asked_for", "_earlier", "_noticed", "current")
 
-    def __init__(self) -> None:
-        self.current: ChatTurn | None = None
+    def __init__(self, current: ChatTurn | None = None) -> None:
+        self.current = current
         self._earlier: list[ChatTurn] = []
         self._asked_for: list[str] = []  # a second time, as the reply before did not hold it
         self._noticed: dict[str, int] = {}

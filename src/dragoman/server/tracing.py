@@ -52,6 +52,9 @@ class Tracing:
         export: Takes spans; None: nobody wants any.
         sample_ratio: Of traces that begin here; others are as their parent says.
         providers: What OpenTelemetry calls the API behind each upstream.
+
+    Attributes:
+        is_on: Spans are wanted, also of requests that name no trace.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Tracing:
         providers: Mapping[str, str] | None = None,
     ) -> None:
         self._export = export
+        self.is_on = export is not None
         self._bound = round(sample_ratio * 2**64)
         self._providers = providers or {}
 

@@ -1,14 +1,17 @@
-"""One upstream call as the health and the load of its target see it."""
+"""One upstream call, from its beginning to its end: its line in the record, health and load."""
 
+import asyncio
+import time
 from collections.abc import Callable
 from typing import Final
 
 from dragoman.core.errors import GatewayError
 from dragoman.core.rate_headers import spent_for_s
-from dragoman.policy.health import Health
-from dragoman.policy.load import Load
 from dragoman.policy.routes import Target
-from dragoman.server.transport.seams import Headers
+from dragoman.server.asked import Asked
+from dragoman.server.services import Services
+from dragoman.server.telemetry import UpstreamCall
+from dragoman.server.transport.seams import ClientGone, Headers, UpstreamRequest
 
 # Where limits are refilled all the time, nearly every reply is the last for some milliseconds.
 _WORTH_TELLING_S: Final = 0.25
@@ -16,49 +19,88 @@ _WORTH_TELLING_S: Final = 0.25
 
 class Trial:
     """
-    Tell health and load of a call, from its beginning to its end.
+    Tell health and load of a call, and write down how it went.
 
     Args:
+        services: Their health is told whether it succeeds, their load how long it takes.
         target: Whom it asks.
-        health: Told whether it succeeds.
-        load: Told how long it takes.
+        request: What is sent.
+        asked: What that was made of.
+        call: Where it is written down.
         clock: The event loop's time.
+
+    Attributes:
+        request: What is sent.
     """
 
-    __slots__ = ("_clock", "_health", "_load", "_started_s", "_target")
+    __slots__ = (
+        "_asked",
+        "_call",
+        "_clock",
+        "_health",
+        "_load",
+        "_started_s",
+        "_target",
+        "request",
+    )
 
     def __init__(
-        self, target: Target, *, health: Health, load: Load, clock: Callable[[], float]
+        self,
+        services: Services,
+        target: Target,
+        *,
+        request: UpstreamRequest,
+        asked: Asked,
+        call: UpstreamCall,
+        clock: Callable[[], float],
     ) -> None:
-        self._target, self._health, self._load, self._clock = target, health, load, clock
+        self.request = request
+        self._target, self._asked, self._call, self._clock = target, asked, call, clock
+        self._health, self._load = services.health, services.load
         self._started_s = clock()
-        load.begin(target.endpoint)
-        if not health.is_clear:
-            health.begin(target, self._started_s)
+        self._load.begin(target.endpoint)
+        if not self._health.is_clear:
+            self._health.begin(target, self._started_s)
 
     def take_content(self) -> None:
-        """Take note that the first content of a stream has come."""
+        """
+        Take note that the first content of a stream has come.
+
+        The request is let go: nobody else can be asked, and the reply may take long.
+        """
         now_s = self._clock()
         self._load.observe(self._target.id, now_s - self._started_s, now_s)
-        self._succeed(now_s)
+        if not self._health.is_clear:
+            self._health.succeed(self._target, now_s)
+        self._asked.forget_prompt()
+        self.request.body = b""
 
     def succeed(self, headers: Headers) -> None:
         """Take note of a complete reply; its *headers* may say that it was the last for a while."""
-        self._load.end(self._target.endpoint)
-        now_s = self._clock()
-        self._succeed(now_s)
+        health, target = self._health, self._target
+        self._call.ended_s = time.monotonic()
+        self._load.end(target.endpoint)
+        if not health.is_clear:
+            health.succeed(target, self._clock())
         for_s = spent_for_s(headers)
         if for_s is not None and for_s >= _WORTH_TELLING_S:
-            self._health.limit(self._target, for_s, now_s)
+            health.limit(target, for_s, self._clock())
 
     def end(self, error: BaseException) -> None:
         """Take note of how it ended otherwise: failed, or given up."""
+        self._call.ended_s = time.monotonic()
+        self._call.outcome = _outcome_of(error)
         self._load.end(self._target.endpoint)
         if isinstance(error, GatewayError):
             self._health.fail(self._target, error, self._clock())
         else:
             self._health.leave(self._target)
 
-    def _succeed(self, now_s: float) -> None:
-        if not self._health.is_clear:
-            self._health.succeed(self._target, now_s)
+
+def _outcome_of(error: BaseException) -> str:
+    """Return in one word how a call has ended that has not answered."""
+    if isinstance(error, GatewayError):
+        return error.kind
+    if isinstance(error, ClientGone):
+        return "client_gone"
+    return "stopped" if isinstance(error, asyncio.CancelledError) else "api_error"

@@ -51,7 +51,10 @@ class WaitingMessage:
 
 class Place:
     """
-    One request's place in a line; whoever makes it leaves it.
+    A place in a line that must be waited for; whoever makes it leaves it.
+
+    A free one needs none of this: it is entered and left by the line's own ``try_enter`` and
+    ``leave``.
 
     Args:
         line: Where.
@@ -60,11 +63,6 @@ class Place:
     def __init__(self, line: Line) -> None:
         self._line = line
         self._is_taken = False
-
-    def try_take(self) -> bool:
-        """Take it if one is free."""
-        self._is_taken = self._line.try_enter()
-        return self._is_taken
 
     async def wait(self, attempts: Attempts) -> None:
         """
@@ -96,30 +94,29 @@ class Place:
 
 class UpstreamStay:
     """
-    One request's place at an upstream, and what it has reserved there.
+    One request's place at an upstream, and what it has reserved there; whoever makes it leaves it.
+
+    Where a place is free and there is nothing to reserve, entering the line is all that is needed.
 
     Args:
         attempts: The request.
         target: Whom it will ask.
+        line: Of its endpoint.
+        rules: What holds for the call; None: nothing does.
     """
 
-    def __init__(self, attempts: Attempts, target: Target) -> None:
-        services = attempts.services
+    def __init__(
+        self, attempts: Attempts, target: Target, *, line: Line, rules: RuleSet | None
+    ) -> None:
         self._attempts = attempts
         self._target = target
-        self._admission = services.admission
-        upstream = target.deployment.upstream
-        self._rules = services.admission.rules_of_call(upstream, attempts.stand_in)
-        self._place = Place(services.lines.of_endpoint(target.endpoint))
-        self._has_place = False
+        self._admission = attempts.services.admission
+        self._line = line
+        self._rules = rules
+        self._place: Place | Line | None = None
         self._admitted: Admitted | None = None
 
-    def try_begin(self) -> bool:
-        """Take the place if it is free and there is nothing to reserve."""
-        self._has_place = self._place.try_take()
-        return self._has_place and self._rules is None
-
-    async def wait(self, *, may_wait: bool) -> None:
+    async def begin(self, *, may_wait: bool) -> None:
         """
         Take the place, and reserve; wait for either unless another target may be asked instead.
 
@@ -128,20 +125,24 @@ class UpstreamStay:
             Overloaded: As for ``Place.wait``.
             ClientGone: The client left meanwhile.
         """
-        if not self._has_place:
-            if not may_wait:
-                raise UpstreamLimitExceeded(
-                    "the model's server is asked as much as it may be; try again",
-                    retry_after_s=_POLL_S,
-                    limit=_AT_WORK,
-                )
-            await self._place.wait(self._attempts)
+        if self._line.try_enter():
+            self._place = self._line
+        elif not may_wait:
+            raise UpstreamLimitExceeded(
+                "the model's server is asked as much as it may be; try again",
+                retry_after_s=_POLL_S,
+                limit=_AT_WORK,
+            )
+        else:
+            self._place = place = Place(self._line)
+            await place.wait(self._attempts)
         if self._rules is not None:
             self._admitted = await self._admit(self._rules, may_wait=may_wait)
 
-    def end(self) -> None:
+    def leave(self) -> None:
         """Give the place back, and settle."""
-        self._place.leave()
+        if self._place is not None:
+            self._place.leave()
         if (admitted := self._admitted) is not None:
             attempts, self._admitted = self._attempts, None
             usage = attempts.counted_usage

@@ -1,0 +1,56 @@
+"""What follows from the head of a request alone: found out once, for clients repeat their heads."""
+
+from typing import Final
+
+from msgspec import Struct
+
+from dragoman.policy.access import Caller
+from dragoman.policy.keys import KeyRing, sent_keys
+from dragoman.policy.senders import Sender, read_sender
+from dragoman.policy.side_traffic import SideRole, role_of_marks
+from dragoman.server.transport.seams import HeaderList, SentHeaders
+from dragoman.server.upstream_requests import native_headers
+
+_NAME: Final = "head"
+
+
+class HeadFacts(Struct):
+    """
+    What one head says.
+
+    Attributes:
+        sender: What the client says of itself.
+        role: What the request is for, where the client marks that; its body may say more.
+        keys: Which were sent.
+        native_headers: What native upstreams get of it.
+        is_traced: It names a trace.
+    """
+
+    sender: Sender
+    role: SideRole
+    keys: tuple[bytes, ...]
+    native_headers: HeaderList
+    is_traced: bool
+    _ring: KeyRing | None = None
+    _found: tuple[Caller | None, ...] = ()
+
+    def found_in(self, ring: KeyRing) -> tuple[Caller | None, ...]:
+        """Return for each of the keys whose it is in *ring*, which does not change."""
+        if ring is not self._ring:  # another configuration has other keys
+            self._ring, self._found = ring, tuple(ring.find(key) for key in self.keys)
+        return self._found
+
+
+def facts_of(sent: SentHeaders) -> HeadFacts:
+    """Return what *sent* says, also to the next request that has the same head."""
+    facts = sent.facts.get(_NAME)
+    if isinstance(facts, HeadFacts):
+        return facts
+    facts = sent.facts[_NAME] = HeadFacts(
+        sender=read_sender(sent),
+        role=role_of_marks(sent),
+        keys=tuple(sent_keys(sent.get(b"x-api-key"), sent.get(b"authorization"))),
+        native_headers=native_headers(sent),
+        is_traced=b"traceparent" in sent,
+    )
+    return facts
