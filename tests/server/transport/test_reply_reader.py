@@ -12,6 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dragoman.core.errors import UpstreamProtocolError
+from dragoman.server.transport.plain_head import PlainHeads
 from dragoman.server.transport.reply_reader import ReplyReader
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -41,7 +42,8 @@ def read(
     eof: bool = True,
 ) -> Read:
     """Feed *pieces* until the reply is done, then perhaps the end of the connection."""
-    reader = ReplyReader(method, max_header_bytes=max_header, max_body_bytes=max_body)
+    reader = ReplyReader(PlainHeads(max_header), max_header_bytes=max_header)
+    reader.begin(method, max_body_bytes=max_body)
     body = b""
     for piece in pieces:
         body += reader.feed(piece)
@@ -363,3 +365,50 @@ def test_cuts_of_odd_replies_change_nothing(lines: list[bytes], size: int) -> No
     whole = read(sent)
     cut = read(*(sent[i : i + size] for i in range(0, len(sent), size)))
     assert (cut.status, cut.body, cut.error) == (whole.status, whole.body, whole.error)
+
+
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_one_reader_reads_the_replies_of_a_connection(is_cut) -> None:
+    reader = ReplyReader(PlainHeads(LIMIT), max_header_bytes=LIMIT)
+    replies = [(sent, body) for sent, body, is_reusable in COMPLETE.values() if is_reusable]
+    for sent, body in [*replies, *reversed(replies)]:
+        reader.begin("POST", max_body_bytes=0)
+        assert (reader.has_head, reader.is_done, reader.headers) == (False, False, {})
+        pieces = bytewise(sent) if is_cut else [sent]
+        assert b"".join(map(reader.feed, pieces)) == body
+        assert (reader.is_done, reader.is_reusable, reader.error) == (True, True, None)
+    reader.close()
+
+
+def test_a_message_that_begins_behind_the_end_spoils_the_connection() -> None:
+    reader = ReplyReader(PlainHeads(LIMIT), max_header_bytes=LIMIT)
+    for surplus, is_reusable in ((b"", True), (b"HTTP/1.1 200 OK\r\ncontent-le", False)):
+        reader.begin("POST", max_body_bytes=0)
+        assert reader.feed(CHUNKED + HELLO + surplus) == b"hello world"
+        assert (reader.is_done, reader.is_reusable) == (True, is_reusable)
+    reader.close()
+
+
+LINES = [
+    *(OK, b"HTTP/1.1 204 \r\n", b"HTTP/1.0 200 OK\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    *(b"content-length: 5\r\n", b"Transfer-Encoding: chunked\r\n", b"x: y\r\n", b"X :\t z \r\n"),
+    *(
+        b" folded\r\n",
+        b": empty\r\n",
+        b"x\r\n",
+        b"connection: close\r\n",
+        b"\r\n",
+        b"a\xff\0: b\r\n",
+    ),
+    *(b"keep-alive: timeout=5, max=9\r\n", b"content-encoding: gzip\r\n", b"x: a\rb\r\n", b"\n"),
+    *(b"upgrade: h2c\r\n", b"hello", HELLO, b"5\r\nhel", b"0\r\n\r\n"),
+]
+
+
+@given(st.lists(st.sampled_from(LINES), max_size=8), st.sampled_from(["POST", "HEAD"]))
+def test_plain_heads_are_read_as_all_others_are(lines: list[bytes], method: str) -> None:
+    sent = OK + b"".join(lines)
+    whole, cut = read(sent, method=method), read(*bytewise(sent), method=method)
+    if cut.is_done and not cut.error:  # fed by bytes it ends before what comes behind it
+        whole.is_reusable = cut.is_reusable
+    assert whole == cut

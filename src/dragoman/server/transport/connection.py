@@ -8,7 +8,6 @@ the one timer of the connection goes off.
 
 import asyncio
 import math
-from collections.abc import Callable
 from typing import Final, Protocol, cast
 
 from dragoman.core.errors import (
@@ -17,6 +16,7 @@ from dragoman.core.errors import (
     UpstreamTimeout,
     UpstreamUnavailable,
 )
+from dragoman.server.transport.plain_head import PlainHeads
 from dragoman.server.transport.reply_reader import ReplyReader
 from dragoman.server.transport.seams import Receiver, UpstreamRequest
 
@@ -30,6 +30,7 @@ class Owner(Protocol):
     """Keeps connections and calls: what they need of their pool."""
 
     max_header_bytes: int
+    heads: PlainHeads
 
     def open(self, connection: "Connection") -> None:
         """Take note that a socket is open."""
@@ -54,7 +55,6 @@ class HttpCall:
     """A request under way; implements ``Call``. While it waits it has no connection."""
 
     __slots__ = (
-        "_loop",
         "_owner",
         "connection",
         "head",
@@ -70,7 +70,6 @@ class HttpCall:
         self, owner: Owner, request: UpstreamRequest, *, head: bytes, receiver: Receiver
     ) -> None:
         self._owner = owner
-        self._loop = asyncio.get_running_loop()
         self.request, self.head, self.receiver = request, head, receiver
         self.connection: Connection | None = None
         self.timer: asyncio.TimerHandle | None = None  # runs until there is a connection
@@ -95,25 +94,29 @@ class HttpCall:
     def succeed(self) -> None:
         """Tell the receiver that the reply is complete."""
         self._end()
-        self.tell(self.receiver.on_end)
+        try:
+            self.receiver.on_end()
+        except Exception as bug:
+            self.blame(bug)
 
     def fail(self, error: UpstreamError) -> None:
         """Tell the receiver of *error*, unless it has given the call up."""
-        if not self.is_over:
-            self._end()
-            self.tell(self.receiver.on_error, error)
-
-    def tell(self, callback: Callable[..., None], *args: object) -> None:
-        """Call a method of the receiver, whose bugs must not become the connection's."""
+        if self.is_over:
+            return
+        self._end()
         try:
-            callback(*args)
+            self.receiver.on_error(error)
         except Exception as bug:
             self.blame(bug)
 
     def blame(self, bug: Exception) -> None:
-        """Report what a receiver raised, and give the call up: nobody knows what it missed."""
+        """
+        Report what a receiver raised, whose bugs must not become the connection's.
+
+        The call is given up: nobody knows what the receiver has missed.
+        """
         context = {"message": "The receiver of an upstream's reply failed", "exception": bug}
-        self._loop.call_exception_handler(context)
+        asyncio.get_running_loop().call_exception_handler(context)
         self.abort()
 
     def stop_timer(self) -> None:
@@ -125,7 +128,8 @@ class HttpCall:
         if not self.is_over:
             self.is_over = True
             self.connection = None
-            self.stop_timer()
+            if self.timer is not None:
+                self.stop_timer()
             self._owner.forget(self)
 
 
@@ -162,7 +166,7 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._call: HttpCall | None = None
-        self._reply: ReplyReader | None = None
+        self._reply = ReplyReader(owner.heads, max_header_bytes=owner.max_header_bytes)
         self._is_reused = False  # a call before this one was answered
         self._has_begun = False  # a byte of the reply has come
         self._is_early = False  # it came before the whole request was written
@@ -185,17 +189,19 @@ class Connection(asyncio.Protocol):
 
     def start(self, call: HttpCall) -> None:
         """Send the request of *call*; its receiver is told from the loop, never from in here."""
-        request = call.request
-        call.stop_timer()
+        request, timeouts = call.request, call.request.timeouts
+        if call.timer is not None:
+            call.stop_timer()
         self._call, call.connection = call, self
-        self._reply = ReplyReader(
-            request.method,
-            max_header_bytes=self._owner.max_header_bytes,
-            max_body_bytes=request.max_body_bytes,
-        )
+        self._reply.begin(request.method, max_body_bytes=request.max_body_bytes)
         self._has_begun = self._is_early = self._is_told = False
-        self._write(call.head, request.body)
-        timeouts = request.timeouts
+        transport = self._transport
+        assert transport is not None
+        if len(request.body) <= _ONE_WRITE_BYTES:
+            transport.write(call.head + request.body)
+        else:
+            transport.write(call.head)
+            transport.write(request.body)
         self._watch(timeouts.idle_s if self._is_writing else timeouts.first_byte_s)
         if call.is_paused:
             self.pause()
@@ -207,6 +213,7 @@ class Connection(asyncio.Protocol):
     def cut(self) -> None:
         """Close now and tell no receiver; idempotent."""
         self._detach()
+        self._reply.close()
         if self._timer is not None:
             self._timer.cancel()
             self._timer, self._timer_s = None, math.inf
@@ -240,7 +247,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         call, reply = self._call, self._reply
-        if call is None or reply is None:
+        if call is None:
             self.cut()  # nobody asked: it would be taken for the reply to the next request
             return
         self._since_s = self._loop.time()
@@ -258,7 +265,7 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> None:
         call, reply = self._call, self._reply
-        if call is None or reply is None:
+        if call is None:
             self.cut()
         elif self._has_begun:
             reply.feed_eof()
@@ -287,23 +294,19 @@ class Connection(asyncio.Protocol):
 
     # --
 
-    def _write(self, head: bytes, body: bytes) -> None:
-        assert self._transport is not None
-        if len(body) <= _ONE_WRITE_BYTES:
-            self._transport.write(head + body)
-        else:
-            self._transport.write(head)
-            self._transport.write(body)
-
     def _take_head(self, call: HttpCall, reply: ReplyReader) -> None:
         if not self._has_begun:
             self._has_begun, self._is_early = True, self._is_writing
             call.head = b""  # it is not sent again
             self._silence_s = call.request.timeouts.idle_s
-            self._set_timer()
+            if self._since_s + self._silence_s < self._timer_s:
+                self._set_timer()
         if reply.has_head:
             self._is_told = True
-            call.tell(call.receiver.on_head, reply.status, reply.headers)
+            try:
+                call.receiver.on_head(reply.status, reply.headers)
+            except Exception as bug:
+                call.blame(bug)
 
     def _finish(self, call: HttpCall, reply: ReplyReader) -> None:
         if reply.error is not None:
@@ -337,9 +340,6 @@ class Connection(asyncio.Protocol):
         if self._call is not None:
             self._call.connection = None
             self._call = None
-        if self._reply is not None:
-            self._reply.close()
-            self._reply = None
         if self._paused_s is not None and self._transport is not None:
             self._paused_s = None
             self._transport.resume_reading()
@@ -348,10 +348,11 @@ class Connection(asyncio.Protocol):
 
     def _watch(self, silence_s: float) -> None:
         self._since_s, self._silence_s = self._loop.time(), silence_s
-        self._set_timer()
+        if self._since_s + silence_s < self._timer_s:  # mostly it goes off in time already
+            self._set_timer()
 
     def _set_timer(self) -> None:
-        """Have the timer go off in time; mostly it does already, and nothing is to be done."""
+        """Have the timer go off in time."""
         due_s = self._since_s + self._silence_s
         if due_s < self._timer_s and self._paused_s is None:
             if self._timer is not None:

@@ -7,6 +7,7 @@ from typing import Final
 from dragoman.core.errors import UpstreamError, UpstreamOverloaded, UpstreamUnavailable
 from dragoman.server.transport.connection import Connection, HttpCall
 from dragoman.server.transport.dial import Dialer
+from dragoman.server.transport.plain_head import PlainHeads
 from dragoman.server.transport.seams import Receiver, UpstreamRequest
 
 _IDLE_S: Final = 30.0
@@ -29,6 +30,7 @@ class Pool:
         self._dialer = dialer
         self._max_connections = max_connections
         self.max_header_bytes = max_header_bytes
+        self.heads = PlainHeads(max_header_bytes)
         self._calls: set[HttpCall] = set()  # all under way
         self._waiting: OrderedDict[HttpCall, None] = OrderedDict()
         self._dials: dict[HttpCall, tuple[asyncio.Task[None], Connection]] = {}
@@ -113,8 +115,9 @@ class Pool:
 
     def forget(self, call: HttpCall) -> None:
         self._calls.discard(call)
-        self._waiting.pop(call, None)
-        if (dial := self._dials.pop(call, None)) is not None:
+        if self._waiting:
+            self._waiting.pop(call, None)
+        if self._dials and (dial := self._dials.pop(call, None)) is not None:
             task, connection = dial
             task.cancel()
             connection.cut()

@@ -1,28 +1,36 @@
 """Read one HTTP/1.1 reply off bytes, cut anywhere. No socket, no clock."""
 
-import re
 import sys
+from functools import partial
+from types import MappingProxyType
 from typing import Final
 
 import httptools
 
 from dragoman.core.errors import UpstreamProtocolError
 from dragoman.server.transport.content_coding import BodyDecoder, CodingError, decoder_for
+from dragoman.server.transport.plain_head import PlainHead, PlainHeads, keep_alive_in
+from dragoman.server.transport.seams import Headers
 
 # What one read may become by inflating; an honest reply shrinks to a tenth, not to a thousandth.
 _MAX_INFLATED_BYTES: Final = 64 * 2**20
 _INTERIM: Final = frozenset({100, 102, 103})  # 101 would be another protocol from there on
 _BODILESS: Final = frozenset({204, 304})
-_KEEP_ALIVE_TIMEOUT: Final = re.compile(rb"timeout\s*=\s*([0-9]{1,6})")
+_NOT_PARSED: Final = (httptools.HttpParserError, httptools.HttpParserUpgrade)
+_NO_HEADERS: Final[Headers] = MappingProxyType({})
 _NOT_HTTP: Final = "The model's server sent a reply that is not valid HTTP."
 
 
 class ReplyReader:
     """
-    The reply to one request: ``feed`` what was read until ``is_done``, then ``close``.
+    The replies on one connection: ``begin``, ``feed`` what was read until ``is_done``, and again.
 
-    Interim (1xx) replies and trailers are read over. The part of a body before an error is
-    returned all the same.
+    Another may begin while ``is_reusable``; ``close`` comes last. Interim (1xx) replies and
+    trailers are read over. The part of a body before an error is returned all the same.
+
+    Args:
+        heads: Of the same server.
+        max_header_bytes: Of a reply's head.
 
     Attributes:
         has_head: ``status`` and ``headers`` are there.
@@ -33,9 +41,13 @@ class ReplyReader:
 
     __slots__ = (
         "_barren_bytes",
+        "_begins",
         "_body_bytes",
+        "_body_parser",
         "_decoder",
+        "_fields",
         "_head_bytes",
+        "_heads",
         "_is_head_request",
         "_is_until_eof",
         "_max_body_bytes",
@@ -53,37 +65,44 @@ class ReplyReader:
         "status",
     )
 
-    def __init__(self, method: str, *, max_header_bytes: int, max_body_bytes: int) -> None:
-        self._is_head_request = method == "HEAD"
+    def __init__(self, heads: PlainHeads, *, max_header_bytes: int) -> None:
+        self._heads = heads
         self._max_header_bytes = max_header_bytes
-        self._max_body_bytes = max_body_bytes or sys.maxsize
         self._pieces: list[bytes] = []
-        self._n_pieces = 0  # that were there when the reply was done
         # The parser calls this once per chunk: a method of C, so that no Python runs there.
         self.on_body = self._pieces.append
-        self._parser = httptools.HttpResponseParser(self)
-        self._decoder: BodyDecoder | None = None
-        self._is_until_eof = False
-        self._head_bytes = self._body_bytes = 0
-        # Read since the last byte of a body: heads, chunk extensions, trailers. Bounded together.
-        self._barren_bytes = 0
-        self.status = 0
-        self.headers: dict[bytes, bytes] = {}
-        self.has_head = self.is_done = self.is_reusable = False
-        self.keep_alive_s: int | None = None
+        self._begins: list[None] = []  # one for each message that has begun behind a plain head
+        self._body_parser: httptools.HttpResponseParser | None = None  # of all with plain heads
+        self._fields: dict[bytes, bytes] = {}  # of a head that is not plain
         self.error: UpstreamProtocolError | None = None
+        self.begin("GET", max_body_bytes=0)
+
+    def begin(self, method: str, *, max_body_bytes: int) -> None:
+        """Be ready for the reply to a request; 0 *max_body_bytes*: no limit here."""
+        self._is_head_request = method == "HEAD"
+        self._max_body_bytes = max_body_bytes or sys.maxsize
+        self._parser: httptools.HttpResponseParser | None = None  # none before the first byte
+        self._decoder: BodyDecoder | None = None
+        self._n_pieces = 0  # that were there when the reply was done
+        # Barren: read since the last byte of a body: heads, chunk extensions, trailers. Bounded
+        # together.
+        self._barren_bytes = self._head_bytes = self._body_bytes = self.status = 0
+        self._is_until_eof = self.has_head = self.is_done = self.is_reusable = False
+        self.headers: Headers = _NO_HEADERS
+        self.keep_alive_s: int | None = None
 
     def feed(self, data: bytes) -> bytes:
         """Take what was read, return what it holds of the body."""
-        self._barren_bytes += len(data)
-        try:
-            self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self._stop_parsing(error)
+        parser = self._parser
+        if parser is None:
+            self._feed_first(data)
+        else:
+            self._feed(parser, data)
         pieces = self._pieces
         if self.is_done:
-            self._drop_surplus()
-        elif self._barren_bytes > self._max_header_bytes and not pieces:
+            if len(pieces) > self._n_pieces or len(self._begins) > 1:
+                self._drop_surplus()
+        elif not pieces and self._barren_bytes > self._max_header_bytes:
             self._fail("The model's server sent oversized headers.")
         if pieces:
             self._barren_bytes = 0
@@ -104,13 +123,13 @@ class ReplyReader:
         if not (self.has_head and self._is_until_eof):
             self._fail("The model's server closed the connection in the middle of its reply.")
             return
-        self._complete()
+        self.complete()
         if self._decoder is not None:
             self._check_coding_ends(self._decoder)
 
     def close(self) -> None:
-        """Let go of the parser and of each other; the reply cannot be fed any more."""
-        del self._parser, self.on_body
+        """Let go of the parsers, which refer to us; nothing can be fed any more."""
+        self._parser = self._body_parser = None
 
     # -- called by the parser; after an error it goes on to the end of what it was fed
 
@@ -126,39 +145,84 @@ class ReplyReader:
             self._fail("The model's server sent oversized headers.")
             return
         name, value = name.lower(), value.strip()
-        known = self.headers.get(name)
-        self.headers[name] = value if known is None else known + b", " + value
+        known = self._fields.get(name)
+        self._fields[name] = value if known is None else known + b", " + value
 
     def on_headers_complete(self) -> None:
-        if self.has_head or self.is_done:
+        if self.has_head or self.is_done or self._parser is None:
             return
         status = self._parser.get_status_code()
         if status < 200:
-            self.headers.clear()
+            self._fields.clear()
             if status not in _INTERIM:
                 self._fail(_NOT_HTTP, f"status {status}")
             return
-        self.status, self.has_head = status, True
+        self.status, self.has_head, self.headers = status, True, self._fields
         self._barren_bytes = 0
         self._read_framing()
         if self._is_head_request:
-            self._complete()
+            self.complete()
 
     def on_message_complete(self) -> None:
         if self.has_head:
-            self._complete()
+            self.complete()
+
+    def complete(self) -> None:
+        """Take note that the body has ended, however that was known."""
+        if self.is_done or self._parser is None:
+            return
+        self.is_done = True
+        self._n_pieces = len(self._pieces)
+        # False without a length, so also where only the end of the connection ends the body.
+        self.is_reusable = bool(self._parser.should_keep_alive())
 
     # --
 
+    def _feed(self, parser: httptools.HttpResponseParser, data: bytes) -> None:
+        self._barren_bytes += len(data)
+        try:
+            parser.feed_data(data)
+        except _NOT_PARSED as error:
+            self.is_reusable = False
+            if not self.is_done:
+                self._fail(_NOT_HTTP, str(error))
+
+    def _feed_first(self, data: bytes) -> None:
+        """Read how a reply begins: nearly always with a whole head, and a plain one."""
+        found = None if self._is_head_request else self._heads.find(data)
+        if found is None or not self._feed_plain(data, *found):
+            self._fields = {}
+            self._parser = httptools.HttpResponseParser(self)
+            self._feed(self._parser, data)
+
+    def _feed_plain(self, data: bytes, raw: bytes, head: PlainHead) -> bool:
+        """Read what begins with a plain head; if it is none, return False with nothing changed."""
+        parser = self._parser = self._body_parser
+        if parser is None:
+            parser = httptools.HttpResponseParser(_BodyEvents(self, self._begins))
+            self._parser = self._body_parser = parser
+        self._begins.clear()
+        try:
+            parser.feed_data(data)
+        except _NOT_PARSED:
+            self._body_parser = None
+            self._pieces.clear()
+            self._begins.clear()
+            self._n_pieces, self.is_done, self.is_reusable = 0, False, False
+            return False
+        self._heads.keep(raw, head)
+        self.status, self.headers, self.has_head = head.status, head.headers, True
+        self.keep_alive_s, self._is_until_eof = head.keep_alive_s, not head.has_length
+        return True
+
     def _read_framing(self) -> None:
-        headers = self.headers
+        headers = self._fields
         coding = headers.get(b"transfer-encoding")
         if coding is not None and coding.lower() != b"chunked":
             self._fail("The model's server sent a reply in an unknown transfer-encoding.")
             return
         self._is_until_eof = coding is None and b"content-length" not in headers
-        if match := _KEEP_ALIVE_TIMEOUT.search(headers.get(b"keep-alive", b"")):
-            self.keep_alive_s = int(match[1])
+        self.keep_alive_s = keep_alive_in(headers)
         has_body = not self._is_head_request and self.status not in _BODILESS
         if has_body and b"content-encoding" in headers:
             self._read_coding(headers[b"content-encoding"])
@@ -169,8 +233,8 @@ class ReplyReader:
         except CodingError as error:
             self._fail_coding(error)
         if self._decoder is not None:  # what is handed on is neither coded nor as long
-            del self.headers[b"content-encoding"]
-            self.headers.pop(b"content-length", None)
+            del self._fields[b"content-encoding"]
+            self._fields.pop(b"content-length", None)
 
     def _decode(self, decoder: BodyDecoder, data: bytes) -> bytes:
         pieces: list[bytes] = []
@@ -193,22 +257,8 @@ class ReplyReader:
             self._fail("The model's server sent a compressed reply that is cut short.")
 
     def _drop_surplus(self) -> None:
-        if len(self._pieces) > self._n_pieces:
-            del self._pieces[self._n_pieces :]
-            self.is_reusable = False
-
-    def _stop_parsing(self, error: Exception) -> None:
+        del self._pieces[self._n_pieces :]
         self.is_reusable = False
-        if not self.is_done:
-            self._fail(_NOT_HTTP, str(error))
-
-    def _complete(self) -> None:
-        if self.is_done:
-            return
-        self.is_done = True
-        self._n_pieces = len(self._pieces)
-        # False without a length, so also where only the end of the connection ends the body.
-        self.is_reusable = bool(self._parser.should_keep_alive())
 
     def _fail_size(self) -> None:
         self._fail("The model's server sent a reply that is too large.")
@@ -223,3 +273,14 @@ class ReplyReader:
         self.is_reusable = False
         if self.error is None:
             self.error = UpstreamProtocolError(message, log_detail=log_detail)
+
+
+class _BodyEvents:
+    """What a parser says behind a plain head; Python is called once, at the end of the body."""
+
+    __slots__ = ("on_body", "on_message_begin", "on_message_complete")
+
+    def __init__(self, reader: ReplyReader, begins: list[None]) -> None:
+        self.on_body = reader.on_body
+        self.on_message_begin = partial(begins.append, None)
+        self.on_message_complete = reader.complete
