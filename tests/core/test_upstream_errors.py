@@ -199,6 +199,19 @@ KINDS = {
     "wrong key": (401, said("Incorrect API key"), UpstreamUnauthorized),
     "no balance": (402, {"error": {"message": "Insufficient Balance"}}, UpstreamUnauthorized),
     "no permission": (403, b"<html>forbidden</html>", UpstreamUnauthorized),
+    "Anthropic, no balance": (400, said("Your credit balance is too low"), UpstreamUnauthorized),
+    "OpenAI, no balance": (
+        429,
+        said("You exceeded your current quota, please check your plan and billing details."),
+        UpstreamUnauthorized,
+    ),
+    "OpenAI, not paid": (400, said("Billing hard limit has been reached"), UpstreamUnauthorized),
+    "a tool about bills": (400, said("tools.0.name: billing lookup is no name"), UpstreamRejected),
+    "a tool about balances": (
+        400,
+        said("Invalid 'tools[0].name': 'insufficient balance' does not match the pattern"),
+        UpstreamRejected,
+    ),
     "Moonshot, no balance": (
         429,
         {"error": {"message": "x", "type": "exceeded_current_quota_error"}},

@@ -232,6 +232,19 @@ def test_nor_with_a_key_in_them(is_stream: bool) -> None:
     assert KEY not in exchange.reply.decode() + case.log_text.getvalue()
 
 
+@both_ways
+def test_the_balance_of_the_gateway_is_nothing_for_clients(is_stream: bool) -> None:
+    said = "Your credit balance is too low to access the Anthropic API."
+    raw = json.dumps({**ERROR, "error": {"type": "invalid_request_error", "message": said}})
+    exchange, case = native(replying(400, raw), is_stream=is_stream)
+    assert (exchange.status, error_of(exchange)["type"]) == (502, "api_error")
+    assert exchange.reply_headers[b"x-should-retry"] == b"false"
+    assert "balance is too low" in case.log_text.getvalue()
+    assert "balance is too low" not in exchange.reply.decode()
+    _, case = deliver({"native": [replying(400, raw)], "lab": [saying("x")]}, is_stream=is_stream)
+    assert case.record["upstream"] == "lab"
+
+
 def sse(event: dict[str, Any]) -> bytes:
     return f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode()
 

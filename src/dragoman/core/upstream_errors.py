@@ -107,10 +107,13 @@ _OUTPUT: Final = (
 
 _BALANCE: Final = re.compile(
     r"insufficient.{0,12}(?:balance|quota|credit)|exceeded_current_quota|arrearage|no balance"
-    r"|balance is (?:not enough|insufficient)|insufficient_quota"
+    r"|balance is (?:not enough|insufficient|too low)|insufficient_quota"
     r"|account.{0,24}(?:overdue|suspended)"
-    r"|payment required|billing"
+    # Not the word alone: a request with a tool of such a name may be refused for it.
+    r"|payment required|billing_(?:error|not_active|hard_limit)|(?:and|&|your) billing"
+    r"|billing (?:account|details|hard limit|information|to be enabled)"
 )
+_QUOTED: Final = re.compile(r"\"[^\"]*\"|`[^`]*`|(?<!\w)'[^']*'(?!\w)")  # mostly the client's words
 _BALANCE_CODES: Final = frozenset({"1113", "Arrearage", "insufficient_quota"})
 _OVERLOAD: Final = re.compile(
     r"engine_overloaded|overloaded|service[ _]unavailable|server is busy"
@@ -230,13 +233,15 @@ def error_of_reply(
     retry_after = _retry_after_s(headers)
     if retry_after is not None and error.status in (429, 529):
         error.retry_after_s = retry_after
-    if context.is_native and status in _NATIVE_STATUSES and _is_native_error(document):
+    is_ours = isinstance(error, UpstreamUnauthorized)  # an account that no client can repair
+    if not is_ours and _is_native_error(document, status, context):
         _pass_on(error, status, headers, body=body, secrets=context.secrets)
     return error
 
 
-def _is_native_error(document: object) -> bool:
-    return isinstance(document, dict) and document.get("type") == "error"
+def _is_native_error(document: object, status: int, context: ReplyContext) -> bool:
+    has_form = isinstance(document, dict) and document.get("type") == "error"
+    return has_form and context.is_native and status in _NATIVE_STATUSES
 
 
 def _pass_on(
@@ -294,7 +299,8 @@ def _classify(
     is_refused = complaint.code in _UNSAFE_CODES or _UNSAFE.search(text)
     if status == 403 and is_refused:  # OpenRouter, for hosts that moderate
         return RefusedByUpstream(_said(complaint, context, "content refused"), log_detail=log)
-    if status in (401, 402, 403) or complaint.code in _BALANCE_CODES or _BALANCE.search(text):
+    is_unpaid = complaint.code in _BALANCE_CODES or _BALANCE.search(_QUOTED.sub(" ", text))
+    if status in (401, 402, 403) or is_unpaid:
         return UpstreamUnauthorized(
             "The gateway's own account with the model's provider was refused (credential, "
             "permission or balance). Only the gateway's operator can repair this; see its log.",
