@@ -222,6 +222,14 @@ PROBLEMS = {
     ),
     "alias": (LAB + '[models."a b"]', 'models."a b": a name is one word'),
     "window suffix": (LAB + '[models."a[1m]"]', 'models."a[1m]": clients add [1m] themselves'),
+    "a role without a table and of two words": (
+        LAB + '[roles]\nopus = "two words"',
+        'roles: "two words": a name is one word of at most 200 characters',
+    ),
+    "no name there": (
+        LAB + '[models.n]\nupstream_model = { lab = "" }',
+        "models.n.upstream_model: is empty; leave it out",
+    ),
     "role": (
         MODEL + '[upstreams.two]\nbase_url = "http://h"\n[roles]\nopus = "n"',
         'roles.opus: no model "n"; known: m',

@@ -268,7 +268,7 @@ def _header_problems(headers: Mapping[str, Secret], path: str) -> Iterator[str]:
 
 def _model_problems(config: Config) -> Iterator[str]:
     for alias, model in config.models.items():
-        path = join("models", alias)
+        path = f'roles: "{alias}"' if alias in config.implied else join("models", alias)
         if not _ALIAS.fullmatch(alias):
             yield f"{path}: a name is one word of at most 200 characters"
         elif alias.endswith("[1m]"):
@@ -280,7 +280,10 @@ def _model_problems(config: Config) -> Iterator[str]:
             yield _unknown_family(model.family, f"{path}.family")
         if len(set(model.upstream)) < len(model.upstream):
             yield f"{path}.upstream: names an upstream twice"
-        names = model.upstream_model if isinstance(model.upstream_model, dict) else {}
+        theirs = model.upstream_model
+        names = theirs if isinstance(theirs, dict) else {}
+        if theirs == "" or "" in names.values():
+            yield f"{path}.upstream_model: is empty; leave it out where the names are the same"
         for name in model.upstream:
             if name not in config.upstreams:
                 what = f'no upstream "{name}"'
