@@ -170,6 +170,17 @@ def test_a_probe_is_over_with_its_first_content() -> None:
     run(case())
 
 
+@both_ways
+@pytest.mark.parametrize(("code", "told"), [("", b"5"), ("1308", None)], ids=["rate", "quota"])
+def test_a_429_that_names_no_time_is_told_with_ours(
+    code: str, told: bytes | None, is_stream: bool
+) -> None:
+    raw = json.dumps({"error": {"code": code, "message": "no"}})
+    exchange, _ = deliver({"lab": [replying(429, raw)]}, is_stream=is_stream)
+    assert exchange.status == 429
+    assert exchange.reply_headers.get(b"retry-after") == told
+
+
 KEYS = {"lab": {"api_keys": (Secret("key-one-key-one"), Secret("key-two-key-two"))}}
 
 

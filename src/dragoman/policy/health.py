@@ -140,7 +140,9 @@ class Health:
             subject = target.id if error.upstream_status == 403 else target.endpoint
             self._trip(subject, "refused", self._rules.refused_s, now_s=now_s)
         elif _is_rate_limit(error):
-            self.limit(target, error.retry_after_s, now_s)
+            for_s = self.limit(target, error.retry_after_s, now_s)
+            if error.retry_after_s is None and error.should_retry is not False:
+                error.retry_after_s = for_s  # sooner than that nobody is asked
         elif isinstance(error, UpstreamOverloaded) and error.retry_after_s is not None:
             for_s = min(error.retry_after_s, self._rules.max_rate_limited_s)
             self._trip(target.id, "overloaded", for_s, now_s=now_s)
@@ -148,14 +150,22 @@ class Health:
             reached = error.upstream_status != 0 or error.status == 504
             self._count_failure(target.id if reached else target.endpoint, now_s)
 
-    def limit(self, target: Subject, for_s: float | None, now_s: float) -> None:
-        """Leave *target* alone for as long as it has asked for; None: it has named no time."""
+    def limit(self, target: Subject, for_s: float | None, now_s: float) -> float:
+        """
+        Leave *target* alone for as long as it has asked for; return how long.
+
+        Args:
+            target: Who has asked.
+            for_s: What it has asked for; None: it has named no time.
+            now_s: The time.
+        """
         rules, state = self._rules, self._states.get(target.id)
         trips = state.trips if state is not None else 0
         if for_s is None:
             for_s = rules.rate_limited_s * 2.0 ** min(trips, 10)
         for_s = min(for_s, rules.max_rate_limited_s)
         self._trip(target.id, "rate_limited", for_s, now_s=now_s)
+        return for_s
 
     def apply(self, event: HealthEvent, now_s: float) -> None:
         """Do as another process has found; nobody is told of it again."""
