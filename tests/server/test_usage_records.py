@@ -28,7 +28,7 @@ def a_request(**changes: object) -> RequestRecord:
 
 
 def kept(**changes: object) -> UsageRecord:
-    return usage_record(a_request(**changes), now=NOW, now_s=104.5)
+    return usage_record(a_request(**changes), at_s=NOW.timestamp(), now_s=104.5)
 
 
 def test_everything_is_kept() -> None:
@@ -49,7 +49,7 @@ def test_everything_is_kept() -> None:
     )
     assert record == UsageRecord(
         id="req_1",
-        started_at=NOW - dt.timedelta(seconds=4.5),
+        started_ms=int(NOW.timestamp() * 1000) - 4500,
         key_id="apikey_1",
         key_name="ada",
         workspace_id="wrkspc_1",

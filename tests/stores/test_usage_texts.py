@@ -46,7 +46,7 @@ def records(draw: st.DrawFn) -> UsageRecord:
         adjustments=(Adjustment(draw(TEXTS), action, draw(TEXTS)),),
         repairs={"type": draw(COUNTS)},
     )
-    return usage_record(ended, now=NOW, now_s=draw(st.floats(0, 80_000)))
+    return usage_record(ended, at_s=NOW.timestamp(), now_s=draw(st.floats(0, 80_000)))
 
 
 def test_anything_can_be_stored(url: StoreUrl) -> None:

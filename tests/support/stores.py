@@ -56,9 +56,10 @@ def new_workspace(**fields: Any) -> Workspace:
     return Workspace(**{**values, **fields})
 
 
-def new_record(**fields: Any) -> UsageRecord:
+def new_record(*, started_at: dt.datetime = NOW, **fields: Any) -> UsageRecord:
     """Return a record that differs from all others."""
-    values = {"id": f"req_{next(_numbers)}", "started_at": NOW, "key_id": "apikey_1"}
+    started_ms = round(started_at.timestamp() * 1000)
+    values = {"id": f"req_{next(_numbers)}", "started_ms": started_ms, "key_id": "apikey_1"}
     return UsageRecord(**{**values, **fields})
 
 

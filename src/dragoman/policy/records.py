@@ -6,12 +6,16 @@ from typing import Any, Literal
 from msgspec import Struct
 
 
-class UsageRecord(Struct, frozen=True, kw_only=True):
+class UsageRecord(Struct, frozen=True, array_like=True, gc=False):
     """
     What one request of a known caller was, cost and led to. Never content.
 
+    Fields stand in the order of the store's columns, and as such in the spool: new ones go to the
+    end. Each request makes one, so that it is quick to make, to encode and to store.
+
     Attributes:
         id: The request id; a record that comes twice counts once.
+        started_ms: Since 1970.
         session_id: As the client sent it; so are *agent_id*, *client* and *client_version*.
         model: The alias that was asked for.
         upstream_model: What served it; empty: nothing did.
@@ -24,7 +28,7 @@ class UsageRecord(Struct, frozen=True, kw_only=True):
     """
 
     id: str
-    started_at: dt.datetime
+    started_ms: int
     key_id: str
     key_name: str = ""
     workspace_id: str | None = None
@@ -85,8 +89,8 @@ class UsageQuery(Struct, frozen=True, kw_only=True):
     all of such a day counts as its first moment.
 
     Attributes:
-        since: Of *started_at*, inclusive.
-        until: Of *started_at*, exclusive.
+        since: Of when they started, inclusive.
+        until: The same, exclusive.
         group_by: One row for each combination of these; none: one row in all.
         limit: Rows at most, in the order of their groups.
     """

@@ -80,8 +80,9 @@ def storable(text: str, max_chars: int = _MAX_CHARS) -> str:
 
     What is not printable becomes ``?``, and so does half a surrogate pair.
     """
-    text = text[:max_chars]
-    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
+    if text.isprintable() and len(text) <= max_chars:  # nearly always
+        return text
+    return "".join(c if c.isprintable() else "?" for c in text[:max_chars])
 
 
 def _text(value: bytes) -> str:

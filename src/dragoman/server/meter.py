@@ -1,7 +1,7 @@
 """
 Usage records on their way from requests to the store; no request waits for it.
 
-    note -> memory, for half a second -> spool on disk -> store
+    note -> memory, for half a second -> spool on disk, for two seconds -> store
 
 What is in the spool survives the end of the process. The store may be away for as long as the spool
 has room; what does not fit any more is counted, and said in the log. While the disk cannot be
@@ -9,7 +9,6 @@ written to, records go from memory to the store, and only those survive that hav
 """
 
 import asyncio
-import datetime as dt
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,10 +27,10 @@ from dragoman.server.usage_records import usage_record
 from dragoman.stores.usage_spool import Segment, UsageSpool, sync_segments
 
 _T = TypeVar("_T")
-_Ended = tuple[RequestRecord, dt.datetime, float]  # with the time of day, and of its own clock
 
 # A killed process loses what it has noted since the last write: with the write, under a second.
 _WRITE_INTERVAL_S: Final = 0.5
+_SHIP_INTERVAL_S: Final = 2.0  # a transaction costs as much as many records
 _MAX_HELD: Final = 10_000  # records in memory while they cannot be written: about 10 MB
 _BATCH: Final = 2_000  # records for one transaction of the store: mostly, all of a segment
 _FIRST_DELAY_S: Final = 0.5
@@ -73,7 +72,7 @@ class Meter:
         spool: Used from one thread of our own.
         get_store: Called when there is something to store.
         log: Told when the store or the disk goes away and comes back, and of losses.
-        utc_now: The time of day.
+        wall_clock: Seconds since 1970.
     """
 
     def __init__(
@@ -82,13 +81,13 @@ class Meter:
         get_store: GetStore,
         *,
         log: UsageLog,
-        utc_now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._spool = spool
         self._get_store = get_store
         self._log = log
-        self._utc_now = utc_now
-        self._ended: list[_Ended] = []  # not yet written
+        self._wall_clock = wall_clock
+        self._ended: list[UsageRecord] = []  # not yet written
         self._stuck: list[UsageRecord] = []  # could not be written
         self._n_refusals = 0  # of the oldest segment, one after the other
         self._n_left = 0  # segments that were left to people
@@ -97,6 +96,7 @@ class Meter:
         self._noted = asyncio.Event()
         self._closing = asyncio.Event()
         self._wrote = asyncio.Event()
+        self._due = asyncio.Event()  # more than one transaction takes, or it is in memory alone
         self._last_written = asyncio.Event()
         self._unsynced: set[Path] = set()
         self._syncing: asyncio.Future[None] | None = None
@@ -119,9 +119,10 @@ class Meter:
             self._lose(1)
             return
         self._n_held += 1
-        # What is kept of it is made later, of many at once: here, that would take 5 us.
-        self._ended.append((record, self._utc_now(), time.monotonic()))
-        self._noted.set()
+        ended = self._ended
+        ended.append(usage_record(record, at_s=self._wall_clock(), now_s=time.monotonic()))
+        if len(ended) == 1:
+            self._noted.set()
 
     def counts(self) -> MeterCounts:
         """Return what metrics show."""
@@ -145,6 +146,7 @@ class Meter:
         await _end(writer)
         self._last_written.set()
         self._wrote.set()
+        self._due.set()
         await _end(shipper)
         with suppress(TimeoutError):
             async with asyncio.timeout(_FLUSH_S):
@@ -176,9 +178,8 @@ class Meter:
     async def _write(self) -> None:
         """Write what is held; what cannot be written stays in memory and is tried again."""
         self._noted.clear()
-        ended, self._ended = self._ended, []
-        made = await self._on_thread(_records_of, ended)
-        records, self._stuck = [*self._stuck, *made], []
+        records = [*self._stuck, *self._ended]
+        self._stuck, self._ended = [], []
         if not records:
             return
         try:
@@ -191,6 +192,8 @@ class Meter:
             self._n_held -= len(records)
             self._log.disk(None)
             self._sync(path)
+        if self._stuck or self._spool.has_full_segment:
+            self._due.set()
         self._wrote.set()
 
     def _sync(self, path: Path) -> None:
@@ -225,6 +228,7 @@ class Meter:
             self._log.elsewhere(elsewhere)
         while True:
             self._wrote.clear()
+            self._due.clear()
             is_last = self._last_written.is_set()
             try:
                 has_shipped = await self._ship_next()
@@ -240,7 +244,9 @@ class Meter:
                 self._log.store(None, waiting_bytes=self._spool.waiting_bytes)
             elif is_last:
                 return
-            elif not await _wait(self._wrote, _ADOPT_INTERVAL_S):
+            elif await _wait(self._wrote, _ADOPT_INTERVAL_S):
+                await _wait(self._due, _SHIP_INTERVAL_S)
+            else:
                 await self._adopt()
 
     async def _adopt(self) -> None:
@@ -342,10 +348,6 @@ class Meter:
     async def _on_thread(self, work: Callable[..., _T], *args: object) -> _T:
         """Return what *work*, which may wait for the disk, returns."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
-
-
-def _records_of(ended: Sequence[_Ended]) -> list[UsageRecord]:
-    return [usage_record(record, now=now, now_s=now_s) for record, now, now_s in ended]
 
 
 async def _wait(event: asyncio.Event, timeout_s: float) -> bool:

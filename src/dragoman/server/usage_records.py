@@ -1,6 +1,5 @@
 """From the record of a request, which ends with it, to the one that is kept."""
 
-import datetime as dt
 from typing import Final
 
 from dragoman.core.usage import Usage
@@ -14,46 +13,46 @@ _MAX_MICROS: Final = 2**53  # a database sums 64 bits; no reply costs nine billi
 _NO_USAGE: Final = Usage()
 
 
-def usage_record(record: RequestRecord, *, now: dt.datetime, now_s: float) -> UsageRecord:
+def usage_record(record: RequestRecord, *, at_s: float, now_s: float) -> UsageRecord:
     """
     Return what is kept of a request that is over.
 
     Args:
         record: Of the request.
-        now: The time of day, in UTC.
+        at_s: The time of day, in seconds since 1970.
         now_s: The same moment on the clock of *record*.
     """
     usage, caller, sender = _usage_of(record), record.caller, record.sender
-    duration_s = now_s - record.started_s
-    first_s = record.first_content_s
-    return UsageRecord(
-        id=record.request_id,
-        started_at=now - dt.timedelta(seconds=duration_s),
-        key_id=caller.key_id,
-        key_name=storable(caller.key_name),
-        workspace_id=caller.workspace_id,
-        session_id=sender.session_id,
-        agent_id=sender.agent_id,
-        client=sender.client,
-        client_version=sender.client_version,
-        model=storable(record.model, _MAX_NAME_CHARS),
-        upstream=record.upstream,
-        upstream_model=record.upstream_model,
-        is_stream=record.is_stream,
-        input_tokens=usage.input_tokens,
-        cache_read_input_tokens=usage.cache_read_input_tokens,
-        cache_creation_input_tokens=usage.cache_creation_input_tokens,
-        output_tokens=usage.output_tokens,
-        reasoning_tokens=usage.thinking_tokens or 0,
-        cost_micros=None if record.cost_micros is None else min(record.cost_micros, _MAX_MICROS),
-        first_content_ms=None if first_s is None else round((first_s - record.started_s) * 1000),
-        duration_ms=round(duration_s * 1000),
-        attempts=record.attempts,
-        stop_reason=storable(record.stop_reason),
-        status=record.status,
-        error_type=storable(record.error_type),
-        adjustments=_adjustments(record),
-        repairs=record.repairs,
+    began_s, first_s, micros = record.started_s, record.first_content_s, record.cost_micros
+    workspace = caller.workspace
+    return UsageRecord(  # by place: with 27 names it takes twice as long
+        record.request_id,
+        int((at_s - now_s + began_s) * 1000),
+        caller.key_id,
+        storable(caller.key_name),
+        None if workspace is None else workspace.id,
+        sender.session_id,
+        sender.agent_id,
+        sender.client,
+        sender.client_version,
+        storable(record.model, _MAX_NAME_CHARS),
+        record.upstream,
+        record.upstream_model,
+        record.is_stream,
+        usage.input_tokens,
+        usage.cache_read_input_tokens,
+        usage.cache_creation_input_tokens,
+        usage.output_tokens,
+        usage.thinking_tokens or 0,
+        micros if micros is None or micros < _MAX_MICROS else _MAX_MICROS,
+        None if first_s is None else round((first_s - began_s) * 1000),
+        round((now_s - began_s) * 1000),
+        record.attempts,
+        storable(record.stop_reason),
+        record.status,
+        storable(record.error_type) if record.error_type else "",
+        _adjustments(record) if record.adjustments else (),
+        record.repairs,
     )
 
 

@@ -1,8 +1,8 @@
 """
 Usage records as lines that can be cut anywhere.
 
-A line is the CRC-32 of a record in eight hexadecimal digits, a space, the record as JSON, a line
-end. What a killed process leaves half written fails its sum and is passed over.
+A line is the CRC-32 of a record in eight hexadecimal digits, a space, the record as a JSON array, a
+line end. What a killed process leaves half written fails its sum and is passed over.
 """
 
 import zlib

@@ -80,6 +80,11 @@ class UsageSpool:
         self._last_sealed: tuple[Path, list[UsageRecord]] | None = None
         self.waiting_bytes = 0
 
+    @property
+    def has_full_segment(self) -> bool:
+        """Whether one waits that nothing more is written to."""
+        return bool(self._sealed)
+
     def adopt(self) -> int:
         """Take over what dead processes have left; return how many segments there were."""
         before = len(self._sealed)
