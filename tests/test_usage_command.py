@@ -108,6 +108,10 @@ def test_a_table_by_model(full: Path, capsys) -> None:
     assert sonnet.split() == ["sonnet", "1", "0", "1,200", "5,000", "30", "$1.2345"]
     assert total.split() == ["all", "3", "1", "1,207", "5,000", "30", "$1.2345+"]
     assert note == "+: and what one request cost whose model has no price"
+    for word in ("REQUESTS", "INPUT", "CACHE READ", "OUTPUT"):
+        end = header.index(word) + len(word)
+        assert all(line[end - 1].isdigit() and line[end] == " " for line in (m, sonnet, total))
+    assert m.index("$0.0000") == sonnet.index("$1.2345") == total.index("$1.2345")
 
 
 def test_keys_and_workspaces_by_name(full: Path, capsys) -> None:

@@ -20,16 +20,17 @@ class LastingConsole(Console):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def print_table(console: Console, columns: Row, rows: Sequence[Row]) -> None:
-    """Print a table; in a file or a pipe every row stays on one line."""
+def print_table(console: Console, columns: Row, rows: Sequence[Row], *, n_numbers: int = 0) -> None:
+    """Print a table, its last *n_numbers* columns to the right; in a pipe each row is a line."""
     shown = [[printable(cell) for cell in row] for row in rows]
     if not console.is_terminal:
-        for line in aligned([columns, *shown]):
+        for line in aligned([columns, *shown], n_numbers=n_numbers):
             print_line(console, line)
         return
     table = Table(header_style="bold", box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    n_words = len(columns) - n_numbers
+    for i, column in enumerate(columns):
+        table.add_column(column, overflow="fold", justify="left" if i < n_words else "right")
     for row in shown:
         table.add_row(*(Text(cell, style=_style_of(cell)) for cell in row))
     console.print(table)
@@ -40,11 +41,14 @@ def print_line(console: Console, line: str, *, style: str = "") -> None:
     console.print(Text(line, style=style), soft_wrap=True)
 
 
-def aligned(rows: Sequence[Row]) -> list[str]:
-    """Return each row as one line, its cells under each other."""
+def aligned(rows: Sequence[Row], *, n_numbers: int = 0) -> list[str]:
+    """Return each row as one line, cells under each other, the last *n_numbers* to the right."""
     widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+    signs = "<" * (len(widths) - n_numbers) + ">" * n_numbers
     return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        "  ".join(
+            f"{cell:{sign}{width}}" for cell, sign, width in zip(row, signs, widths, strict=True)
+        ).rstrip()
         for row in rows
     ]
 

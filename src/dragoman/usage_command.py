@@ -207,7 +207,7 @@ def _print_table(report: _Report) -> None:
     if len(report.rows) > 1 and not report.is_cut:
         blank = [""] * max(0, len(query.group_by) - 1)
         rows.append(("all", *blank, *_figures(_sum(report.rows))))
-    print_table(console, columns, rows)
+    print_table(console, columns, rows, n_numbers=len(_TITLES))
     if n := sum(row.unpriced for row in report.rows):
         requests = "one request" if n == 1 else f"{n:,} requests"
         print_line(console, f"+: and what {requests} cost whose model has no price")
@@ -224,7 +224,7 @@ def _label(name: Dimension, value: str, names: Mapping[str, str]) -> str:
 
 
 def _figures(row: UsageRow) -> tuple[str, ...]:
-    more = "+" if row.unpriced else ""
+    more = "+" if row.unpriced else " "  # so that the digits are below each other
     return (
         f"{row.requests:,}",
         f"{row.errors:,}",
