@@ -77,6 +77,7 @@ class Route(Struct, frozen=True, kw_only=True):
         image_fallback: Alias for requests with images that the model does not see.
         hedge: When a second target is asked beside the first; None: never.
         joins_resends: Identical requests of one key share a reply that has not begun.
+        is_alone: One target, and no other model, may answer: there is nothing to choose.
     """
 
     alias: str
@@ -89,12 +90,7 @@ class Route(Struct, frozen=True, kw_only=True):
     image_fallback: str | None = None
     hedge: HedgeRule | None = None
     joins_resends: bool = False
-
-    @property
-    def is_alone(self) -> bool:
-        """Whether one target, and no other model, may answer: there is nothing to choose."""
-        has_others = self.fallbacks or self.long_prompt_fallback or self.image_fallback
-        return len(self.targets) == 1 and not has_others
+    is_alone: bool = False
 
     @property
     def upstreams(self) -> tuple[str, ...]:
@@ -164,10 +160,11 @@ class Routes:
             UnknownModel: No route has this name.
             PermissionDenied: The caller may not use the model.
         """
-        route = self._side_routes.get(role)
+        route = self._side_routes.get(role) if role else None
         if route is None or not may_use(caller, route):
-            route = self.resolve(model)
-            caller.check_model(route.alias)
+            route = self._routes.get(model) or self.resolve(model)
+            if caller.workspace is not None or caller.key is not None:
+                caller.check_model(route.alias)
         return route
 
     def listed_models(self) -> tuple[ListedModel, ...]:
@@ -259,6 +256,7 @@ def _known(roles: RolesConfig, config: Config) -> dict[str, str]:
 def _route(config: Config, alias: str) -> Route:
     model = config.models[alias]
     targets = tuple(_targets(config, alias))
+    has_stand_in = model.fallbacks or model.long_prompt_fallback or model.image_fallback
     return Route(
         alias=alias,
         targets=targets,
@@ -270,6 +268,7 @@ def _route(config: Config, alias: str) -> Route:
         image_fallback=model.image_fallback,
         hedge=_hedge_rule(model),
         joins_resends=model.join_resends,
+        is_alone=len(targets) == 1 and not has_stand_in,
     )
 
 

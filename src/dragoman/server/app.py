@@ -184,21 +184,32 @@ class App:
         else:
             raise _unknown(method, path)
 
-    async def _let_in(self, exchange: Exchange, record: RequestRecord) -> HeadFacts:
-        """Find out who calls, or say why he may not; return what else the head says."""
-        sent = exchange.headers
-        head = facts_of(sent)
+    async def _let_in(self, exchange: Exchange, record: RequestRecord) -> None:
+        """Find out who calls, or say why he may not."""
+        if not self._recognise(exchange, facts_of(exchange.headers), record=record):
+            await self._look_up(exchange, record)
+
+    def _recognise(self, exchange: Exchange, head: HeadFacts, *, record: RequestRecord) -> bool:
+        """Write down what *head* says, and who calls; tell whether that is known already."""
         record.sender = head.sender
         if head.is_traced or self._tracing.is_on:
-            record.trace = self._tracing.begin(sent)
+            record.trace = self._tracing.begin(exchange.headers)
         caller = self._callers.recognise(head)
         if caller is None:
-            keys = sent.get(b"x-api-key"), sent.get(b"authorization")
-            caller = await self._callers.look_up(*keys)
+            return False
         if caller is ANYBODY:
             self._check_place(exchange)
         record.caller = caller
-        return head
+        return True
+
+    async def _look_up(self, exchange: Exchange, record: RequestRecord) -> None:
+        """Ask the store who calls."""
+        sent = exchange.headers
+        keys = sent.get(b"x-api-key"), sent.get(b"authorization")
+        caller = await self._callers.look_up(*keys)
+        if caller is ANYBODY:
+            self._check_place(exchange)
+        record.caller = caller
 
     def _preflight(self, exchange: Exchange) -> HeaderList:
         """Return what a browser that asks beforehand is told; nothing: its page is not known."""
@@ -223,8 +234,9 @@ class App:
         self, exchange: Exchange, path: str, *, record: RequestRecord, headers: HeaderList
     ) -> None:
         """Answer a message or a count, if there is room for it."""
-        head = await self._let_in(exchange, record)
-        metrics = self._metrics
+        head, metrics = facts_of(exchange.headers), self._metrics
+        if not self._recognise(exchange, head, record=record):
+            await self._look_up(exchange, record)
         if metrics.open_requests >= self._max_inside:
             raise Overloaded(
                 f"{counted(metrics.open_requests, 'request')} at work or in line; try again",

@@ -1,9 +1,8 @@
 """One target that speaks chat completions: plan, send, and go on where one reply is not enough."""
 
-import math
 import time
 from collections.abc import Mapping
-from functools import partial
+from math import floor, inf
 from typing import Final
 
 from dragoman.core.dialects.profile import DialectProfile
@@ -44,6 +43,8 @@ class ChatAsk:
         self._relay = attempts.relay
         self._target = target
         self._has_asked_again = False
+        self._reader: VaultReader | None = None
+        self._begun: tuple[Plan, ReplyContext]  # what is asked first, maybe again
         self._sink: Sink  # of the message, whichever turn writes to it
 
     async def run(self) -> None:
@@ -70,32 +71,32 @@ class ChatAsk:
         await self._ask_with(plan)
 
     async def _plan(self) -> Plan:
-        reader = self._reader()
-        plan = self._services.planner.plan_at_once(self._asked.request, self._target, recall=reader)
+        planner, request, target = self._services.planner, self._asked.request, self._target
+        self._reader = None
+        plan = planner.plan_at_once(request, target, recall=self._recall)
         if plan is None:
-            plan = await self._plan_slowly(reader)
+            plan = await self._relay.wait(planner.plan(request, target, recall=self._recall))
         # Only where the upstream wants reasoning that neither the client nor this process has.
-        if reader.missing:
-            fetching = self._services.vault.fetch(reader.missing, now_s=time.monotonic())
+        if self._reader is not None and (missing := self._reader.missing):
+            fetching = self._services.vault.fetch(missing, now_s=time.monotonic())
             if await self._relay.wait(fetching):
-                plan = await self._plan_slowly(self._reader())
+                self._reader = None
+                plan = await self._relay.wait(planner.plan(request, target, recall=self._recall))
         self._attempts.adjustments = plan.adjustments
         if plan.is_looping:
             self._attempts.repairs.notice("loop")
         return plan
 
-    async def _plan_slowly(self, reader: VaultReader) -> Plan:
-        """Return the plan of a request that points at documents, or may do so."""
-        planner, request = self._services.planner, self._asked.request
-        return await self._relay.wait(planner.plan(request, self._target, recall=reader))
-
-    def _reader(self) -> VaultReader:
-        return VaultReader(
-            self._services.vault,
-            owner=self._record.caller.owner,
-            model=self._asked.alias,
-            now_s=time.monotonic(),
-        )
+    def _recall(self, call_id: str, name: str, arguments: str) -> str | None:
+        """Return the reasoning that led to a call, or None; most requests ask for none."""
+        if self._reader is None:
+            self._reader = VaultReader(
+                self._services.vault,
+                owner=self._record.caller.owner,
+                model=self._asked.alias,
+                now_s=time.monotonic(),
+            )
+        return self._reader(call_id, name, arguments)
 
     async def _heal(self, plan: Plan, error: UpstreamRejected) -> Plan | None:
         """Return a plan that the upstream may take after this refusal; None: there is none."""
@@ -125,7 +126,7 @@ class ChatAsk:
         narrower = {
             name: value
             for name, value in limits.items()
-            if value >= _MIN_LIMIT and value < (getattr(profile, name) or math.inf)
+            if value >= _MIN_LIMIT and value < (getattr(profile, name) or inf)
         }
         if narrower:
             self._services.learned.add(self._target.deployment, narrower)
@@ -136,9 +137,12 @@ class ChatAsk:
         attempts.forget_replies()
         self._has_asked_again = False
         context = attempts.reply_context(self._target, plan)
-        first_turn = partial(self._first_turn, plan, context)
+        self._begun = plan, context
         turn = await attempts.until_answered(
-            self._target, chat_request(plan, self._target), context=context, new_turn=first_turn
+            self._target,
+            chat_request(plan, self._target),
+            context=context,
+            new_turn=self._first_turn,
         )
         self._compare_estimate(turn.usage, plan)
         while turn.stop_reason is None:  # at most twice: once for each of the two
@@ -151,8 +155,9 @@ class ChatAsk:
         if turn.learnt:
             self._services.learned.add(self._target.deployment, dict(turn.learnt))
 
-    def _first_turn(self, plan: Plan, context: ReplyContext) -> ChatTurn:
+    def _first_turn(self) -> ChatTurn:
         """Return a turn that begins the message, unless a stream has begun already."""
+        plan, context = self._begun
         self._sink = sink = self._attempts.stream_sink or MessageSink(self._attempts.head())
         if plan.forced_by_hint and plan.deployment.guards.ask_again_for_call:
             return self._turn(plan, HoldingSink(sink), reply=context)
@@ -196,7 +201,7 @@ class ChatAsk:
         if usage.is_estimate or not counted:
             return
         error = plan.input_tokens_estimate / counted - 1
-        self._record.estimate_error_pct = round(100 * error, 1)
+        self._record.estimate_error_pct = floor(1000 * error + 0.5) / 10
         self._services.planner.observe(plan, counted)
 
     def _keep_reasoning(self, turn: ChatTurn, plan: Plan) -> None:

@@ -19,8 +19,8 @@ async def ask_target(attempts: Attempts, target: Target, *, is_last: bool) -> No
         GatewayError: It failed, or the request cannot be sent there.
         ClientGone: The client left.
     """
-    note_target(attempts.record, target)
     record, services = attempts.record, attempts.services
+    note_target(record, target)
     if record.caller.workspace is not None:
         target = target.for_caller(record.caller)
     deployment, line = target.deployment, services.lines.of_endpoint(target.endpoint)

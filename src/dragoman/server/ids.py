@@ -8,11 +8,17 @@ _DRAWN_BYTES: Final = 4096  # a system call for each id would cost more than the
 
 
 class _Randomness:
-    """Bytes of the operating system's randomness, drawn many at a time and given out once."""
+    """
+    The operating system's randomness, drawn much at a time and given out once.
+
+    Attributes:
+        pieces: 24 hexadecimal digits each, for those who take them out.
+    """
 
     def __init__(self) -> None:
         self._bytes = b""
         self._at = 0
+        self.pieces: list[str] = []
         if hasattr(os, "register_at_fork"):  # Windows has no forks
             os.register_at_fork(after_in_child=self._forget)
 
@@ -23,22 +29,34 @@ class _Randomness:
         self._at = at + n_bytes
         return self._bytes[at : self._at]
 
+    def cut(self) -> None:
+        """Make pieces, which must have run out."""
+        digits = os.urandom(_DRAWN_BYTES).hex()
+        self.pieces += [digits[at : at + 24] for at in range(0, len(digits) - 23, 24)]
+
     def _forget(self) -> None:
         """Leave what was drawn to the parent process: no id may be given out twice."""
         self._bytes = b""
+        self.pieces.clear()
 
 
-_take: Final = _Randomness().take
+_randomness: Final = _Randomness()
+_take: Final = _randomness.take
+_pieces: Final = _randomness.pieces
 
 
 def new_request_id() -> str:
     """Return an id for one request; every answer carries it."""
-    return f"req_{_take(12).hex()}"
+    if not _pieces:
+        _randomness.cut()
+    return "req_" + _pieces.pop()
 
 
 def new_message_id() -> str:
     """Return an id for one reply."""
-    return f"msg_{_take(12).hex()}"
+    if not _pieces:
+        _randomness.cut()
+    return "msg_" + _pieces.pop()
 
 
 def new_trace_id() -> str:
