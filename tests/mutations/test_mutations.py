@@ -79,9 +79,7 @@ MUTATIONS = [
     Mutation(
         2, HistoryReader, "_read_thinking", "if thinking:", "if thinking and block.signature:"
     ),
-    Mutation(
-        2, BlockWriter, "_close_open", 'if segment.kind == "thinking"', "if segment.kind is None"
-    ),
+    Mutation(2, BlockWriter, "_close_open", 'if self._open == "thinking"', "if self._open is None"),
     Mutation(
         3,
         ChatTurn,
@@ -125,12 +123,12 @@ MUTATIONS = [
         8,
         ChatTurn,
         "_take_finish",
-        "if finish not in _STOP_REASONS and finish not in known",
-        "finish = finish if finish in _STOP_REASONS else 'stop'\n    if False",
+        "if reason is None",
+        "reason = reason or 'end_turn'\n    if False",
     ),
     Mutation(9, usage, "usage_of_chat", "prompt - cached - written", "prompt - written"),
     Mutation(9, usage, "usage_of_chat", "wire.prompt_cache_hit_tokens", "0"),
-    Mutation(9, usage, "usage_of_chat", "wire.cached_tokens,", "0,"),
+    Mutation(9, usage, "usage_of_chat", "or wire.cached_tokens", ""),
     Mutation(10, ChatTurn, "_take_choice", "if choice.usage is not None", "if False"),
     Mutation(10, ChatTurn, "_take_payload", "if chunk.usage is not None", "if False"),
     Mutation(
@@ -161,7 +159,7 @@ MUTATIONS = [
     Mutation("vault", ChatAsk, "_keep_reasoning", "if calls and thinking", "if not calls"),
     Mutation("mark", passthrough, "_is_marked", "has_our_mark(block.signature)", "True"),
     Mutation("mark", passthrough, "_is_marked", "not block.signature or ", ""),
-    Mutation("tag", ReplyText, "_learn", "= begins_inside\n", "= False\n"),
+    Mutation("tag", ReplyText, "_learn", ": begins_inside}", ": False}"),
     Mutation("tag", LearnedFacts, "apply", "if not facts", "if True"),
     Mutation("text", ToolTextCutter, "_take_text", "elif not self._code.is_code", "else"),
     Mutation("text", CodeTracker, "take_line", '">" in indent', "False"),

@@ -6,7 +6,7 @@ whose arguments do not come whole can only be the last block of a message, as it
 a token limit cuts it: a client would take anything behind it as leave to run the call.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal
 
 import msgspec
@@ -20,6 +20,7 @@ from dragoman.core.sinks import Sink
 from dragoman.core.tool_calls import ToolCall, ToolCallAssembler
 from dragoman.core.tool_ids import mint_id
 from dragoman.core.usage import UsageMeter
+from dragoman.wire.openai_chat import Function
 from dragoman.wire.openai_chat import ToolCall as WireCall
 
 _encode: Final = msgspec.json.Encoder().encode
@@ -72,41 +73,63 @@ class BlockWriter:
         self._meter = meter
         self._signer = signer
         self._nonce = nonce
-        self._open: _Segment | None = None
+        self._open: Kind | None = None  # the kind of the open block, if it is no call
+        self._open_call: ToolCall | None = None
         # Of which so many are taken: a deque takes 600 bytes, and nearly always waits for one.
         self._queue: list[_Segment] = []
         self._n_taken = 0
-        self.tools = ToolSchemas(plan.tool_names, plan.body.get("tools") or (), plan.own_schemas)
-        self._assembler = ToolCallAssembler(self.tools)
         # The reply may be followed by another one, which has to know what was said.
         is_forced = plan.forced_by_hint or plan.forced_by_choice
-        self._keeps_text = bool(plan.server_tools) or is_forced
-        # Else the conversation is of no use any more once a stream has begun to answer.
-        self._keeps_history = self._keeps_text or not plan.request.stream
+        self._keeps_text = is_forced or bool(plan.server_tools)
         # The upstream will want it back, sooner (after a server tool) or later (in the history).
         keeps = plan.deployment.profile.echo_reasoning != "never"
         self._keeps_thinking = keeps or bool(plan.server_tools)
-        self._is_cut = False  # the upstream was stopped before it was done
-        # White space that waits for more of its kind.
-        self._space: dict[Kind, list[str]] = {"text": [], "thinking": []}
-        self._thinking: list[str] = []  # of the open thinking block, for its signature
-        self.has_text = False
+        # A stream that has begun to answer has no use for the conversation any more, and a long
+        # reply must not hold a long request in memory.
+        self._forgets_history = plan.request.stream and not self._keeps_text
         self.has_written = False
+        self.has_text = False
         self.has_calls = False
         self.has_client_calls = False
         self.has_cut_call = False
-        self.repairs = RepairLog()
+        # Of what only some replies hold.
+        self._tools: ToolSchemas | None = None
+        self._assembler: ToolCallAssembler | None = None
+        self._repairs: RepairLog | None = None
+        self._space: dict[Kind, list[str]] | None = None  # that waits for more of its kind
+        self._call_id = ""  # of the open tool_use block
+        self._is_cut = False  # the upstream was stopped before it was done
+        self._thinking: list[str] = []  # of the open thinking block, for its signature
         self.server_calls: list[ServerCall] = []
         self.written_text: list[str] = []  # where the message may go on after a server tool
         self.taken_thinking: list[str] = []  # where it may have to go back upstream
         self.written_calls: list[WrittenCall] = []
-        self._call_id = ""  # of the open tool_use block
+
+    @property
+    def tools(self) -> ToolSchemas:
+        """The tools that the upstream was told of."""
+        if self._tools is None:
+            plan = self._plan
+            functions = plan.body.get("tools") or ()
+            self._tools = ToolSchemas(plan.tool_names, functions, plan.own_schemas)
+        return self._tools
+
+    @property
+    def repairs(self) -> RepairLog:
+        """What has been put right; made when it is first asked for."""
+        if self._repairs is None:
+            self._repairs = RepairLog()
+        return self._repairs
+
+    @property
+    def has_repairs(self) -> bool:
+        """Tell whether anything has been put right."""
+        return self._repairs is not None
 
     def add(self, kind: Kind, text: str) -> None:
         """Add text or thinking, to the open block if it is of that kind."""
         self._meter.written_chars += len(text)
-        segment = self._open
-        if segment is not None and segment.kind == kind and not self._queue:
+        if kind == self._open and not self._queue:
             if kind == "text" and not self._keeps_text:
                 self._sink.add_text(text)
             else:
@@ -116,19 +139,61 @@ class BlockWriter:
             if self._keeps_thinking:
                 self.taken_thinking.append(text)
             return
-        if not self._queue or self._queue[-1].kind != kind:
-            if text.isspace():  # no block for line breaks between thinking and a tool call
-                self._space[kind].append(text)
-                return
-            self._queue.append(_Segment(kind))
-            if space := self._space[kind]:
+        if self._queue and self._queue[-1].kind == kind:
+            self._queue[-1].pieces.append(text)
+            self._advance()
+        elif text.isspace():  # no block for line breaks between thinking and a tool call
+            self._hold_space(kind).append(text)
+        else:
+            if self._space is not None and (space := self._space[kind]):
                 text = "".join(space) + text
                 space.clear()
-        self._queue[-1].pieces.append(text)
+            if self._queue or self._open_call is not None or self.has_cut_call:
+                self._wait(kind, text)
+                return
+            if self._open is not None:
+                self._close_open()
+            self._begin_run(kind)
+            self._show(kind, text)
+
+    def add_pieces(self, kind: Kind, pieces: Sequence[str], *, encoded: Sequence[bytes]) -> None:
+        """
+        Add many pieces of one kind, as if they had been added one by one.
+
+        Args:
+            kind: Text or thinking.
+            pieces: None of them empty.
+            encoded: The same as JSON strings without their quotes.
+        """
+        if kind != self._open or self._queue or (kind == "text" and self._keeps_text):
+            for piece in pieces:
+                self.add(kind, piece)
+            return
+        self._meter.written_chars += sum(map(len, pieces))
+        if kind == "thinking":
+            self._thinking += pieces
+            if self._keeps_thinking:
+                self.taken_thinking += pieces
+            if self._plan.show_thinking != "full":
+                return
+        self._sink.add_pieces(pieces, encoded)
+
+    def _hold_space(self, kind: Kind) -> list[str]:
+        if self._space is None:
+            self._space = {"text": [], "thinking": []}
+        return self._space[kind]
+
+    def _wait(self, kind: Kind, text: str) -> None:
+        """Begin a run of text or thinking behind what is not complete."""
+        segment = _Segment(kind)
+        segment.pieces.append(text)
+        self._queue.append(segment)
         self._advance()
 
     def add_call(self, fragment: WireCall) -> None:
         """Add a fragment to the tool call that it belongs to."""
+        if self._assembler is None:
+            self._assembler = ToolCallAssembler(self.tools)
         call, is_new = self._assembler.take(fragment)
         if is_new:
             if self.has_calls and self._plan.single_tool_call:
@@ -136,10 +201,11 @@ class BlockWriter:
                 self.repairs.add_dropped_call(call.name)
                 return
             self.has_calls = True
-            self._space["text"].clear()
+            if self._space is not None:
+                self._space["text"].clear()
             self._queue.append(_Segment(None, call))
             self._advance()
-        elif self._open is not None and self._open.call is call:
+        elif self._open_call is call:
             if call.is_begun:
                 self._show_pieces(call)
             else:
@@ -147,20 +213,48 @@ class BlockWriter:
             if self._queue:
                 self._advance()
 
+    def add_arguments(
+        self, fragment: WireCall, pieces: Sequence[str], *, encoded: Sequence[bytes]
+    ) -> None:
+        """
+        Add to a call what came as many pieces, as if it had been added piece by piece.
+
+        Args:
+            fragment: Which call; its own arguments are not read.
+            pieces: None of them empty.
+            encoded: The same as JSON strings without their quotes.
+        """
+        call = self._open_call
+        if call is not None and call.is_begun and not self._queue and self._assembler is not None:
+            is_its_own = self._assembler.goes_on_with(fragment) is call
+            if is_its_own and call.add_string_pieces(pieces):
+                call.shown += len(pieces)
+                self._meter.written_chars += sum(map(len, pieces))
+                self._sink.add_pieces(pieces, encoded)
+                return
+        for piece in pieces:
+            fragment.function = Function(arguments=piece)
+            self.add_call(fragment)
+
     def end(self, *, is_cut: bool) -> None:
         """Write and close all that is left; *is_cut*: the upstream would have had more to say."""
         self._is_cut = is_cut
+        if self._queue:
+            self._write_queue()
+        self._close_open()
+        space = self._space["text"] if self._space is not None else ()
+        if space and not self._sink.has_content:  # a reply of white space only
+            self._sink.start(self._meter.total)
+            self._sink.begin_text()
+            self._sink.add_text("".join(space))
+
+    def _write_queue(self) -> None:
         self._advance()
         while self._queue and not self.has_cut_call:
             self._close_open()
             self._advance()
         self._queue.clear()
         self._n_taken = 0
-        self._close_open()
-        if self._space["text"] and not self._sink.has_content:  # a reply of white space only
-            self._sink.start(self._meter.total)
-            self._sink.begin_text()
-            self._sink.add_text("".join(self._space["text"]))
 
     def _show(self, kind: Kind, text: str) -> None:
         if kind == "text":
@@ -182,21 +276,30 @@ class BlockWriter:
             self._close_open()
             if self.has_cut_call:
                 return
-            self._open = segment = self._take_next()
-            self.has_written = True
+            segment = self._take_next()
             if segment.call is not None:
+                self._open_call = segment.call
+                self.has_written = True
                 self._show_arguments(segment.call)
                 continue
-            self._sink.start(self._meter.total)
-            if segment.kind == "text":
-                self.has_text = True
-                self._forget_history()
-                self._sink.begin_text()
-            else:
-                self._sink.begin_thinking()
+            kind: Kind = "text" if segment.kind == "text" else "thinking"
+            self._begin_run(kind)
             for piece in segment.pieces:
-                self._show("text" if segment.kind == "text" else "thinking", piece)
-            segment.pieces.clear()
+                self._show(kind, piece)
+
+    def _begin_run(self, kind: Kind) -> None:
+        """Begin a block of text or thinking."""
+        self._open = kind
+        self.has_written = True
+        if not self._sink.is_started:
+            self._sink.start(self._meter.total)
+        if kind == "text":
+            self.has_text = True
+            if self._forgets_history:
+                self._plan.body.pop("messages", None)
+            self._sink.begin_text()
+        else:
+            self._sink.begin_thinking()
 
     def _take_next(self) -> _Segment:
         """Return the segment that has waited for longest."""
@@ -207,30 +310,23 @@ class BlockWriter:
             self._n_taken = 0
         return segment
 
-    def _forget_history(self) -> None:
-        """Let go of the messages: a long reply must not hold a long request in memory."""
-        if not self._keeps_history:
-            self._plan.body.pop("messages", None)
-
     def _may_close(self) -> bool:
-        """Tell whether the open segment is complete; of a call, whether its arguments are."""
+        """Tell whether the open block is complete; of a call, whether its arguments are."""
         if self.has_cut_call:
             return False
-        call = self._open.call if self._open is not None else None
-        return call is None or call.is_whole
+        return self._open_call is None or self._open_call.is_whole
 
     def _close_open(self) -> None:
-        segment, self._open = self._open, None
-        if segment is None:
-            return
-        if segment.call is not None:
-            self._end_call(segment.call)
-            return
-        if segment.kind == "thinking":
-            carry = self._plan.show_thinking == "omitted"
-            self._sink.sign(self._signer.sign("".join(self._thinking), carry=carry))
-            self._thinking.clear()
-        self._sink.end_block()
+        if self._open_call is not None:
+            call, self._open_call = self._open_call, None
+            self._end_call(call)
+        elif self._open is not None:
+            if self._open == "thinking":
+                carry = self._plan.show_thinking == "omitted"
+                self._sink.sign(self._signer.sign("".join(self._thinking), carry=carry))
+                self._thinking.clear()
+            self._open = None
+            self._sink.end_block()
 
     # -- tool calls
 
@@ -254,7 +350,8 @@ class BlockWriter:
 
     def _begin_call(self, call: ToolCall) -> None:
         call.is_begun = True
-        self._forget_history()
+        if self._forgets_history:
+            self._plan.body.pop("messages", None)
         name, toolset = self._plan.toolset_members.get(call.name, (call.name, ""))
         self._call_id = mint_id(call.id, self._nonce())
         head: dict[str, Any] = {"type": "tool_use", "id": self._call_id, "name": name}

@@ -1,6 +1,6 @@
 """Hold a message back until a tool call shows that it is the one that was forced."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from dragoman.core.errors import GatewayError
@@ -67,6 +67,10 @@ class HoldingSink:
 
     def add_tool_json(self, partial_json: str) -> None:
         self._sink.add_tool_json(partial_json)
+
+    def add_pieces(self, pieces: Sequence[str], encoded: Sequence[bytes]) -> None:
+        size = sum(map(len, pieces)) + len(pieces) - 1
+        self._write(lambda: self._sink.add_pieces(pieces, encoded), size)
 
     def end_block(self) -> None:
         self._write(self._sink.end_block)

@@ -94,6 +94,11 @@ class JsonFollower:
         """What was not shown, behind what was."""
         return "".join(self._kept) + self._held
 
+    def passes(self, text: str) -> bool:
+        """Tell whether *text* only goes on with a string that is open, and may all be shown."""
+        is_open = self._is_in_string and not self._held and not self.is_keeping
+        return is_open and _SPECIAL.search(text) is None
+
     def feed(self, text: str) -> str:
         """Return the legal continuation that *text* brings; often *text* itself."""
         if self._is_in_string and not self._held and _SPECIAL.search(text) is None:

@@ -6,15 +6,15 @@ are found, and the client's stop sequences are looked for in what is left. Each 
 where the plan needs it, and the common piece of text passes all of them by.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Literal
 
 import msgspec
 
-from dragoman.core.block_writer import BlockWriter
+from dragoman.core.block_writer import BlockWriter, Kind
 from dragoman.core.plan import Plan
 from dragoman.core.stop_sequences import StopMatcher
-from dragoman.core.think_tags import OPEN_TAG, ThinkTagCutter, begun_tag, ends_thinking
+from dragoman.core.think_tags import OPEN_TAG, SPACE, ThinkTagCutter, begun_tag, ends_thinking
 from dragoman.core.think_tags import Piece as TagPiece
 from dragoman.core.tool_arguments import parse_arguments, parse_partial
 from dragoman.core.tool_grammars.body import TextCall
@@ -24,6 +24,8 @@ from dragoman.wire.openai_chat import Function
 from dragoman.wire.openai_chat import ToolCall as WireCall
 
 _encode: Final = msgspec.json.Encoder().encode
+_NOTHING: Final[Mapping[str, Any]] = {}
+_BEGINS_TAG: Final = "<" + SPACE  # what a tag at the very start can begin with
 
 
 class ReplyText:
@@ -48,14 +50,17 @@ class ReplyText:
         # The text is a call that was forced.
         self._forced: list[str] | None = [] if plan.forced_by_schema else None
         self._tags: ThinkTagCutter | None = None
+        self._may_begin_tag = False  # nothing has come yet, and it may be a tag
         self._seeks_end = False
         self._tag_begun = ""  # what may become a tag with the next piece
         if profile.think_tags and self._forced is None:
-            is_open = profile.think_tag_open_at_start and plan.begins_thinking
-            self._tags = ThinkTagCutter(open_at_start=is_open)
-            # A model that thinks, but has not been seen to: a tag may show where it ended.
-            is_known = profile.thinking in ("always", "toggle")
-            self._seeks_end = is_known and plan.begins_thinking and not is_open
+            if profile.think_tag_open_at_start and plan.begins_thinking:
+                self._tags = ThinkTagCutter(open_at_start=True)
+            else:
+                self._may_begin_tag = True
+                # A model that thinks, but has not been seen to: a tag may show where it ended.
+                is_known = profile.thinking in ("always", "toggle")
+                self._seeks_end = is_known and plan.begins_thinking
         self._calls: ToolTextCutter | None = None  # in text
         self._drafts: ToolTextCutter | None = None  # in thinking
         if profile.tool_text and plan.tool_names and self._forced is None:
@@ -64,17 +69,18 @@ class ReplyText:
         self._fed_drafts: ToolTextCutter | None = None  # since the last text
         self._n_calls = 0
         self.is_forced_cut = False  # the forced call is not whole
-        self.learnt: dict[str, Any] = {}  # facts of the model's profile that this reply shows
-
-    @property
-    def matched_stop(self) -> str | None:
-        """The stop sequence that has ended the message."""
-        return self._stops.matched if self._stops is not None else None
+        self.matched_stop: str | None = None  # the stop sequence that has ended the message
+        # Facts of the model's profile that this reply shows.
+        self.learnt: Mapping[str, Any] = _NOTHING
 
     def take(self, content: str) -> bool:
         """Take content."""
         if self._seeks_end and ("<" in content or self._tag_begun):
             self._look_for_end(content)
+        if self._may_begin_tag:
+            self._may_begin_tag = False
+            if content[:1] in _BEGINS_TAG:
+                self._tags = ThinkTagCutter()
         calls = self._calls
         if self._tags is not None:
             self._take_tagged(self._tags, content)
@@ -90,10 +96,41 @@ class ReplyText:
         else:
             self._blocks.add("text", content)
             return False
-        return self._stops is not None and self._stops.matched is not None
+        return self.matched_stop is not None
+
+    def take_pieces(self, kind: Kind, pieces: Sequence[str], *, encoded: Sequence[bytes]) -> bool:
+        """
+        Take content, or reasoning, that came as many pieces; the same as one by one.
+
+        Args:
+            kind: Content is text.
+            pieces: None of them empty.
+            encoded: The same as JSON strings without their quotes.
+        """
+        if self._passes(kind, pieces):
+            self._blocks.add_pieces(kind, pieces, encoded=encoded)
+            return False
+        take = self.take if kind == "text" else self.take_reasoning
+        return any(take(piece) for piece in pieces)
+
+    def _passes(self, kind: Kind, pieces: Sequence[str]) -> bool:
+        """Tell whether pieces are of their kind and nothing else, whatever has come before."""
+        if self._seeks_end or self._may_begin_tag or self._tags is not None:
+            return False
+        if self._stops is not None or self._forced is not None:
+            return False
+        calls = self._calls
+        if kind == "thinking" and calls is not None and (calls.skips_break or calls.is_holding):
+            return False
+        cutter = calls if kind == "text" else self._drafts
+        if cutter is None:
+            return True
+        text = "".join(pieces)
+        return not (cutter.is_alert or "<" in text or "`" in text or "\n" in text)
 
     def take_reasoning(self, reasoning: str) -> bool:
         """Take reasoning that the upstream keeps apart from content."""
+        self._may_begin_tag = False
         if self._tags is not None:  # so tags in the content are text
             self._close_tags(is_end=False)
         if self._calls is not None:
@@ -106,6 +143,7 @@ class ReplyText:
 
     def break_off(self) -> bool:
         """Show all that was held back: a tool call follows it."""
+        self._may_begin_tag = False
         if self._tags is not None:
             self._close_tags(is_end=False)
         if self._drafts is not None and self._drafts.is_holding:
@@ -122,11 +160,14 @@ class ReplyText:
         Args:
             is_cut: The model was stopped before it was done.
         """
-        self._close_tags(is_end=not is_cut)
-        for cutter in (self._drafts, self._calls):
-            if cutter is not None:
-                self._take_pieces(cutter.close(is_cut=is_cut), is_thinking=cutter is self._drafts)
-        self._release_text()
+        if self._tags is not None:
+            self._close_tags(is_end=not is_cut)
+        if self._drafts is not None:
+            self._take_pieces(self._drafts.close(is_cut=is_cut), is_thinking=True)
+        if self._calls is not None:
+            self._take_pieces(self._calls.close(is_cut=is_cut))
+        if self._stops is not None:
+            self._release_text()
         if self._forced:
             self._take_forced("".join(self._forced))
         return self.matched_stop is not None
@@ -136,6 +177,7 @@ class ReplyText:
     def _take_text(self, text: str) -> None:
         if self._stops is not None:
             text = self._stops.feed(text)
+            self.matched_stop = self._stops.matched
         if text:
             self._blocks.add("text", text)
 
@@ -179,7 +221,7 @@ class ReplyText:
     def _learn(self, *, begins_inside: bool) -> None:
         """Learn whether the model's text begins inside its thinking."""
         self._seeks_end = False
-        self.learnt["think_tag_open_at_start"] = begins_inside
+        self.learnt = {"think_tag_open_at_start": begins_inside}
         self._blocks.repairs.add_think_tag(begins_inside=begins_inside)
 
     # -- thinking

@@ -5,13 +5,14 @@ The grammar of the stream (API reference, section 6) lives here and nowhere else
 blocks itself, opens one at a time, and ends exactly once, so that no caller can break the order.
 """
 
+from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
 import msgspec
 
 from dragoman.core.errors import GatewayError, render_error, render_error_event
 from dragoman.core.tool_arguments import parse_partial
-from dragoman.core.usage import Usage, render_usage
+from dragoman.core.usage import ShownUsage, Usage, render_usage, shown_usage
 
 _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder().decode
@@ -30,7 +31,7 @@ class Sink(Protocol):
 
     @property
     def is_started(self) -> bool:
-        """Tell whether the message's start is written."""
+        """Tell whether the message's start is written, or is not written before its end."""
         ...
 
     @property
@@ -66,6 +67,15 @@ class Sink(Protocol):
 
     def add_tool_json(self, partial_json: str) -> None:
         """Add to the open tool block's input."""
+
+    def add_pieces(self, pieces: Sequence[str], encoded: Sequence[bytes]) -> None:
+        """
+        Add to the open block what came as many pieces, as if it had been added piece by piece.
+
+        Args:
+            pieces: None of them empty.
+            encoded: The same as JSON strings without their quotes.
+        """
 
     def end_block(self) -> None:
         """Close the open block."""
@@ -104,6 +114,7 @@ _BLOCK_STOP: Final = (
 _DELTA_HEAD: Final = (
     b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%d,"delta":'
 )
+_DELTA_TAIL: Final = b"}}\n\n"
 _MESSAGE_DELTA: Final = (
     b"event: message_delta\n"
     b'data: {"type":"message_delta","delta":{"stop_reason":%b,"stop_sequence":%b},"usage":%b}\n\n'
@@ -122,7 +133,7 @@ class SseSink:
         self._index = -1
         self._is_open = False
         self.is_started = False
-        self._text = self._thinking = self._json = b""  # heads of the open block's deltas
+        self._delta = b""  # the head of the open block's deltas
         self.has_content = False
         self.is_ended = False
 
@@ -134,28 +145,35 @@ class SseSink:
 
     def begin_text(self) -> None:
         self._begin(_TEXT_BLOCK)
-        self._text = _DELTA_HEAD % self._index + b'{"type":"text_delta","text":'
+        self._delta = _DELTA_HEAD % self._index + b'{"type":"text_delta","text":'
 
     def add_text(self, text: str) -> None:
-        self._out.append(self._text + _encode(text) + b"}}\n\n")
+        self._out.append(self._delta + _encode(text) + _DELTA_TAIL)
 
     def begin_thinking(self) -> None:
         self._begin(_THINKING_BLOCK)
-        self._thinking = _DELTA_HEAD % self._index + b'{"type":"thinking_delta","thinking":'
+        self._delta = _DELTA_HEAD % self._index + b'{"type":"thinking_delta","thinking":'
 
     def add_thinking(self, thinking: str) -> None:
-        self._out.append(self._thinking + _encode(thinking) + b"}}\n\n")
+        self._out.append(self._delta + _encode(thinking) + _DELTA_TAIL)
 
     def sign(self, signature: str) -> None:
         head = _DELTA_HEAD % self._index + b'{"type":"signature_delta","signature":'
-        self._out.append(head + _encode(signature) + b"}}\n\n")
+        self._out.append(head + _encode(signature) + _DELTA_TAIL)
 
     def begin_tool(self, head: dict[str, Any]) -> None:
         self._begin(_encode({**head, "input": {}}))
-        self._json = _DELTA_HEAD % self._index + b'{"type":"input_json_delta","partial_json":'
+        self._delta = _DELTA_HEAD % self._index + b'{"type":"input_json_delta","partial_json":'
 
     def add_tool_json(self, partial_json: str) -> None:
-        self._out.append(self._json + _encode(partial_json) + b"}}\n\n")
+        self._out.append(self._delta + _encode(partial_json) + _DELTA_TAIL)
+
+    def add_pieces(self, pieces: Sequence[str], encoded: Sequence[bytes]) -> None:
+        # A string without escapes has one spelling: ours would be the same.
+        if b"\\" in b"".join(encoded):
+            encoded = [_encode(piece)[1:-1] for piece in pieces]
+        between = b'"' + _DELTA_TAIL + self._delta + b'"'
+        self._out.append(self._delta + b'"' + between.join(encoded) + b'"' + _DELTA_TAIL)
 
     def end_block(self) -> None:
         if self._is_open:
@@ -233,6 +251,8 @@ class SilentSink:
 
     def add_tool_json(self, partial_json: str) -> None: ...
 
+    def add_pieces(self, pieces: Sequence[str], encoded: Sequence[bytes]) -> None: ...
+
     def end_block(self) -> None: ...
 
     def add_block(self, block: dict[str, Any]) -> None: ...
@@ -250,8 +270,23 @@ class SilentSink:
         return self._sink.take()
 
 
+class _ShownMessage(msgspec.Struct, kw_only=True):
+    """The JSON object, its members in the API's order."""
+
+    id: str
+    type: str = "message"
+    role: str = "assistant"
+    model: str
+    content: list[dict[str, Any]]
+    stop_reason: str
+    stop_sequence: str | None
+    usage: ShownUsage
+
+
 class MessageSink:
     """One message body, written when the message ends."""
+
+    is_started = True
 
     def __init__(self, head: MessageHead) -> None:
         self._head = head
@@ -259,7 +294,6 @@ class MessageSink:
         self._pieces: list[str] = []
         self._key = ""  # the field of the open block that the pieces belong to
         self._body = b""
-        self.is_started = False
         self.has_content = False
         self.is_ended = False
 
@@ -267,7 +301,11 @@ class MessageSink:
         """Do nothing: the message is written when it ends."""
 
     def begin_text(self) -> None:
-        self._begin({"type": "text", "text": ""}, "text")
+        if self._key:
+            self.end_block()
+        self.has_content = True
+        self._blocks.append({"type": "text", "text": ""})
+        self._key = "text"
 
     def add_text(self, text: str) -> None:
         self._pieces.append(text)
@@ -287,6 +325,9 @@ class MessageSink:
     def add_tool_json(self, partial_json: str) -> None:
         self._pieces.append(partial_json)
 
+    def add_pieces(self, pieces: Sequence[str], encoded: Sequence[bytes]) -> None:  # noqa: ARG002
+        self._pieces += pieces
+
     def end_block(self) -> None:
         if not self._key:
             return
@@ -299,18 +340,17 @@ class MessageSink:
         self._begin(block, "")
 
     def end(self, stop_reason: str, stop_sequence: str | None, *, usage: Usage) -> None:
-        self.end_block()
+        if self._key:
+            self.end_block()
         self.is_ended = True
-        message = {
-            "id": self._head.message_id,
-            "type": "message",
-            "role": "assistant",
-            "model": self._head.model,
-            "content": self._blocks,
-            "stop_reason": stop_reason,
-            "stop_sequence": stop_sequence,
-            "usage": msgspec.Raw(render_usage(usage)),
-        }
+        message = _ShownMessage(
+            id=self._head.message_id,
+            model=self._head.model,
+            content=self._blocks,
+            stop_reason=stop_reason,
+            stop_sequence=stop_sequence,
+            usage=shown_usage(usage),
+        )
         self._body = _encode(message)
 
     def fail(self, error: GatewayError) -> None:
@@ -326,7 +366,8 @@ class MessageSink:
         return body
 
     def _begin(self, block: dict[str, Any], key: str) -> None:
-        self.end_block()
+        if self._key:
+            self.end_block()
         self.has_content = True
         self._blocks.append(block)
         self._key = key

@@ -13,9 +13,14 @@ class SseParser:
     """
     Feed it slices of a body, get whole payloads.
 
+    Attributes:
+        is_idle: Nothing is held: the next byte begins an event.
+
     Args:
         max_event_bytes: Bound on one event and on one line.
     """
+
+    __slots__ = ("_at_start", "_data", "_held_bytes", "_max_event_bytes", "_parts", "is_idle")
 
     def __init__(self, max_event_bytes: int = 16 * 2**20) -> None:
         self._parts: list[bytes] = []  # of a long line that came in many slices
@@ -23,6 +28,7 @@ class SseParser:
         self._held_bytes = 0  # in _parts and _data
         self._max_event_bytes = max_event_bytes
         self._at_start = True
+        self.is_idle = True
 
     def feed(self, data: bytes) -> list[bytes]:
         """
@@ -37,21 +43,25 @@ class SseParser:
         Raises:
             UpstreamProtocolError: An event is longer than *max_event_bytes*.
         """
-        if b"\n" not in data:  # a line that goes on: collect without copying what is there
+        if data[-1:] == b"\n":
+            lines, rest = data, b""
+        elif end := data.rfind(b"\n") + 1:
+            lines, rest = data[:end], data[end:]
+        else:  # a line that goes on: collect without copying what is there
             self._hold(data)
             return []
-        head, _, rest = data.rpartition(b"\n")
         if self._parts:
-            head = b"".join(self._parts) + head
+            lines = b"".join(self._parts) + lines
             self._parts.clear()
             self._held_bytes = sum(map(len, self._data))
         if self._at_start:
             self._at_start = False
-            head = head.removeprefix(b"\xef\xbb\xbf")
-        payloads = [] if self._data else self._split_plain(head)
+            lines = lines.removeprefix(b"\xef\xbb\xbf")
+        payloads = [] if self._data else self._split_plain(lines)
         if not payloads:
-            for line in head.split(b"\n"):
+            for line in lines[:-1].split(b"\n"):
                 self._take_line(line, payloads)
+        self.is_idle = not self._data
         if rest:
             self._hold(rest)
         return payloads
@@ -62,13 +72,15 @@ class SseParser:
         self._data.clear()
         return payloads
 
-    def _split_plain(self, head: bytes) -> list[bytes]:
+    def _split_plain(self, lines: bytes) -> list[bytes]:
         """Cut whole events of one plain data line each, as nearly all are; else return nothing."""
-        if not head.startswith(b"data: ") or head[-1:] != b"\n" or b"\r" in head:
+        if lines[:6] != b"data: " or lines[-2:] != b"\n\n" or b"\r" in lines:
             return []
-        payloads = head[6:-1].split(b"\n\ndata: ")
-        is_plain = head.count(b"\n") == 2 * len(payloads) - 1
-        return payloads if is_plain and len(head) <= self._max_event_bytes else []
+        payloads = lines[6:-2].split(b"\n\ndata: ")
+        # How many line feeds there are: counting them takes three times as long.
+        n_feeds = len(lines) - len(lines.replace(b"\n", b""))
+        is_plain = n_feeds == 2 * len(payloads)
+        return payloads if is_plain and len(lines) <= self._max_event_bytes else []
 
     def _take_line(self, line: bytes, payloads: list[bytes]) -> None:
         if line.endswith(b"\r"):
@@ -90,6 +102,7 @@ class SseParser:
         self._data.append(line)
 
     def _hold(self, data: bytes) -> None:
+        self.is_idle = False
         self._parts.append(data)
         self._held_bytes += len(data)
         self._check_size()

@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 OPEN_TAG: Final = "<think>"
 _CLOSE: Final = "</think>"
-_SPACE: Final = " \t\r\n"
+SPACE: Final = " \t\r\n"
 # White space that is held back before a tag, in characters. No model writes more there; one that
 # writes line breaks without end must not cost more with each.
 _MAX_SPACE: Final = 4096
@@ -51,7 +51,7 @@ class ThinkTagCutter:
         if self._state == "inside":
             self._find_close(pieces)
         if self._state == "after":  # the line breaks between the tag and the answer are no text
-            self._held = self._held.lstrip(_SPACE)
+            self._held = self._held.lstrip(SPACE)
             if self._held:
                 self._state = "text"
         if self._state == "text" and self._held:
@@ -84,7 +84,7 @@ class ThinkTagCutter:
         return pieces
 
     def _find_open(self) -> None:
-        start = self._held.lstrip(_SPACE)
+        start = self._held.lstrip(SPACE)
         is_far = len(self._held) - len(start) > _MAX_SPACE
         if start.startswith(OPEN_TAG) and not is_far:
             self._held = start[len(OPEN_TAG) :].lstrip("\n")

@@ -6,6 +6,7 @@ there is one; a different non-empty id at a used index opens a new call; without
 non-empty id opens a call, and anything else belongs to the last one.
 """
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -88,6 +89,14 @@ class ToolCall:
         if follower.is_keeping and follower.is_whole:
             self._put_right(follower, is_ended=True)
 
+    def add_string_pieces(self, pieces: Sequence[str]) -> bool:
+        """Take pieces if they only go on with a string in the arguments; tell whether they did."""
+        follower = self._follower
+        if follower is None or not follower.passes("".join(pieces)):
+            return False
+        self.arguments += pieces
+        return True
+
     def _begin(self, piece: str) -> JsonFollower | None:
         start = piece.lstrip()
         if not self._foreign and start.startswith("{"):
@@ -165,6 +174,10 @@ class ToolCallAssembler:
         self._by_index: dict[int, ToolCall] = {}
         self._last: ToolCall | None = None
         self._last_index: int | None = None
+
+    def goes_on_with(self, fragment: WireCall) -> ToolCall | None:
+        """Return the last call if a fragment without id and name belongs to it."""
+        return self._last if fragment.index == self._last_index else None
 
     def take(self, fragment: WireCall) -> tuple[ToolCall, bool]:
         """Add *fragment* to its call; return that call and whether it is a new one."""

@@ -8,18 +8,20 @@ first branch.
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal
 
 import msgspec
 
 from dragoman.core.adjustments import Adjustment
 from dragoman.core.block_writer import BlockWriter, WrittenCall
+from dragoman.core.chunk_frames import ChunkFrame, find_frame
 from dragoman.core.errors import (
     GatewayError,
     UpstreamOverloaded,
     UpstreamProtocolError,
     UpstreamUnavailable,
 )
+from dragoman.core.finish_reasons import PLAIN_FINISHES, STOP_REASONS
 from dragoman.core.guards import Lack
 from dragoman.core.holding_sink import HoldingSink
 from dragoman.core.odd_chunks import Halves, read_odd_chunk
@@ -30,85 +32,11 @@ from dragoman.core.sinks import SilentSink, Sink
 from dragoman.core.sse import SseParser
 from dragoman.core.upstream_errors import RefusedByUpstream, ReplyContext, error_of_event
 from dragoman.core.usage import Usage, UsageMeter
-from dragoman.wire.openai_chat import Choice, Chunk, Delta, decode_chunk
+from dragoman.wire.openai_chat import Choice, Chunk, Delta, Function, decode_chunk
 from dragoman.wire.openai_chat import ToolCall as WireCall
 
-# Model dialects, section 6. What is not in here is an error, never end_turn.
-_STOP_REASONS: Final = {
-    "stop": "end_turn",
-    "eos": "end_turn",
-    "eos_token": "end_turn",
-    "tool_calls": "tool_use",
-    "function_call": "tool_use",
-    "length": "max_tokens",
-    "max_tokens": "max_tokens",
-    "repetition_truncation": "max_tokens",
-    "content_filter": "refusal",
-    "sensitive": "refusal",
-    "model_context_window_exceeded": "model_context_window_exceeded",
-}
-# Those that leave nothing to be told; of others people may want to know.
-_PLAIN_FINISHES: Final = frozenset(
-    {"stop", "tool_calls", "function_call", "length", "content_filter", "eos", "max_tokens"}
-)
-
-
-class Turn(Protocol):
-    """One reply being translated; one object per upstream reply, no sharing."""
-
-    @property
-    def usage(self) -> Usage:
-        """Tokens so far."""
-        ...
-
-    @property
-    def stop_reason(self) -> str | None:
-        """Why the message ended; None: it has not."""
-        ...
-
-    @property
-    def is_done(self) -> bool:
-        """Tell whether the message is complete, whatever the connection still does."""
-        ...
-
-    @property
-    def is_finishing(self) -> bool:
-        """Tell whether only counts can still come: nobody should wait long for them."""
-        ...
-
-    @property
-    def is_cut(self) -> bool:
-        """Tell whether it is complete because we cut it: the upstream would go on."""
-        ...
-
-    @property
-    def has_content(self) -> bool:
-        """Tell whether a content block has begun: no other upstream may take over."""
-        ...
-
-    def start(self) -> bytes:
-        """Return the message's start before the upstream has answered, if the turn can."""
-        ...
-
-    def ping(self) -> bytes:
-        """Return a sign of life."""
-        ...
-
-    def feed(self, data: bytes) -> bytes:
-        """Take any slice of the upstream's body, return the bytes for the client."""
-        ...
-
-    def feed_whole(self, body: bytes) -> bytes:
-        """Take a whole reply's body instead."""
-        ...
-
-    def close(self) -> bytes:
-        """Take note that the body has ended; return the end of the message."""
-        ...
-
-    def fail(self, error: GatewayError) -> bytes:
-        """Return the error event, or the error's body."""
-        ...
+# A server whose chunks are all different is not asked again and again what they have in common.
+_MAX_USELESS_FRAMES: Final = 16
 
 
 class TurnContext(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,6 +68,7 @@ class ChatTurn:
         self._sink = sink
         self._context = context
         self._sse = SseParser(context.max_event_bytes)
+        self._max_bytes = context.reply.max_reply_bytes
         self._taken_bytes = 0
         self._meter = UsageMeter(plan.input_tokens_estimate, context.usage_before)
         self._blocks = BlockWriter(
@@ -147,9 +76,13 @@ class ChatTurn:
         )
         self._text = ReplyText(plan, self._blocks, meter=self._meter)
         # What was begun for the model may have been all there is to say.
-        self._goes_on = any(message.role == "assistant" for message in plan.request.messages[-1:])
+        messages = plan.request.messages
+        self._goes_on = bool(messages) and messages[-1].role == "assistant"
         self._halves: Halves = {}
+        self._frame: ChunkFrame | None = None  # what chunks have in common
+        self._frames_left = _MAX_USELESS_FRAMES  # that may still be looked for
         self._finish: str | None = None
+        self._reason: str | None = None  # what that means
         self._has_choices = self._has_done = False
         self._is_calling = False  # the last thing that came belongs to a tool call
         self._stop_string: str | None = None
@@ -185,7 +118,7 @@ class ChatTurn:
     @property
     def repairs(self) -> tuple[Adjustment, ...]:
         """What had to be put right in the reply so far."""
-        return self._blocks.repairs.adjustments
+        return self._blocks.repairs.adjustments if self._blocks.has_repairs else ()
 
     @property
     def learnt(self) -> Mapping[str, Any]:
@@ -195,7 +128,7 @@ class ChatTurn:
     @property
     def repair_counts(self) -> Mapping[str, int]:
         """How often each kind of repair was made."""
-        return self._blocks.repairs.counts
+        return self._blocks.repairs.counts if self._blocks.has_repairs else {}
 
     @property
     def is_finishing(self) -> bool:
@@ -228,15 +161,20 @@ class ChatTurn:
     def feed(self, data: bytes) -> bytes:
         if self.is_done:
             return b""
-        self._count(len(data))
-        for payload in self._sse.feed(data):
-            self._take_payload(payload)
-            if self.is_done:
-                break
+        self._taken_bytes += len(data)
+        if self._taken_bytes > self._max_bytes:
+            self._refuse_length()
+        frame = self._frame
+        text = frame.read_event(data) if frame is not None and self._sse.is_idle else None
+        if text is None or len(data) > self._context.max_event_bytes:
+            self._take_payloads(self._sse.feed(data))
+        elif frame is not None and text:  # the common read: one more word
+            self._take_text(frame, text)
         return self._sink.take()
 
     def feed_whole(self, body: bytes) -> bytes:
-        self._count(len(body))
+        if len(body) > self._max_bytes:
+            self._refuse_length()
         self._take_payload(body)
         if not self.is_done:
             self._take_done()
@@ -259,7 +197,7 @@ class ChatTurn:
     def end_as_it_is(self) -> bytes:
         """End a message that lacks something all the same; return what has been held back."""
         self.lacks = ""
-        self._end_message()
+        self._end_message(self._stop_reason())
         return self._sink.take()
 
     def fail(self, error: GatewayError) -> bytes:
@@ -267,22 +205,88 @@ class ChatTurn:
         self._sink.fail(error)
         return self._sink.take()
 
-    # -- one payload
+    # -- payloads
 
-    def _count(self, size: int) -> None:
-        self._taken_bytes += size
-        limit = self._context.reply.max_reply_bytes
-        if self._taken_bytes > limit:
-            raise UpstreamProtocolError(f"The model's server sent a reply over {limit} bytes.")
+    def _refuse_length(self) -> None:
+        raise UpstreamProtocolError(
+            f"The model's server sent a reply over {self._max_bytes} bytes."
+        )
+
+    def _take_payloads(self, payloads: Sequence[bytes]) -> None:
+        """Take the payloads of a read: those that are like one before, together."""
+        at, n_payloads = 0, len(payloads)
+        if self._frame is not None and n_payloads:
+            at = self._take_alike(self._frame, payloads, at)
+        while at < n_payloads and not self.is_done:
+            frame = self._frame
+            self._take_payload(payloads[at])
+            at += 1
+            found = self._frame
+            if found is not frame and found is not None and at < n_payloads and not self.is_done:
+                at = self._take_alike(found, payloads, at)
+
+    def _take_alike(self, frame: ChunkFrame, payloads: Sequence[bytes], at: int) -> int:
+        """Take payloads from *at* on as far as they are in *frame*; return where others begin."""
+        found = frame.read_payloads(payloads, at)
+        if found is None:
+            return at
+        self._take_texts(frame, found[0], encoded=found[1])
+        return at + len(found[0])
+
+    def _find_frame(self, payload: bytes, chunk: Chunk) -> None:
+        """Remember what the next chunks may have in common with this one."""
+        if self._frames_left:
+            self._frames_left -= 1
+            self._frame = find_frame(payload, chunk) or self._frame
+
+    def _take_text(self, frame: ChunkFrame, text: str) -> None:
+        """Take the text of one chunk in *frame*."""
+        self._frames_left = _MAX_USELESS_FRAMES
+        if frame.fragment is not None:
+            self._take_arguments(frame.fragment, text)
+            return
+        self._is_calling = False
+        if self._text.take(text) if frame.kind == "text" else self._text.take_reasoning(text):
+            self._end()
+
+    def _take_texts(self, frame: ChunkFrame, texts: list[str], *, encoded: list[bytes]) -> None:
+        """Take the texts of many chunks in *frame*."""
+        self._frames_left = _MAX_USELESS_FRAMES
+        if "" in texts:
+            texts, encoded = [*filter(None, texts)], [*filter(None, encoded)]
+            if not texts:
+                return
+        fragment = frame.fragment
+        if fragment is None:
+            self._is_calling = False
+            if self._text.take_pieces(frame.kind, texts, encoded=encoded):
+                self._end()
+        elif self._is_calling:
+            self._blocks.add_arguments(fragment, texts, encoded=encoded)
+        else:
+            for text in texts:
+                self._take_arguments(fragment, text)
+
+    def _take_arguments(self, fragment: WireCall, text: str) -> None:
+        """Take a fragment again, with other arguments."""
+        fragment.function = Function(arguments=text)
+        if self._is_calling:
+            self._blocks.add_call(fragment)
+        else:
+            self._take_tool(fragment)
 
     def _take_payload(self, payload: bytes) -> None:
+        if payload == b"[DONE]":
+            self._take_done()
+            return
+        is_odd = False
         try:
             chunk = decode_chunk(payload)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             odd = self._read_odd(payload)
             if odd is None:
                 return
-            chunk = odd
+            chunk, is_odd = odd, True
         if chunk.error or chunk.object == "error":
             self._take_error(chunk)
             return
@@ -298,6 +302,8 @@ class ChatTurn:
                 choice = first
             self._has_choices = True
             self._take_choice(choice)
+            if not (choice.finish_reason or is_odd or self.is_done):
+                self._find_frame(payload, chunk)
 
     def _read_odd(self, payload: bytes) -> Chunk | None:
         """Read what the decoder refused; None if nothing more is to be done about it."""
@@ -328,7 +334,7 @@ class ChatTurn:
         error = error_of_event(said, self._context.reply)
         if not isinstance(error, RefusedByUpstream):
             raise error
-        self._finish = "content_filter"
+        self._finish, self._reason = "content_filter", self._reason_of("content_filter")
         self._end()
 
     def _take_choice(self, choice: Choice) -> None:
@@ -342,8 +348,8 @@ class ChatTurn:
                 tool_call.index = index
         if delta is not None:
             content = delta.content
-            # The common delta holds content alone.
-            if content.__class__ is str and not (
+            # The common delta holds content alone, or nothing.
+            if (content is None or isinstance(content, str)) and not (
                 delta.tool_calls
                 or delta.reasoning_content
                 or delta.reasoning
@@ -397,11 +403,11 @@ class ChatTurn:
             raise UpstreamOverloaded("The model's server ran out of resources. Try again.")
         if finish in ("aborted", "abort", "network_error", "error"):
             raise UpstreamUnavailable(f"The model's server broke off the reply ({finish}).")
-        known = self.plan.deployment.profile.finish_reasons
-        if finish not in _STOP_REASONS and finish not in known:
-            reason = f"The model's server ended with an unknown finish_reason: {finish[:40]!r}."
-            raise UpstreamProtocolError(reason)
-        self._finish = finish
+        reason = self._reason_of(finish)
+        if reason is None:
+            said = f"The model's server ended with an unknown finish_reason: {finish[:40]!r}."
+            raise UpstreamProtocolError(said)
+        self._finish, self._reason = finish, reason
         matched = choice.stop_reason if choice.stop_reason is not None else choice.matched_stop
         # vLLM and SGLang also put token ids here, which mean nothing to the client.
         if isinstance(matched, str) and matched in self.plan.request.stop_sequences:
@@ -428,24 +434,24 @@ class ChatTurn:
     def _end(self) -> None:
         if self.is_done:
             return
-        self._text.close(is_cut=self._is_cut_off())
-        if self._text.matched_stop is not None:
-            self._stop_string = self._text.matched_stop
+        # The model was stopped, so that what is missing may be more than an end.
+        is_cut = self._reason not in ("end_turn", "tool_use") or self._stop_string is not None
+        self._text.close(is_cut=is_cut)
+        if (matched := self._text.matched_stop) is not None:
+            self._stop_string, is_cut = matched, True
             self._finish = self._finish or "stop"
-        self._blocks.end(is_cut=self._is_cut_off() or self._text.is_forced_cut)
+        self._blocks.end(is_cut=is_cut or self._text.is_forced_cut)
         self.is_done = True
         if self._blocks.server_calls and not self._blocks.has_client_calls:
             return  # the message goes on with another upstream reply
-        self.lacks = self._find_lack()
+        stop_reason = self._stop_reason()
+        if stop_reason == "end_turn" and not self._blocks.has_calls and not self._goes_on:
+            self.lacks = self._find_lack()
         if not self.lacks:
-            self._end_message()
+            self._end_message(stop_reason)
 
     def _find_lack(self) -> Lack:
-        """Return what the reply should have held, if it can still be asked for."""
-        if self._stop_reason() != "end_turn" or self._blocks.has_calls:
-            return ""
-        if self._goes_on:
-            return ""
+        """Return what a reply without calls should have held, if it can still be asked for."""
         if isinstance(self._sink, HoldingSink) and self._sink.is_holding:
             return "call"
         if self.plan.forced_by_choice and self._context.continues_without_call:
@@ -453,36 +459,33 @@ class ChatTurn:
         when = self._context.continues_empty
         if when == "never" or (when == "unsent" and self.has_content):
             return ""
-        if self._has_lost_call and "messages" in self.plan.body:  # a stream lets go of them
+        if self._has_lost_call() and "messages" in self.plan.body:  # a stream lets go of them
             return "announced call"
         return "" if self._blocks.has_text or self._blocks.server_calls else "answer"
 
-    @property
     def _has_lost_call(self) -> bool:
         """Tell whether the server has announced a call and not sent any."""
         is_announced = self._finish in ("tool_calls", "function_call")
         return is_announced and not self._blocks.has_calls and bool(self.plan.tool_names)
 
-    def _end_message(self) -> None:
-        self.stop_reason = self._stop_reason()
-        if self._finish not in _PLAIN_FINISHES:
-            self._blocks.repairs.add_finish(self._finish or "", self.stop_reason)
-        elif self._has_lost_call:
+    def _end_message(self, stop_reason: str) -> None:
+        self.stop_reason = stop_reason
+        if self._finish not in PLAIN_FINISHES:
+            self._blocks.repairs.add_finish(self._finish or "", stop_reason)
+        elif self._has_lost_call():
             self._blocks.repairs.add_lost_call()
-        self._sink.start(self.usage)
-        self._sink.end(self.stop_reason, self._matched_stop(), usage=self.usage)
+        usage = self._meter.total
+        self._sink.start(usage)
+        matched = self._stop_string if stop_reason == "stop_sequence" else None
+        self._sink.end(stop_reason, matched, usage=usage)
 
-    def _is_cut_off(self) -> bool:
-        """Tell whether the model was stopped, so that what is missing may be more than an end."""
-        finish = self._finish or ""
-        known = self.plan.deployment.profile.finish_reasons
-        reason = known.get(finish) or _STOP_REASONS.get(finish)
-        return reason not in ("end_turn", "tool_use") or self._stop_string is not None
+    def _reason_of(self, finish: str) -> str | None:
+        """Return what a finish reason means; None: it is unknown."""
+        return self.plan.deployment.profile.finish_reasons.get(finish) or STOP_REASONS.get(finish)
 
     def _stop_reason(self) -> str:
         finish = self._finish or "stop"
-        known = self.plan.deployment.profile.finish_reasons
-        reason = known.get(finish) or _STOP_REASONS[finish]
+        reason = self._reason or self._reason_of("stop") or "end_turn"
         if self.plan.request.max_tokens == 0:
             return "max_tokens"
         if finish == "length" and self.plan.fills_window:
@@ -495,6 +498,3 @@ class ChatTurn:
                 return "max_tokens"  # what the API says of a call that is not whole
             return "tool_use" if has_calls else "end_turn"
         return reason
-
-    def _matched_stop(self) -> str | None:
-        return self._stop_string if self.stop_reason == "stop_sequence" else None

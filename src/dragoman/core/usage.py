@@ -9,6 +9,7 @@ from dragoman.wire import openai_chat
 _encode: Final = msgspec.json.Encoder().encode
 _CHARS_PER_TOKEN: Final = 4  # of an output that the upstream did not count
 _MAX_COUNT: Final = 2**40  # whatever an upstream writes, clients and sums can hold it
+_NO_DETAILS: Final = openai_chat.TokenDetails()
 
 
 class Usage(msgspec.Struct, gc=False):
@@ -53,6 +54,8 @@ class UsageMeter:
         before: Tokens of earlier upstream replies to the same request.
     """
 
+    __slots__ = ("_before", "_counted", "written_chars")
+
     def __init__(self, input_tokens_estimate: int, before: Usage | None = None) -> None:
         self._counted = Usage(input_tokens=input_tokens_estimate)
         self._before = before
@@ -68,7 +71,13 @@ class UsageMeter:
         own = self._counted
         if not own.output_tokens and self.written_chars:
             estimate = estimate_output(self.written_chars)
-            own = msgspec.structs.replace(own, output_tokens=estimate, is_estimate=True)
+            own = Usage(
+                input_tokens=own.input_tokens,
+                cache_read_input_tokens=own.cache_read_input_tokens,
+                cache_creation_input_tokens=own.cache_creation_input_tokens,
+                output_tokens=estimate,
+                thinking_tokens=own.thinking_tokens,
+            )
         return self._before.plus(own) if self._before else own
 
 
@@ -84,53 +93,65 @@ def usage_of_chat(wire: openai_chat.Usage, known: Usage) -> Usage:
     ``prompt_tokens`` includes cached tokens on every server read (model dialects, section 5), so
     they are subtracted here, once.
     """
-    details = wire.prompt_tokens_details or openai_chat.TokenDetails()
-    out = wire.completion_tokens_details or openai_chat.TokenDetails()
+    details = wire.prompt_tokens_details or _NO_DETAILS
+    out = wire.completion_tokens_details or _NO_DETAILS
     has_prompt, has_output = wire.prompt_tokens is not None, wire.completion_tokens is not None
-    cached = _first(
-        wire.prompt_cache_hit_tokens,
-        details.cached_tokens,
-        wire.cached_tokens,
-        known.cache_read_input_tokens,
+    # The first one that says something; zero and null say nothing.
+    cached = (
+        wire.prompt_cache_hit_tokens
+        or details.cached_tokens
+        or wire.cached_tokens
+        or known.cache_read_input_tokens
     )
-    written = _first(
-        wire.cache_creation_input_tokens,
-        details.cache_write_tokens,
-        details.created_cache_tokens,
-        known.cache_creation_input_tokens,
+    written = (
+        wire.cache_creation_input_tokens
+        or details.cache_write_tokens
+        or details.created_cache_tokens
+        or known.cache_creation_input_tokens
     )
+    thinking = out.reasoning_tokens or wire.reasoning_tokens or known.thinking_tokens
     prompt = bounded_count(wire.prompt_tokens) if has_prompt else known.prompt_tokens
-    cached = min(cached, prompt)
-    written = min(written, prompt - cached)
-    thinking = _first(out.reasoning_tokens, wire.reasoning_tokens, known.thinking_tokens)
+    cached = min(bounded_count(cached), prompt) if cached else 0
+    written = min(bounded_count(written), prompt - cached) if written else 0
     return Usage(
         input_tokens=prompt - cached - written,
         cache_read_input_tokens=cached,
         cache_creation_input_tokens=written,
         output_tokens=bounded_count(wire.completion_tokens) if has_output else known.output_tokens,
-        thinking_tokens=thinking or None,
+        thinking_tokens=(bounded_count(thinking) or None) if thinking else None,
         is_estimate=known.is_estimate and not (has_prompt and has_output),
+    )
+
+
+class _ShownDetails(msgspec.Struct, gc=False):
+    thinking_tokens: int
+
+
+class ShownUsage(msgspec.Struct, gc=False, omit_defaults=True):
+    """The JSON object, its members in the API's order."""
+
+    input_tokens: int
+    cache_creation_input_tokens: int
+    cache_read_input_tokens: int
+    output_tokens: int
+    output_tokens_details: _ShownDetails | None = None
+
+
+def shown_usage(usage: Usage) -> ShownUsage:
+    """Return what is shown of *usage* in a message and in message_delta."""
+    thinking = usage.thinking_tokens
+    return ShownUsage(
+        usage.input_tokens,
+        usage.cache_creation_input_tokens,
+        usage.cache_read_input_tokens,
+        usage.output_tokens,
+        None if thinking is None else _ShownDetails(thinking),
     )
 
 
 def render_usage(usage: Usage) -> bytes:
     """Return the JSON object that stands in a message and in message_delta."""
-    shown = {
-        "input_tokens": usage.input_tokens,
-        "cache_creation_input_tokens": usage.cache_creation_input_tokens,
-        "cache_read_input_tokens": usage.cache_read_input_tokens,
-        "output_tokens": usage.output_tokens,
-    }
-    if usage.thinking_tokens is not None:
-        return _encode(
-            {**shown, "output_tokens_details": {"thinking_tokens": usage.thinking_tokens}}
-        )
-    return _encode(shown)
-
-
-def _first(*counts: int | None) -> int:
-    """Return the first count that says something; zero and null say nothing."""
-    return next((bounded_count(c) for c in counts if c), 0)
+    return _encode(shown_usage(usage))
 
 
 def bounded_count(value: int | None) -> int:

@@ -16,7 +16,8 @@ from dragoman.core.adjustments import Adjustment, render_adjustments
 from dragoman.core.errors import GatewayError, PromptTooLong
 from dragoman.core.plan import Plan
 from dragoman.core.sinks import MessageHead, SseSink
-from dragoman.core.turn import ChatTurn, Turn
+from dragoman.core.turn import ChatTurn
+from dragoman.core.turn_interface import Turn
 from dragoman.core.upstream_errors import ReplyContext
 from dragoman.core.usage import Usage
 from dragoman.policy.retries import MAX_WAIT_S, retry_delay_s

@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol, TypeVar
 
 from dragoman.core.errors import GatewayError, error_headers, render_error
-from dragoman.core.turn import Turn
+from dragoman.core.turn_interface import Turn
 from dragoman.core.upstream_errors import ReplyContext
 from dragoman.server.transport.seams import (
     ClientGone,

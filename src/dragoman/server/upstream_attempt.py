@@ -4,7 +4,7 @@ import asyncio
 from typing import Final, Protocol
 
 from dragoman.core.errors import GatewayError, UpstreamProtocolError
-from dragoman.core.turn import Turn
+from dragoman.core.turn_interface import Turn
 from dragoman.core.upstream_errors import ReplyContext, error_of_reply
 from dragoman.server.transport.seams import Call, Headers
 

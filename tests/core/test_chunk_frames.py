@@ -1,0 +1,202 @@
+"""Chunks that differ in one text only: read alone, it means what the whole chunk means."""
+
+import itertools
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dragoman.core import turn as turn_module
+from dragoman.core.chunk_frames import ChunkFrame, find_frame
+from dragoman.wire.openai_chat import decode_chunk
+from support.turns import DONE, call, chunk, cut, event, make_plan, run, sse, usage
+
+COMPACT = (",", ":")
+
+
+def frame_of(data: Any, *, separators: tuple[str, str] = COMPACT) -> ChunkFrame | None:
+    payload = json.dumps(data, separators=separators).encode()
+    return find_frame(payload, decode_chunk(payload))
+
+
+def text_event(text: str) -> bytes:
+    return event(chunk(content=text))
+
+
+FOUND = {
+    "content": (chunk(content="a"), "text"),
+    "content beside empty fields": (
+        chunk(content="a", role="assistant", tool_calls=None, reasoning_content=""),
+        "text",
+    ),
+    "reasoning_content": (chunk(reasoning_content="a"), "thinking"),
+    "reasoning": (chunk(reasoning="a", content=""), "thinking"),
+    "arguments": (call(0, None, None, "a"), "text"),
+}
+NOT_FOUND = {
+    "nothing": chunk(),
+    "a list": chunk(content=[{"text": "a"}]),
+    "an escape": chunk(content="a\n"),
+    "two texts": chunk(content="a", reasoning_content="b"),
+    "the same thinking twice": chunk(reasoning="a", reasoning_content="a"),
+    "details": chunk(reasoning="a", reasoning_details=[{"text": "a"}]),
+    "a refusal": chunk(refusal="a"),
+    "the key once more": {"choices": [{"delta": {"content": "a"}, "logprobs": {"content": []}}]},
+    "an end": chunk("stop", content="a"),
+    "counts": {**chunk(content="a"), "usage": {"prompt_tokens": 1}},
+    "counts in the choice": {"choices": [{"delta": {"content": "a"}, "usage": {}}]},
+    "two choices": {"choices": [{"delta": {"content": "a"}}, {"delta": {"content": "b"}}]},
+    "a whole reply": {"choices": [{"message": {"content": "a"}}]},
+    "the start of a call": call(0, "c1", "f", "a"),
+    "a named call": call(0, None, "f", "a"),
+    "two fragments": chunk(tool_calls=[{"function": {"arguments": "a"}}] * 2),
+    "arguments as an object": call(0, None, None, {"a": 1}),
+}
+
+
+@pytest.mark.parametrize(("data", "kind"), FOUND.values(), ids=FOUND)
+@pytest.mark.parametrize("separators", [COMPACT, (", ", ": ")], ids=["compact", "spaced"])
+def test_what_chunks_have_in_common(
+    data: dict[str, Any], kind: str, separators: tuple[str, str]
+) -> None:
+    frame = frame_of(data, separators=separators)
+    assert frame is not None
+    assert frame.kind == kind
+    other = json.dumps(data, separators=separators).replace('"a"', r'"b\n\u00e9"').encode()
+    assert frame.read_event(b"data: %b\n\n" % other) == "b\n\xe9"
+    assert frame.read_payloads([b"{}", other, other, b"{}"], 1) == (
+        ["b\n\xe9"] * 2,
+        [rb"b\n\u00e9"] * 2,
+    )
+
+
+@pytest.mark.parametrize("data", NOT_FOUND.values(), ids=NOT_FOUND)
+def test_chunks_that_say_more(data: dict[str, Any]) -> None:
+    assert frame_of(data) is None
+
+
+def test_a_key_spelt_in_another_way_is_not_taken_for_it() -> None:
+    payload = b'{"choices":[{"delta":{"c\\u006fntent":"a"},"x":{"content":"b"}}]}'
+    assert find_frame(payload, decode_chunk(payload)) is None
+
+
+HEAD, TAIL = b'{"choices":[{"index":0,"delta":{"content":"', b'"}}]}'
+NOT_ALIKE = {
+    "another beginning": b'{"id":1,"choices":[{"index":0,"delta":{"content":"a"}}]}',
+    "another end": HEAD + b'a"},"finish_reason":"stop"}]}',
+    "two strings": HEAD + b'a","role":"b' + TAIL,
+    "an open escape": HEAD + b"a\\" + TAIL,
+    "half a character": HEAD + b"\xc3" + TAIL,
+    "half a pair": HEAD + rb"\ud83d" + TAIL,
+    "a line feed": HEAD + b"a\nb" + TAIL,
+    "a tab": HEAD + b"a\tb" + TAIL,
+    "no room for a text": HEAD + TAIL[1:],
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("payload", NOT_ALIKE.values(), ids=NOT_ALIKE)
+def test_what_is_not_alike_is_left_to_others(payload: bytes) -> None:
+    sample = HEAD + b"a" + TAIL
+    frame = find_frame(sample, decode_chunk(sample))
+    assert frame is not None
+    assert frame.read_event(b"data: %b\n\n" % payload) is None
+    assert frame.read_payloads([payload], 0) is None
+    found = frame.read_payloads([sample, payload], 0)
+    assert found in (None, (["a"], [b"a"]))
+
+
+def test_two_halves_are_not_one_string() -> None:
+    sample = HEAD + b"a" + TAIL
+    frame = find_frame(sample, decode_chunk(sample))
+    assert frame is not None
+    halves = [HEAD + half + TAIL for half in (b'x","y', b"a\\", b"b")]
+    assert frame.read_payloads(halves, 0) is None
+
+
+KINDS = ("text", "thinking", "arguments")
+WORDS = st.sampled_from(
+    [
+        "",
+        "a",
+        " word",
+        "\n",
+        '"',
+        "\\",
+        "<",
+        "<think>",
+        "</think>",
+        "`",
+        "\u4e2d",
+        "\U0001f600",
+        "STOP",
+    ]
+) | st.text(max_size=5)
+
+
+def _chunks(kind: str, words: list[str]) -> list[Any]:
+    if kind == "arguments":
+        begun = call(0, "c1", "f", '{"a": "')
+        return [begun, *(call(0, None, None, json.dumps(word)[1:-1]) for word in words)]
+    field = "content" if kind == "text" else "reasoning_content"
+    return [chunk(**{field: word}) for word in words]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(KINDS), st.lists(WORDS, max_size=12)), max_size=4),
+    st.lists(st.integers(0, 5000), max_size=8),
+    st.sampled_from([{}, {"local_stop_sequences": ("STOP",)}, {"tool_names": frozenset()}]),
+    st.booleans(),
+)
+def test_it_changes_nothing(
+    runs: list[tuple[str, list[str]]], places: list[int], plan: dict[str, Any], is_stream: bool
+) -> None:
+    """With and without frames, and wherever it is cut, a reply is the same."""
+    chunks = [c for kind, words in runs for c in _chunks(kind, words)]
+    body = sse(*chunks, chunk("stop"), usage(prompt_tokens=3, completion_tokens=4)) + DONE
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(turn_module, "_MAX_USELESS_FRAMES", 0)
+        without = run([body], make_plan(**plan), is_stream=is_stream)
+    for slices in ([body], cut(body, places), [e + b"\n\n" for e in body.split(b"\n\n")[:-1]]):
+        framed = run(slices, make_plan(**plan), is_stream=is_stream)
+        assert framed.body == without.body
+        assert framed.turn.usage == without.turn.usage
+        assert str(framed.error) == str(without.error)
+
+
+@pytest.fixture
+def n_decoded(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Count the chunks that are decoded."""
+    counter = itertools.count()
+    decode = turn_module.decode_chunk
+    monkeypatch.setattr(
+        turn_module, "decode_chunk", lambda payload: (next(counter), decode(payload))[1]
+    )
+    return counter
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("per_read", [1, 7, 100])
+def test_most_chunks_are_not_decoded(kind: str, per_read: int, n_decoded: Any) -> None:
+    events = [event(c) for c in _chunks(kind, ["word "] * 98)]
+    reads = [b"".join(events[at : at + per_read]) for at in range(0, len(events), per_read)]
+    ended = run([*reads, event(chunk("stop")) + DONE])
+    assert ended.body.count(b"word ") == 98
+    assert next(n_decoded) <= 4
+
+
+def test_where_all_chunks_differ_nothing_is_looked_for_any_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked = itertools.count()
+
+    def find(payload: bytes, said: Any) -> ChunkFrame | None:
+        next(looked)
+        return find_frame(payload, said)
+
+    monkeypatch.setattr(turn_module, "find_frame", find)
+    events = [event({"created": n, **chunk(content="a")}) for n in range(200)]
+    assert run([*events, event(chunk("stop")) + DONE]).body.count(b'"text":"a"') == 200
+    assert next(looked) < 20
