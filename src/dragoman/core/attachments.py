@@ -1,7 +1,6 @@
 """What a request points at or holds that must be read before the request can be planned."""
 
 import hashlib
-from collections.abc import Iterator
 from typing import Literal
 
 from msgspec import Struct
@@ -31,7 +30,10 @@ def find_attachments(request: MessagesRequest, *, sees_images: bool) -> list[Att
     Raises:
         InvalidRequest: A ``file`` source: there are no files to find it in.
     """
-    found = (_attachment(kind, source, path=path) for path, kind, source in _sources(request))
+    sources = _sources(request)
+    if not sources:
+        return []
+    found = [_attachment(kind, source, path=path) for path, kind, source in sources]
     return [a for a in found if a is not None and (sees_images or a.kind != "image_url")]
 
 
@@ -66,25 +68,36 @@ def is_text_type(source: Source) -> bool:
     return (source.media_type or "").startswith("text/")
 
 
-def _sources(request: MessagesRequest) -> Iterator[tuple[str, str, Source]]:
-    """Yield path, block type and source of every image and document."""
+def _sources(request: MessagesRequest) -> list[tuple[str, str, Source]]:
+    """Return path, block type and source of every image and document."""
+    found: list[tuple[str, str, Source]] = []
     for number, message in enumerate(request.messages):
-        if not isinstance(message.content, str):
-            yield from _sources_in(message.content, f"messages.{number}.content")
+        content = message.content
+        if not isinstance(content, str):
+            for position, block in enumerate(content):
+                if _may_hold_sources(block):
+                    _add_sources(block, f"messages.{number}.content.{position}", found)
+    return found
 
 
-def _sources_in(blocks: list[Block], path: str) -> Iterator[tuple[str, str, Source]]:
+def _may_hold_sources(block: Block) -> bool:
+    return block.type != "text" and (block.source is not None or isinstance(block.content, list))
+
+
+def _add_sources(block: Block, path: str, found: list[tuple[str, str, Source]]) -> None:
+    source, content = block.source, block.content
+    if isinstance(source, Source) and block.type in ("image", "document"):
+        found.append((path, block.type, source))
+        if isinstance(source.content, list):
+            _add_all(source.content, f"{path}.source.content", found)
+    if isinstance(content, list):
+        _add_all(content, f"{path}.content", found)
+
+
+def _add_all(blocks: list[Block], path: str, found: list[tuple[str, str, Source]]) -> None:
     for number, block in enumerate(blocks):
-        source = block.source
-        if block.type == "text" or (source is None and not isinstance(block.content, list)):
-            continue
-        at = f"{path}.{number}"
-        if isinstance(source, Source) and block.type in ("image", "document"):
-            yield at, block.type, source
-            if isinstance(source.content, list):
-                yield from _sources_in(source.content, f"{at}.source.content")
-        if isinstance(block.content, list):
-            yield from _sources_in(block.content, f"{at}.content")
+        if _may_hold_sources(block):
+            _add_sources(block, f"{path}.{number}", found)
 
 
 def _attachment(block_type: str, source: Source, *, path: str) -> Attachment | None:

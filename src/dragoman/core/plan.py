@@ -83,7 +83,8 @@ def make_plan(
     Raises:
         InvalidRequest: A message thread, or content that only a file id points at.
     """
-    _refuse_thread(request)
+    if request.thread is not None:
+        raise _thread_refused()
     frame = find_frame(request, deployment, is_stream=stream is not False, memory=memory)
     profile = deployment.profile
     is_looping, is_continued = False, False
@@ -104,8 +105,9 @@ def make_plan(
     body = _body(request, deployment, messages=messages, ending=ending, prefill=prefill)
     prompt = read_prompt(body, tools_tokens=frame.tools_tokens)
     uncalibrated = estimate_prompt(prompt, profile)
-    prompt_tokens = calibrated(uncalibrated, estimate_ratio)
-    if not has_room(profile, prompt_tokens, ending.limit):
+    is_calibrated = estimate_ratio != 1.0
+    prompt_tokens = calibrated(uncalibrated, estimate_ratio) if is_calibrated else uncalibrated
+    if profile.context_window is not None and not has_room(profile, prompt_tokens, ending.limit):
         if said is None:
             said = Adjustments(frame.before)
         ending = plan_ending(request, frame, prompt_tokens=prompt_tokens, adjustments=said)
@@ -118,7 +120,7 @@ def make_plan(
         body=body,
         adjustments=frame.adjustments if said is None else said.take(),
         input_tokens_estimate=prompt_tokens,
-        is_calibrated=estimate_ratio != 1.0,
+        is_calibrated=is_calibrated,
         uncalibrated_tokens=0 if prompt.images else uncalibrated,
         begins_thinking=frame.plan.begins_thinking and not is_continued,
         fills_window=ending.limit.is_window,
@@ -248,12 +250,10 @@ def _replace_tools(body: dict[str, Any], tools: list[dict[str, Any]], *, is_forc
         body.pop(key, None)
 
 
-def _refuse_thread(request: MessagesRequest) -> None:
-    if request.thread is None:
-        return
+def _thread_refused() -> InvalidRequest:
     reason = "message threads are not kept here; send the whole conversation"
     details = {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
-    raise InvalidRequest("thread", reason, details=details)
+    return InvalidRequest("thread", reason, details=details)
 
 
 def _body(
