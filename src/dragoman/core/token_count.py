@@ -210,7 +210,9 @@ def estimate_text(text: bytes, rates: TokenRates) -> float:
         tokens += classes.count(b"  ") * rates.space_pair
     if marks > 1:
         tokens += classes.count(b"..") * rates.mark_pair
-    return tokens if tokens > 0.0 else 0.0
+    if tokens < 0.0:
+        return 0.0
+    return tokens
 
 
 def estimate_texts(texts: Sequence[str], rates: TokenRates) -> float:

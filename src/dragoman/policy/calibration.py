@@ -33,6 +33,8 @@ class Calibration:
 
     def ratio(self, deployment: Deployment) -> float:
         """Return what to multiply estimates by; 1.0: nothing is known yet."""
+        if not self._observed:
+            return 1.0
         known = self._observed.get((deployment.upstream, deployment.model))
         if known is None or len(known.ratios) < _MIN_OBSERVATIONS:
             return 1.0

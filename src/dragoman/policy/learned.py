@@ -38,6 +38,8 @@ class LearnedFacts:
 
     def apply(self, deployment: Deployment) -> Deployment:
         """Return *deployment* with what was learnt of it."""
+        if not self._facts:
+            return deployment
         key = (deployment.upstream, deployment.model)
         facts = self._facts.get(key)
         if not facts:
