@@ -156,7 +156,7 @@ MUTATIONS = [
     # -- promises
     Mutation("vault", vault, "_key", "[owner, model, call_id]", "[model, call_id]"),
     Mutation("vault", vault, "_key", "joined + digest", "joined"),
-    Mutation("vault", ChatAsk, "_keep_reasoning", "if calls and thinking", "if not calls"),
+    Mutation("vault", ChatAsk, "_keep_reasoning", "if thinking and", "if not thinking and"),
     Mutation("mark", passthrough, "_is_marked", "has_our_mark(block.signature)", "True"),
     Mutation("mark", passthrough, "_is_marked", "not block.signature or ", ""),
     Mutation("tag", ReplyText, "_learn", ": begins_inside}", ": False}"),
