@@ -13,6 +13,7 @@ from dragoman.core.errors import GatewayError, error_headers, render_error
 from dragoman.core.turn_interface import Turn
 from dragoman.core.upstream_errors import ReplyContext
 from dragoman.server.transport.seams import (
+    NO_HEADERS,
     ClientGone,
     Exchange,
     HeaderList,
@@ -96,14 +97,14 @@ class Relay:
         self._is_ended = False
         self._is_handed_over = False
         self._is_paused = False  # by a client that reads slowly
-        self._last_write_s = self._loop.time()
+        self._last_write_s = 0.0  # of a stream
         self._early_timer: asyncio.TimerHandle | None = None
         self._ping_timer: asyncio.TimerHandle | None = None
         if is_stream and early_start_s:
             self._early_timer = self._loop.call_later(early_start_s, self._start_early)
         self.status = 0
         self.first_content_s: float | None = None
-        self.reply_headers: Headers = {}  # of the last reply of an upstream
+        self.reply_headers: Headers = NO_HEADERS  # of the last reply of an upstream
         self._on_content: Callable[[], None] | None = None
         exchange.watch(self)
 
@@ -182,10 +183,12 @@ class Relay:
             GatewayError: The upstream failed; nothing has been said of it to the client.
             ClientGone: The client left; the upstream call is aborted.
         """
-        self._check_present()
+        if self._exchange.gone:
+            self._check_present()
         self._turn = turn
         self._on_content = on_content
-        self._start_if_due()
+        if self._is_start_due:
+            self._start_if_due()
         self._waiter = self._loop.create_future()
         attempt = self._attempt = Attempt(self, turn, context)
         try:
@@ -215,12 +218,14 @@ class Relay:
 
     def write(self, data: bytes) -> None:
         """Send bytes of the reply, its head before the first."""
-        if self._exchange.gone:
+        exchange = self._exchange
+        if exchange.gone:
             return
         if not self._is_started:
             self._start_reply(len(data))
-        self._exchange.write(data)
-        self._last_write_s = self._loop.time()
+        exchange.write(data)
+        if self._is_stream:
+            self._last_write_s = self._loop.time()
 
     def end(self) -> None:
         """
@@ -229,7 +234,8 @@ class Relay:
         Raises:
             ClientGone: Nobody is there who would see it.
         """
-        self._check_present()
+        if self._exchange.gone:
+            self._check_present()
         if self._is_started and not self._is_ended:
             self._is_ended = True
             self._exchange.end_reply()
@@ -256,14 +262,20 @@ class Relay:
 
     def close(self) -> None:
         """Stop all timers; the reply is over, or the client has left."""
+        if self._ping_timer is not None or self._early_timer is not None:
+            self._stop_timers()
+        elif self._headers is tuple:
+            return  # mostly the second time
         self._exchange.watch(None)
+        # Whoever gave it has us, too. Without that circle all of a request goes at once, and the
+        # next one finds its memory warm; left to the collector, it cost a tenth more.
+        self._headers, self._on_content = tuple, None
+
+    def _stop_timers(self) -> None:
         for timer in (self._early_timer, self._ping_timer):
             if timer is not None:
                 timer.cancel()
         self._early_timer = self._ping_timer = None
-        # Whoever gave it has us, too. Without that circle all of a request goes at once, and the
-        # next one finds its memory warm; left to the collector, it cost a tenth more.
-        self._headers, self._on_content = tuple, None
 
     def _check_present(self) -> None:
         if self._exchange.gone and not self._is_ended:

@@ -6,9 +6,10 @@ from typing import Final, Protocol
 from dragoman.core.errors import GatewayError, UpstreamProtocolError
 from dragoman.core.turn_interface import Turn
 from dragoman.core.upstream_errors import ReplyContext, error_of_reply
-from dragoman.server.transport.seams import Call, Headers
+from dragoman.server.transport.seams import NO_HEADERS, Call, Headers
 
 _MAX_ERROR_BODY_BYTES: Final = 64 * 2**10
+_EVENT_BEGINS: Final = frozenset({b"d", b"e", b":"})  # data, event, a comment: no JSON
 # After the finish reason only token counts can come, and after the end nothing: we wait this long.
 _FINISH_GRACE_S: Final = 5.0
 _DRAIN_GRACE_S: Final = 1.0
@@ -47,7 +48,7 @@ class Attempt:
         self._turn = turn
         self._context = context
         self._status = 0
-        self._reply_headers: Headers = {}
+        self._reply_headers = NO_HEADERS
         self._whole: bytearray | None = None  # a body that is read as one: an error, or JSON
         self._blank: bytes | None = b""  # how the body begins; None once that says what it is
         self._is_over = False  # the message is complete or has failed
@@ -64,7 +65,7 @@ class Attempt:
 
     def leave(self) -> None:
         """Give the call up, unless it is only waiting for the end of a complete reply."""
-        if self._is_over and self._timer is not None:
+        if self._is_over and (self._timer is not None or self.call is None):
             return
         self._abort()
 
@@ -82,7 +83,10 @@ class Attempt:
         if self._is_over:
             return
         if self._blank is not None:
-            data = self._look(data)
+            if self._blank or data[:1] not in _EVENT_BEGINS:
+                data = self._look(data)
+            else:
+                self._blank = None
         if self._whole is not None:
             self._collect(data)
             return
@@ -101,7 +105,8 @@ class Attempt:
 
     def on_end(self) -> None:
         if self._is_over:
-            self._stop_timer()
+            if self._timer is not None:
+                self._stop_timer()
             self.call = None
         elif self._status != 200:
             self._end_error()
@@ -170,7 +175,8 @@ class Attempt:
 
     def _succeed(self) -> None:
         self._is_over = True
-        self._stop_timer()
+        if self._timer is not None:
+            self._stop_timer()
         if self._turn.is_cut:
             self._abort()
         elif self.call is not None and not self.call.is_complete:
@@ -188,7 +194,8 @@ class Attempt:
 
     def _abort(self) -> None:
         self._is_over = True
-        self._stop_timer()
+        if self._timer is not None:
+            self._stop_timer()
         call, self.call = self.call, None
         if call is not None:
             call.abort()

@@ -98,6 +98,10 @@ class Connection(asyncio.Protocol):
             self._feed_body(self._body, data)
         elif self._exchange is not None or self._ahead or self.is_write_paused:
             self._read_ahead(data)
+        elif self._head is not None or (known := self.known_head) is None:
+            self._feed_head(data)
+        elif (found := known.split(data)) is not None:
+            self._start_exchange(known.fields, found[0], found[1])
         else:
             self._feed_head(data)
 
@@ -159,7 +163,9 @@ class Connection(asyncio.Protocol):
             self.deadline_s = self._site.deadline(_DRAIN_S)
             self._resume_reading()
         else:
-            self._await_next()
+            self.deadline_s = self._site.keep_alive_deadline_s
+            if self._ahead:
+                self.loop.call_soon(self._feed_ahead)
 
     def abort(self) -> None:
         if self._body is not None:
@@ -197,19 +203,12 @@ class Connection(asyncio.Protocol):
     # -- reading
 
     def _feed_head(self, data: bytes) -> None:
-        known = self.known_head
-        if known is not None and self._head is None:
-            found = known.split(data)
-            if found is not None:
-                self._start_exchange(known.fields, found[0], found[1])
-                return
         try:
             self._read_head(data)
         except GatewayError as error:
             self._refuse(error)
 
     def _read_head(self, data: bytes) -> None:
-        """Read a head that is not the same as the one before it."""
         head = self._head
         if head is None:
             if data[0] in b"\r\n" and not (data := data.lstrip(b"\r\n")):

@@ -10,6 +10,7 @@ from dragoman.server.transport.seams import ClientGone, ExchangeWatcher, HeaderL
 
 # A reply may take minutes, and nobody reads the request's headers by then.
 _FORGOTTEN: Final = SentHeaders()
+_BODILESS: Final = frozenset({204, 304})
 _LAST_CHUNK: Final = b"0\r\n\r\n"
 
 
@@ -120,19 +121,16 @@ class HttpExchange:
             watcher.on_pause()
 
     def start_reply(self, status: int, headers: HeaderList) -> None:
-        if self.is_started and not self.is_over:
-            raise RuntimeError("the reply was started twice")
-        if self.is_over:
-            self._check_not_ended()
+        if self.is_over or self.is_started:
+            self._check_not_started()
             return
+        connection = self._connection
         self._left = length = length_in(headers)
-        self._is_bodiless = self.method == "HEAD" or status in (204, 304)
+        self._is_bodiless = self.method == "HEAD" or status in _BODILESS
         is_unbounded = length is None and not self._is_bodiless
         self._is_chunked = is_unbounded and self._is_http11
         self.closes = (
-            self.closes
-            or (is_unbounded and not self._is_chunked)
-            or not self._connection.may_go_on(self)
+            self.closes or (is_unbounded and not self._is_chunked) or not connection.may_go_on(self)
         )
         extra = CHUNKED if self._is_chunked else b""
         if self.closes:
@@ -140,19 +138,27 @@ class HttpExchange:
         self._head = render_head(status, headers, extra=extra)
         self.is_started = True
         self.headers = _FORGOTTEN
-        self._transport = self._connection.transport
+        self._transport = connection.transport
         if is_unbounded:  # its first event may take long; a whole body is there already
-            self._connection.loop.call_soon(self._send_head)
+            connection.loop.call_soon(self._send_head)
 
     def write(self, data: bytes) -> None:
         transport = self._transport
-        if transport is None or not self._is_chunked or not data:
-            self._write_rarely(data)
-        elif self._head:
-            head, self._head = self._head, b""
-            transport.write(b"%b%x\r\n%b\r\n" % (head, len(data), data))
-        else:
-            transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        if transport is None:
+            self._check_not_ended()
+            return
+        if self._is_bodiless or not data:  # an empty chunk would end the body
+            return
+        if self._is_chunked:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        elif self._left is not None:
+            if len(data) > self._left:
+                raise RuntimeError("the reply is longer than its content-length")
+            self._left -= len(data)
+        if self._head:
+            data = self._head + data
+            self._head = b""
+        transport.write(data)
 
     def end_reply(self) -> None:
         transport = self._transport
@@ -203,21 +209,6 @@ class HttpExchange:
             raise body_too_large(max_bytes)
         return whole
 
-    def _write_rarely(self, data: bytes) -> None:
-        """Write what is not a chunk of a stream."""
-        transport = self._transport
-        if transport is None:
-            self._check_not_ended()
-            return
-        if self._is_bodiless or not data:  # an empty chunk would end the body
-            return
-        if self._left is not None:
-            if len(data) > self._left:
-                raise RuntimeError("the reply is longer than its content-length")
-            self._left -= len(data)
-        head, self._head = self._head, b""
-        transport.write(head + data)
-
     def _send_head(self) -> None:
         """Send a head for which no body has come in the same round of the loop."""
         head, self._head = self._head, b""
@@ -228,6 +219,11 @@ class HttpExchange:
         self.is_over = True
         self._transport = self._watcher = None
         self._head = b""
+
+    def _check_not_started(self) -> None:
+        if not self.is_over:
+            raise RuntimeError("the reply was started twice")
+        self._check_not_ended()
 
     def _check_not_ended(self) -> None:
         """Nothing can be written to a client that has left; all else is a bug of the caller."""

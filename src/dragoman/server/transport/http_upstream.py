@@ -23,6 +23,9 @@ _METHOD: Final = re.compile(r"[A-Z]{1,20}")
 _PATH: Final = re.compile(r"/[!-~]*")
 _NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
+_JSON_LENGTH: Final = b"content-type: application/json\r\ncontent-length: %d\r\n\r\n"
+_NO_LENGTH: Final = b"content-length: 0\r\n\r\n"
+_WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
 _DEFAULTS: Final = {
     "user-agent": f"dragoman/{__version__}",
     "accept": "*/*",
@@ -137,7 +140,11 @@ class _HeadWriter:
             begin = self._begin(request)
             if len(self._begins) < _MAX_BEGINS:
                 self._begins[key] = begin
-        return b"%b%b%b\r\n" % (begin, self._more(request.headers), _length(request))
+        if request.headers:
+            begin += self._more(request.headers)
+        if request.body:
+            return begin + _JSON_LENGTH % len(request.body)
+        return begin + (_NO_LENGTH if request.method in _WITH_BODY else b"\r\n")
 
     def _begin(self, request: UpstreamRequest) -> bytes:
         if not _METHOD.fullmatch(request.method) or not _PATH.fullmatch(request.path):
@@ -148,8 +155,6 @@ class _HeadWriter:
 
     def _more(self, headers: HeaderList) -> bytes:
         """Render the request's own headers, but none that stands above it already."""
-        if not headers:
-            return b""
         return _lines((name, value) for name, value in headers if name.lower() not in self._fixed)
 
 
@@ -160,13 +165,6 @@ def _fixed(credential: tuple[str, str] | None, headers: Mapping[str, str] | None
     if credential is not None:
         fixed[credential[0].lower()] = credential[1]
     return fixed
-
-
-def _length(request: UpstreamRequest) -> bytes:
-    if request.body:
-        length = len(request.body)
-        return b"content-type: application/json\r\ncontent-length: %d\r\n" % length
-    return b"content-length: 0\r\n" if request.method in {"POST", "PUT", "PATCH"} else b""
 
 
 def _lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:

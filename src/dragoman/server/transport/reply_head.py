@@ -9,12 +9,10 @@ CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 CHUNKED: Final = b"transfer-encoding: chunked\r\n"
 CLOSE: Final = b"connection: close\r\n"
 _STATUS_LINES: Final = {
-    **{
-        status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode()
-        for status in HTTPStatus
-    },
-    529: b"HTTP/1.1 529 Overloaded\r\n",
+    **{status.value: f"HTTP/1.1 {status.value} {status.phrase}".encode() for status in HTTPStatus},
+    529: b"HTTP/1.1 529 Overloaded",
 }
+_join_field: Final = b": ".join
 
 
 def render_head(status: int, headers: HeaderList, *, extra: bytes) -> bytes:
@@ -29,12 +27,12 @@ def render_head(status: int, headers: HeaderList, *, extra: bytes) -> bytes:
     Raises:
         ValueError: A header would break out of its line: a bug of ours.
     """
-    line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
-    fields = b"".join([b"%b: %b\r\n" % field for field in headers])
-    n_fields = len(headers)
-    if fields.count(b"\n") != n_fields or fields.count(b"\r") != n_fields or b"\0" in fields:
+    line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d " % status
+    head = b"\r\n".join((line, *map(_join_field, headers), extra + b"\r\n"))
+    n_breaks = len(headers) + 2 + (extra.count(b"\n") if extra else 0)
+    if len(head) - len(head.translate(None, b"\r\n\0")) != 2 * n_breaks:
         raise ValueError("a header of the reply holds a line break or NUL")
-    return b"%b%b%b\r\n" % (line, fields, extra)
+    return head
 
 
 def length_in(headers: HeaderList) -> int | None:

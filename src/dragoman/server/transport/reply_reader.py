@@ -2,7 +2,6 @@
 
 import sys
 from functools import partial
-from types import MappingProxyType
 from typing import Final
 
 import httptools
@@ -10,14 +9,13 @@ import httptools
 from dragoman.core.errors import UpstreamProtocolError
 from dragoman.server.transport.content_coding import BodyDecoder, CodingError, decoder_for
 from dragoman.server.transport.plain_head import PlainHead, PlainHeads, keep_alive_in
-from dragoman.server.transport.seams import Headers
+from dragoman.server.transport.seams import NO_HEADERS, Headers
 
 # What one read may become by inflating; an honest reply shrinks to a tenth, not to a thousandth.
 _MAX_INFLATED_BYTES: Final = 64 * 2**20
 _INTERIM: Final = frozenset({100, 102, 103})  # 101 would be another protocol from there on
 _BODILESS: Final = frozenset({204, 304})
 _NOT_PARSED: Final = (httptools.HttpParserError, httptools.HttpParserUpgrade)
-_NO_HEADERS: Final[Headers] = MappingProxyType({})
 _NOT_HTTP: Final = "The model's server sent a reply that is not valid HTTP."
 
 
@@ -88,7 +86,7 @@ class ReplyReader:
         # together.
         self._barren_bytes = self._head_bytes = self._body_bytes = self.status = 0
         self._is_until_eof = self.has_head = self.is_done = self.is_reusable = False
-        self.headers: Headers = _NO_HEADERS
+        self.headers: Headers = NO_HEADERS
         self.keep_alive_s: int | None = None
 
     def feed(self, data: bytes) -> bytes:

@@ -5,7 +5,8 @@ Everything here runs on one event loop; callbacks are called from it and must no
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NoReturn, Protocol
+from types import MappingProxyType
+from typing import Final, NoReturn, Protocol
 
 from msgspec import Struct
 
@@ -13,6 +14,7 @@ from dragoman.core.errors import UpstreamError
 
 Headers = Mapping[bytes, bytes]  # names in lower case; repeated fields joined by ", "
 HeaderList = Sequence[tuple[bytes, bytes]]
+NO_HEADERS: Final[Headers] = MappingProxyType({})
 
 
 class SentHeaders(dict[bytes, bytes]):
