@@ -144,7 +144,19 @@ FAILURES = {
 def test_one_may_fail(first: list[Script], second: list[Script], is_stream: bool) -> None:
     exchange, case = ask({"a": first, "b": second}, is_stream=is_stream)
     assert message_of(exchange).text == "b"
-    assert case.record["attempts"] == 2
+    record = case.record
+    assert record["attempts"] == 2
+    # What has failed costs nothing, as it does where nobody is asked beside it.
+    assert record.get("hedge_cost_micros", 0) == 0
+    assert record["cost_micros"] == 5_000_000
+
+
+def test_a_failover_is_no_hedge() -> None:
+    exchange, case = ask({"a": [failing(LATE)], "b": [saying("b")]})
+    assert message_of(exchange).text == "b"
+    assert "hedge" not in case.record
+    hedges = case.services.hedges
+    assert (hedges.n_asked, hedges.n_won) == (0, 0)
 
 
 @both_ways

@@ -42,6 +42,7 @@ class Hedged:
         self._targets = targets
         self._delay_s = delay_s
         self._lanes: list[_Lane] = []
+        self._is_hedged = False  # the second was asked while the first was at work
         self._winner: _Lane | None = None
         self._won: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -67,6 +68,7 @@ class Hedged:
             await self._wait(timeout_s=self._delay_s)
             hedges = self._attempts.services.hedges
             if self._winner is None and not first.task.done() and hedges.take():
+                self._is_hedged = True
                 self._enter(self._targets[1])
             while self._winner is None and all(self._may_go_on(lane) for lane in self._lanes):
                 if any(not lane.task.done() for lane in self._lanes):
@@ -115,7 +117,7 @@ class Hedged:
             if other is not lane:
                 other.task.cancel()
         hedges = self._attempts.services.hedges
-        hedges.n_won += lane is not self._lanes[0]
+        hedges.n_won += self._is_hedged and lane is not self._lanes[0]
         lane.exchange.open(is_begun=self._attempts.relay.hand_over())
         self._won.set_result(None)
 
@@ -132,9 +134,11 @@ class Hedged:
         if self._winner is None:
             return
         self._attempts.answered_by = self._winner.attempts
-        if len(lanes) > 1:
+        if self._is_hedged:
             record.hedge = "second" if self._winner is lanes[1] else "first"
-            lost = sum(x.attempts.cost_so_far_micros() for x in lanes if x is not self._winner)
+            # A call that failed costs nothing, as after any other failover.
+            given_up = [x for x in lanes if x is not self._winner and not x.has_failed]
+            lost = sum(lane.attempts.cost_so_far_micros() for lane in given_up)
             record.hedge_cost_micros = lost
             record.cost_micros = None if record.cost_micros is None else record.cost_micros + lost
 
@@ -152,6 +156,12 @@ class _Lane:
         )
         self.attempts = attempts.beside(self.exchange)
         self.task = asyncio.get_running_loop().create_task(self._run())
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it is over because its upstream failed."""
+        task = self.task
+        return task.done() and not task.cancelled() and task.exception() is not None
 
     def log_failure(self) -> None:
         """Log that it has failed, and that the other target follows."""
