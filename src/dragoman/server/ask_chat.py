@@ -55,25 +55,45 @@ class ChatAsk:
             GatewayError: The upstream failed, or the request cannot be translated.
             ClientGone: The client left.
         """
-        plan = await self._plan()
-        if self._attempts.has_longer:
-            self._attempts.check_length(plan)
-        for _ in range(_MAX_HEALED):
+        attempts, n_healed = self._attempts, 0
+        plan = self._plan_at_once()
+        if plan is None or self._reader is not None:
+            plan = await self._complete(plan)
+        self._take(plan)
+        if attempts.has_longer:
+            attempts.check_length(plan)
+        while True:
+            context = self._begin(plan)
+            request = chat_request(plan, self._target)
             try:
-                await self._ask_with(plan)
+                turn = await attempts.until_answered(
+                    self._target, request, context=context, new_turn=self._first_turn
+                )
+                self._compare_estimate(turn.usage, plan)
+                last = plan
+                while turn.stop_reason is None:  # at most twice: once for each of the two
+                    go_on = self._ask_once_more if turn.lacks else self._tell_of_server_tools
+                    last, turn = await go_on(last, turn)
             except UpstreamRejected as error:
-                healed = None if self._relay.has_content else await self._heal(plan, error)
-                if healed is None:
+                n_healed += 1
+                if n_healed > _MAX_HEALED or self._relay.has_content:
+                    raise
+                if (healed := await self._heal(plan, error)) is None:
                     raise
                 plan = healed
             else:
+                self._learn(turn, last)
                 return
-        await self._ask_with(plan)
 
-    async def _plan(self) -> Plan:
-        planner, request, target = self._services.planner, self._asked.request, self._target
+    def _plan_at_once(self) -> Plan | None:
+        """Return the plan as far as it can be made without waiting; None: it cannot at all."""
         self._reader = None
-        plan = planner.plan_at_once(request, target, recall=self._recall)
+        planner = self._services.planner
+        return planner.plan_at_once(self._asked.request, self._target, recall=self._recall)
+
+    async def _complete(self, plan: Plan | None) -> Plan:
+        """Return the plan with all that must be waited for; *plan* is of ``_plan_at_once``."""
+        planner, request, target = self._services.planner, self._asked.request, self._target
         if plan is None:
             plan = await self._relay.wait(planner.plan(request, target, recall=self._recall))
         # Only where the upstream wants reasoning that neither the client nor this process has.
@@ -82,6 +102,10 @@ class ChatAsk:
             if await self._relay.wait(fetching):
                 self._reader = None
                 plan = await self._relay.wait(planner.plan(request, target, recall=self._recall))
+        return plan
+
+    def _take(self, plan: Plan) -> Plan:
+        """Write down what has become of the request."""
         self._attempts.adjustments = plan.adjustments
         if plan.is_looping:
             self._attempts.repairs.notice("loop")
@@ -106,9 +130,7 @@ class ChatAsk:
                 return None
             self._attempts.log_failure(error, "fewer tokens")
             self._learn_limits(plan.deployment.profile, error.limits)
-            plan = with_max_tokens(plan, fitting)
-            self._attempts.adjustments = plan.adjustments
-            return plan
+            return self._take(with_max_tokens(plan, fitting))
         if error.refusal is None:
             return None
         text, param = error.refusal
@@ -119,7 +141,7 @@ class ChatAsk:
         self._services.learned.add(self._target.deployment, facts)
         shown = ", ".join(f"{name} = {value!r}" for name, value in facts.items())
         self._attempts.log_failure(error, f"learnt {shown}")
-        return await self._plan()
+        return self._take(await self._complete(self._plan_at_once()))
 
     def _learn_limits(self, profile: DialectProfile, limits: Mapping[str, int]) -> None:
         """Remember limits that are narrower than those that were known."""
@@ -131,25 +153,17 @@ class ChatAsk:
         if narrower:
             self._services.learned.add(self._target.deployment, narrower)
 
-    async def _ask_with(self, plan: Plan) -> None:
-        """Send the plan, and go on while the message is not complete with the reply to it."""
+    def _begin(self, plan: Plan) -> ReplyContext:
+        """Make ready for the first reply to *plan*; return what a turn must know of it."""
         attempts = self._attempts
         attempts.forget_replies()
         self._has_asked_again = False
         context = attempts.reply_context(self._target, plan)
         self._begun = plan, context
-        turn = await attempts.until_answered(
-            self._target,
-            chat_request(plan, self._target),
-            context=context,
-            new_turn=self._first_turn,
-        )
-        self._compare_estimate(turn.usage, plan)
-        while turn.stop_reason is None:  # at most twice: once for each of the two
-            if turn.lacks:
-                plan, turn = await self._ask_once_more(plan, turn)
-            else:
-                plan, turn = await self._tell_of_server_tools(plan, turn)
+        return context
+
+    def _learn(self, turn: ChatTurn, plan: Plan) -> None:
+        """Keep what later requests will need of a message that is complete."""
         if turn.written_calls:
             self._keep_reasoning(turn, plan)
         if turn.learnt:

@@ -151,7 +151,7 @@ class Attempts:
 
     def end_with(self, turn: ChatTurn) -> None:
         """End the reply with what an earlier turn holds."""
-        self._follow(turn)
+        self._turn = self._chat_turn = self.repairs.current = turn
         self.relay.relay(turn.end_as_it_is())
 
     @property
@@ -266,7 +266,10 @@ class Attempts:
 
     def _begin_trial(self, target: Target, request: UpstreamRequest, turn: Turn) -> Trial:
         """Write down a call whose reply will go through *turn*."""
-        self._follow(turn)
+        self._turn = turn
+        self._chat_turn = turn if isinstance(turn, ChatTurn) else None
+        if self._repairs is not None:
+            self._repairs.current = self._chat_turn
         record, deployment = self.record, target.deployment
         record.attempts += 1
         call = UpstreamCall(deployment.upstream, deployment.model, time.monotonic())
@@ -277,12 +280,6 @@ class Attempts:
         return Trial(
             self.services, target, request=request, asked=self.asked, call=call, clock=clock
         )
-
-    def _follow(self, turn: Turn) -> None:
-        self._turn = turn
-        self._chat_turn = turn if isinstance(turn, ChatTurn) else None
-        if self._repairs is not None:
-            self._repairs.current = self._chat_turn
 
     def _delay_s(self, error: GatewayError, failed: int) -> float | None:
         """Return after how long the call is made again; None: it is not."""

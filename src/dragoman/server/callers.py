@@ -52,10 +52,11 @@ class Callers:
         stored = self._stored
         if not self._asks and (stored is None or stored.has_keys is False):
             return ANYBODY
-        has_store = stored is not None and stored.has_keys
+        if stored is None or not stored.has_keys:
+            return head.caller_in(self._ring)
         for key, configured in zip(head.keys, head.found_in(self._ring), strict=True):
-            caller = stored.find(key) if has_store and stored is not None else None
-            if caller is not None or (caller := configured) is not None:
+            caller = stored.find(key) or configured
+            if caller is not None:
                 return caller
         return None
 

@@ -36,6 +36,9 @@ async def deliver(attempts: Attempts, route: Route) -> None:
     relay, services = attempts.relay, attempts.services
     line = services.lines.own
     place = line if line.try_enter() else Place(line)
+    is_stream = attempts.record.is_stream
+    if is_stream:
+        services.metrics.open_streams += 1
     try:
         if isinstance(place, Place):
             await place.wait(attempts)
@@ -61,6 +64,8 @@ async def deliver(attempts: Attempts, route: Route) -> None:
             relay.fail(GatewayError("The gateway failed; its log says more."))
         raise
     finally:
+        if is_stream:
+            services.metrics.open_streams -= 1
         place.leave()
         relay.close()
         attempts.fill_record()

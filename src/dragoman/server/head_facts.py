@@ -34,6 +34,13 @@ class HeadFacts(Struct):
     _ring: KeyRing | None = None
     _found: tuple[Caller | None, ...] = ()
 
+    def caller_in(self, ring: KeyRing) -> Caller | None:
+        """Return whose the first known key is; None: *ring* knows none of them."""
+        for caller in self._found if ring is self._ring else self.found_in(ring):
+            if caller is not None:
+                return caller
+        return None
+
     def found_in(self, ring: KeyRing) -> tuple[Caller | None, ...]:
         """Return for each of the keys whose it is in *ring*, which does not change."""
         if ring is not self._ring:  # another configuration has other keys

@@ -5,13 +5,14 @@ POST /v1/messages: the request path, top to bottom.
         -> for each target: plan, render, send, relay -> record, settle limits
 """
 
+from collections.abc import Awaitable
 from functools import partial
 
 from dragoman.core.validate import parse_request
+from dragoman.policy.allowances import RuleSet
 from dragoman.policy.routes import Route, Routes
 from dragoman.policy.senders import with_user_id
 from dragoman.policy.side_traffic import role_by_shape
-from dragoman.server.admission import Admitted
 from dragoman.server.asked import Asked
 from dragoman.server.attempts import Attempts
 from dragoman.server.delivery import deliver
@@ -62,7 +63,7 @@ class Messages:
         else:
             await self._answer(exchange, record, asked=asked, route=route, headers=headers)
 
-    async def _answer(
+    def _answer(
         self,
         exchange: Exchange,
         record: RequestRecord,
@@ -70,22 +71,36 @@ class Messages:
         asked: Asked,
         route: Route,
         headers: HeaderList,
+    ) -> Awaitable[None]:
+        """Return the work of answering one request within its caller's limits."""
+        services = self._services
+        rules = services.admission.rules_of(record.caller, route.alias)
+        if rules is not None:
+            return self._answer_within(
+                rules, exchange, record=record, asked=asked, route=route, headers=headers
+            )
+        attempts = Attempts(services, exchange, asked=asked, record=record, headers=headers)
+        return deliver(attempts, route)
+
+    async def _answer_within(
+        self,
+        rules: RuleSet,
+        exchange: Exchange,
+        *,
+        record: RequestRecord,
+        asked: Asked,
+        route: Route,
+        headers: HeaderList,
     ) -> None:
-        """Answer one request within its caller's limits."""
-        metrics, admission = self._services.metrics, self._services.admission
-        admitted: Admitted | None = None
-        if (rules := admission.rules_of(record.caller, route.alias)) is not None:
-            admitted = await admission.admit(rules, asked, record, target=route.targets[0])
-            headers = (*headers, *admitted.headers)
-        attempts = Attempts(self._services, exchange, asked=asked, record=record, headers=headers)
-        metrics.open_streams += record.is_stream
+        services, admission = self._services, self._services.admission
+        admitted = await admission.admit(rules, asked, record, target=route.targets[0])
+        headers = (*headers, *admitted.headers)
+        attempts = Attempts(services, exchange, asked=asked, record=record, headers=headers)
         try:
             await deliver(attempts, route)
         finally:
-            metrics.open_streams -= record.is_stream
-            if admitted is not None:
-                usage, cost = attempts.counted_usage, record.cost_micros
-                admission.settle(admitted, asked, usage=usage, cost_micros=cost)
+            usage, cost = attempts.counted_usage, record.cost_micros
+            admission.settle(admitted, asked, usage=usage, cost_micros=cost)
 
     def _read(self, body: bytes, record: RequestRecord, head: HeadFacts) -> tuple[Asked, Route]:
         """Return what is asked for, and who may be asked; nobody but ``Asked`` holds it then."""

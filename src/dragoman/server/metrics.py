@@ -77,21 +77,34 @@ class _Messages:
         self.estimate_error = _Histogram("dragoman_estimate_error_ratio")
 
     def add(self, record: RequestRecord, now_s: float) -> None:
-        self.duration.add(now_s - record.started_s)
-        if record.first_content_s is not None:
-            self.first_content.add(record.first_content_s - record.started_s)
-        if record.estimate_error_pct is not None:
-            self.estimate_error.add(abs(record.estimate_error_pct) / 100)
+        # Each histogram is added to in place: a call would cost as much again.
+        started_s, first_s = record.started_s, record.first_content_s
+        seen, value = self.duration, now_s - started_s
+        seen.counts[bisect_left(seen.bounds, value)] += 1
+        seen.total += value
+        if first_s is not None:
+            seen, value = self.first_content, first_s - started_s
+            seen.counts[bisect_left(seen.bounds, value)] += 1
+            seen.total += value
+        if (error_pct := record.estimate_error_pct) is not None:
+            value = (error_pct if error_pct >= 0 else -error_pct) / 100
+            seen = self.estimate_error
+            seen.counts[bisect_left(seen.bounds, value)] += 1
+            seen.total += value
         usage = record.usage
         # What is there while nothing has come is our estimate of a prompt that nobody has read.
-        if usage is None or (usage.is_estimate and record.first_content_s is None):
+        if usage is None or (usage.is_estimate and first_s is None):
             return
         self.fresh += usage.input_tokens
-        self.cache_read += usage.cache_read_input_tokens
-        self.cache_write += usage.cache_creation_input_tokens
         self.output += usage.output_tokens
-        self.thinking += usage.thinking_tokens or 0
-        self.estimated += usage.is_estimate
+        if n := usage.cache_read_input_tokens:
+            self.cache_read += n
+        if n := usage.cache_creation_input_tokens:
+            self.cache_write += n
+        if usage.thinking_tokens:
+            self.thinking += usage.thinking_tokens
+        if usage.is_estimate:
+            self.estimated += 1
         if record.cost_micros is None:
             self.unpriced += 1
         else:

@@ -39,7 +39,6 @@ class Trial:
         "_clock",
         "_health",
         "_load",
-        "_started_s",
         "_target",
         "request",
     )
@@ -57,10 +56,9 @@ class Trial:
         self.request = request
         self._target, self._asked, self._call, self._clock = target, asked, call, clock
         self._health, self._load = services.health, services.load
-        self._started_s = clock()
         self._load.begin(target.endpoint)
         if not self._health.is_clear:
-            self._health.begin(target, self._started_s)
+            self._health.begin(target, clock())
 
     def take_content(self) -> None:
         """
@@ -69,7 +67,7 @@ class Trial:
         The request is let go: nobody else can be asked, and the reply may take long.
         """
         now_s = self._clock()
-        self._load.observe(self._target.id, now_s - self._started_s, now_s)
+        self._load.observe(self._target.id, time.monotonic() - self._call.started_s, now_s)
         if not self._health.is_clear:
             self._health.succeed(self._target, now_s)
         self._asked.forget_prompt()
