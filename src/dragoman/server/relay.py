@@ -301,7 +301,11 @@ class Relay:
 
     def relay(self, data: bytes) -> None:
         """Send what the turn made of one read."""
-        self.write(data)
+        if self._is_started and self._is_stream and not self._exchange.gone:
+            self._exchange.write(data)  # as ``write`` does, without its questions
+            self._last_write_s = self._loop.time()
+        else:
+            self.write(data)
         if self.first_content_s is None and self.has_content:
             self.first_content_s = self._loop.time()
             if self._is_stream and self._on_content is not None:
@@ -309,7 +313,12 @@ class Relay:
 
     def finish(self, attempt: Attempt, error: Exception | None) -> None:
         """Take note that *attempt* is over."""
-        if attempt is self._attempt:
+        if attempt is not self._attempt:
+            return
+        waiter = self._waiter
+        if error is None and waiter is not None and not waiter.done():
+            waiter.set_result(None)
+        else:
             self._wake(error)
 
     # -- timers

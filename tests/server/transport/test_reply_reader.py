@@ -42,7 +42,7 @@ def read(
     eof: bool = True,
 ) -> Read:
     """Feed *pieces* until the reply is done, then perhaps the end of the connection."""
-    reader = ReplyReader(PlainHeads(max_header), max_header_bytes=max_header)
+    reader = ReplyReader(PlainHeads(), max_header_bytes=max_header)
     reader.begin(method, max_body_bytes=max_body)
     body = b""
     for piece in pieces:
@@ -369,7 +369,7 @@ def test_cuts_of_odd_replies_change_nothing(lines: list[bytes], size: int) -> No
 
 @pytest.mark.parametrize("is_cut", [False, True])
 def test_one_reader_reads_the_replies_of_a_connection(is_cut) -> None:
-    reader = ReplyReader(PlainHeads(LIMIT), max_header_bytes=LIMIT)
+    reader = ReplyReader(PlainHeads(), max_header_bytes=LIMIT)
     replies = [(sent, body) for sent, body, is_reusable in COMPLETE.values() if is_reusable]
     for sent, body in [*replies, *reversed(replies)]:
         reader.begin("POST", max_body_bytes=0)
@@ -381,7 +381,7 @@ def test_one_reader_reads_the_replies_of_a_connection(is_cut) -> None:
 
 
 def test_a_message_that_begins_behind_the_end_spoils_the_connection() -> None:
-    reader = ReplyReader(PlainHeads(LIMIT), max_header_bytes=LIMIT)
+    reader = ReplyReader(PlainHeads(), max_header_bytes=LIMIT)
     for surplus, is_reusable in ((b"", True), (b"HTTP/1.1 200 OK\r\ncontent-le", False)):
         reader.begin("POST", max_body_bytes=0)
         assert reader.feed(CHUNKED + HELLO + surplus) == b"hello world"

@@ -93,7 +93,8 @@ class HttpCall:
 
     def succeed(self) -> None:
         """Tell the receiver that the reply is complete."""
-        self._end()
+        self.is_over = True
+        self._owner.forget(self)
         try:
             self.receiver.on_end()
         except Exception as bug:
@@ -202,13 +203,18 @@ class Connection(asyncio.Protocol):
         else:
             transport.write(call.head)
             transport.write(request.body)
-        self._watch(timeouts.idle_s if self._is_writing else timeouts.first_byte_s)
+        silence_s = timeouts.idle_s if self._is_writing else timeouts.first_byte_s
+        self._since_s, self._silence_s = self._loop.time(), silence_s
+        if self._since_s + silence_s < self._timer_s:  # mostly it goes off in time already
+            self._set_timer()
         if call.is_paused:
             self.pause()
 
     def rest(self, idle_s: float) -> None:
-        """Be idle, and close after *idle_s*."""
-        self._watch(idle_s)
+        """Be idle from the last sign of life on, and close after *idle_s*."""
+        self._silence_s = idle_s
+        if self._since_s + idle_s < self._timer_s:
+            self._set_timer()
 
     def cut(self) -> None:
         """Close now and tell no receiver; idempotent."""
@@ -314,7 +320,9 @@ class Connection(asyncio.Protocol):
         elif reply.is_reusable and not (self._is_early or self._is_writing) and self.is_open:
             self.keep_alive_s = reply.keep_alive_s
             self._is_reused = True
-            self._detach()
+            self._call = call.connection = None
+            if self._paused_s is not None:
+                self._detach()
             self._owner.release(self)  # first, so that the receiver's next call can have it
             call.succeed()
         else:
@@ -348,8 +356,7 @@ class Connection(asyncio.Protocol):
 
     def _watch(self, silence_s: float) -> None:
         self._since_s, self._silence_s = self._loop.time(), silence_s
-        if self._since_s + silence_s < self._timer_s:  # mostly it goes off in time already
-            self._set_timer()
+        self._set_timer()
 
     def _set_timer(self) -> None:
         """Have the timer go off in time."""

@@ -171,7 +171,8 @@ class HttpExchange:
             transport.write(self._head + _LAST_CHUNK)
         elif self._head:
             transport.write(self._head)
-        self._finish()
+        self.is_over, self._head = True, b""
+        self._transport = self._watcher = None
         self._connection.end_exchange(self)
 
     def abort(self) -> None:

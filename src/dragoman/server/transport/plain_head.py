@@ -11,7 +11,7 @@ from typing import Final
 from dragoman.server.transport.seams import Headers
 
 _BEGIN: Final = b"HTTP/1.1 "
-_END: Final = b"\r\n\r\n"
+END: Final = b"\r\n\r\n"
 _MAX_KNOWN_BYTES: Final = 2 * 2**10
 _MAX_KNOWN: Final = 16
 _KEEP_ALIVE_TIMEOUT: Final = re.compile(rb"timeout\s*=\s*([0-9]{1,6})")
@@ -34,34 +34,17 @@ class PlainHead:
         self.keep_alive_s = keep_alive_in(headers)
 
 
-class PlainHeads:
-    """
-    Those of one server that came lately: engines send the same head all the time.
+class PlainHeads(dict[bytes, PlainHead]):
+    """Those of one server that came lately: engines send the same head all the time."""
 
-    Args:
-        max_header_bytes: Longer ones are not plain.
-    """
-
-    def __init__(self, max_header_bytes: int) -> None:
-        self._max_bytes = max_header_bytes
-        self._known: dict[bytes, PlainHead] = {}
-
-    def find(self, data: bytes) -> tuple[bytes, PlainHead] | None:
-        """Return the head that *data* begins with, as bytes, too; None: not a whole plain one."""
-        end = data.find(_END) + len(_END)
-        raw = data[:end]
-        head = self._known.get(raw)
-        if head is None and end <= self._max_bytes:
-            head = _take_apart(raw)
-        return None if head is None else (raw, head)
+    __slots__ = ()
 
     def keep(self, raw: bytes, head: PlainHead) -> None:
         """Remember a head that the parser has accepted."""
-        known = self._known
-        if raw not in known and len(raw) <= _MAX_KNOWN_BYTES:
-            if len(known) >= _MAX_KNOWN:
-                known.clear()
-            known[raw] = head
+        if len(raw) <= _MAX_KNOWN_BYTES:
+            if len(self) >= _MAX_KNOWN:
+                self.clear()
+            self[raw] = head
 
 
 def keep_alive_in(headers: Headers) -> int | None:
@@ -73,11 +56,11 @@ def keep_alive_in(headers: Headers) -> int | None:
     return int(match[1]) if match else None
 
 
-def _take_apart(raw: bytes) -> PlainHead | None:
-    """Return the head that *raw* is, if it is one."""
+def take_apart(raw: bytes) -> PlainHead | None:
+    """Return the head that *raw* is; None: it has not come whole, or is not plain."""
     first, *lines = raw.split(b"\r\n")
     status = first[9:12]
-    if not first.startswith(_BEGIN) or not status.isdigit() or status < b"200":
+    if not (raw.endswith(END) and first.startswith(_BEGIN) and status.isdigit()):
         return None
     headers: dict[bytes, bytes] = {}
     for line in lines[:-2]:  # behind the last one are two empty ones
@@ -87,6 +70,6 @@ def _take_apart(raw: bytes) -> PlainHead | None:
         name, value = name.lower(), value.strip()
         headers[name] = headers[name] + b", " + value if name in headers else value
     coding = headers.get(b"transfer-encoding", b"chunked")
-    if b"content-encoding" in headers or coding.lower() != b"chunked":
+    if status < b"200" or b"content-encoding" in headers or coding.lower() != b"chunked":
         return None
     return PlainHead(int(status), headers)

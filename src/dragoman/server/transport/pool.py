@@ -30,7 +30,7 @@ class Pool:
         self._dialer = dialer
         self._max_connections = max_connections
         self.max_header_bytes = max_header_bytes
-        self.heads = PlainHeads(max_header_bytes)
+        self.heads = PlainHeads()
         self._calls: set[HttpCall] = set()  # all under way
         self._waiting: OrderedDict[HttpCall, None] = OrderedDict()
         self._dials: dict[HttpCall, tuple[asyncio.Task[None], Connection]] = {}

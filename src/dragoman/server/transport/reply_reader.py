@@ -8,7 +8,7 @@ import httptools
 
 from dragoman.core.errors import UpstreamProtocolError
 from dragoman.server.transport.content_coding import BodyDecoder, CodingError, decoder_for
-from dragoman.server.transport.plain_head import PlainHead, PlainHeads, keep_alive_in
+from dragoman.server.transport.plain_head import END, PlainHeads, keep_alive_in, take_apart
 from dragoman.server.transport.seams import NO_HEADERS, Headers
 
 # What one read may become by inflating; an honest reply shrinks to a tenth, not to a thousandth.
@@ -187,14 +187,21 @@ class ReplyReader:
 
     def _feed_first(self, data: bytes) -> None:
         """Read how a reply begins: nearly always with a whole head, and a plain one."""
-        found = None if self._is_head_request else self._heads.find(data)
-        if found is None or not self._feed_plain(data, *found):
+        raw = data[: data.find(END) + len(END)]
+        known = self._heads.get(raw)
+        head = known or (take_apart(raw) if len(raw) <= self._max_header_bytes else None)
+        if head is None or self._is_head_request or not self._feed_plain(data):
             self._fields = {}
             self._parser = httptools.HttpResponseParser(self)
             self._feed(self._parser, data)
+            return
+        self.status, self.headers, self.has_head = head.status, head.headers, True
+        self.keep_alive_s, self._is_until_eof = head.keep_alive_s, not head.has_length
+        if known is None:
+            self._heads.keep(raw, head)
 
-    def _feed_plain(self, data: bytes, raw: bytes, head: PlainHead) -> bool:
-        """Read what begins with a plain head; if it is none, return False with nothing changed."""
+    def _feed_plain(self, data: bytes) -> bool:
+        """Read the body behind a plain head; if that is none, return False with nothing changed."""
         parser = self._parser = self._body_parser
         if parser is None:
             parser = httptools.HttpResponseParser(_BodyEvents(self, self._begins))
@@ -208,9 +215,6 @@ class ReplyReader:
             self._begins.clear()
             self._n_pieces, self.is_done, self.is_reusable = 0, False, False
             return False
-        self._heads.keep(raw, head)
-        self.status, self.headers, self.has_head = head.status, head.headers, True
-        self.keep_alive_s, self._is_until_eof = head.keep_alive_s, not head.has_length
         return True
 
     def _read_framing(self) -> None:
