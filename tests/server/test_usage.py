@@ -7,13 +7,26 @@ from typing import Any
 
 import pytest
 
+from dragoman.core.usage import Usage
+from dragoman.limit_settings import Limits
 from dragoman.policy.records import UsageRecord
 from dragoman.server import meter as meter_module
-from dragoman.settings import PriceConfig
+from dragoman.settings import KeyConfig, PriceConfig, Secret
 from server.test_meter import FakeStore, MeterCase
-from support.app_case import ASK, AppCase, exchange_of, failing, native_saying, run, saying
+from support.app_case import (
+    ASK,
+    NATIVE_MESSAGE,
+    AppCase,
+    Script,
+    chunk,
+    exchange_of,
+    failing,
+    native_saying,
+    run,
+    saying,
+)
 from support.app_case import GONE as UNREACHABLE
-from support.fakes import head
+from support.fakes import data, head
 
 SESSION = "00000000-1111-4222-8333-444444444444"
 KEYS = [("ada", "ada-key-of-16-characters")]
@@ -137,5 +150,53 @@ def test_requests_that_are_cut(tmp_path: Path, how: str, status: int, error: str
         await usage.meter.close()
         (record,) = store.records.values()
         assert (record.status, record.error_type, record.key_id) == (status, error, "local")
+
+    run(main())
+
+
+START = {"type": "message_start", "message": {**NATIVE_MESSAGE, "content": []}}
+NATIVE = [head(), data(f"event: message_start\ndata: {json.dumps(START)}\n\n".encode()), 30.0]
+HEDGED = {"native": {}, "model": {"hedge_percentile": 90.0, "hedge_min_s": 15.0}}
+CUT: dict[str, tuple[dict[str, list[Script]], bool, dict[str, Any]]] = {
+    "a whole reply": ({"lab": [[head(), data(chunk(content="Hello you")), 30.0]]}, False, {}),
+    "a native stream": ({"native": [NATIVE]}, True, {}),
+    "one that another may be asked beside": ({"native": [NATIVE], "lab": []}, True, HEDGED),
+}
+
+
+@pytest.mark.parametrize(("scripts", "is_stream", "options"), CUT.values(), ids=CUT)
+def test_what_is_recorded_of_a_cut_request_is_what_limits_count(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    scripts: dict[str, list[Script]],
+    is_stream: bool,
+    options: dict[str, Any],
+) -> None:
+    async def main() -> None:
+        store = FakeStore()
+        usage = MeterCase(tmp_path, store)
+        key = KeyConfig(
+            name="ada", key=Secret("key-of-ada-0123456789"), limits=Limits(concurrent=9)
+        )
+        made = AppCase(scripts, meter=usage.meter, options=options, settings={"keys": (key,)})
+        for name in scripts:
+            for _ in range(20):
+                made.load.observe(f"{name} real-m", 0.001, 0.0)
+        settled: list[Usage] = []
+        monkeypatch.setattr(made.admission, "settle", lambda *_, usage, **__: settled.append(usage))
+        usage.meter.start()
+        headers = {b"x-api-key": b"key-of-ada-0123456789"}
+        exchange = exchange_of({**ASK, "stream": is_stream}, headers=headers)
+        task = asyncio.create_task(made.app.handle(exchange))
+        await asyncio.sleep(0.05)
+        exchange.leave()
+        await task
+        await made.close()
+        await usage.meter.close()
+        (record,) = store.records.values()
+        assert (record.error_type, record.attempts) == ("client_gone", 1)
+        assert record.output_tokens > 0
+        tokens = [(each.input_tokens, each.output_tokens) for each in settled]
+        assert tokens == [(record.input_tokens, record.output_tokens)]
 
     run(main())

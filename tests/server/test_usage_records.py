@@ -77,14 +77,6 @@ def test_everything_is_kept() -> None:
     )
 
 
-def test_what_was_only_estimated_counts_if_something_came() -> None:
-    estimate = Usage(input_tokens=10, output_tokens=4)
-    assert kept(usage=estimate, status=502).input_tokens == 0
-    assert kept(usage=estimate, first_content_s=101.0).input_tokens == 10
-    counted = Usage(input_tokens=10, is_estimate=False)
-    assert kept(usage=counted, status=400).input_tokens == 10
-
-
 def test_what_others_made_up_is_made_fit_to_store() -> None:
     odd = "m\x00\n\ud800" + "x" * 1000
     record = kept(

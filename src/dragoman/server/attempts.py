@@ -223,6 +223,10 @@ class Attempts:
         made.stand_in = self.stand_in
         return made
 
+    def follow(self, other: "Attempts") -> None:
+        """Count what came of *other*, made beside these, though it has not answered."""
+        self._turn = other._turn
+
     def cost_so_far_micros(self) -> int:
         """Estimate what a call costs that was given up: its prompt, and what came of a reply."""
         record, turn = self.record, self._turn
@@ -244,9 +248,11 @@ class Attempts:
         record.repairs = self._repair_counts()
         if turn is None:
             return
-        record.usage = usage = turn.usage
         record.stop_reason = turn.stop_reason or ""
-        if not usage.is_estimate or turn.has_content:  # as for ``counted_usage``
+        usage = turn.usage
+        # As for ``counted_usage``: our estimate of a prompt that nobody has answered is none.
+        if not usage.is_estimate or turn.has_content:
+            record.usage = usage
             record.cost_micros = self.services.prices.cost_micros(
                 usage, model=record.upstream_model, upstream=record.upstream
             )

@@ -132,6 +132,7 @@ class Hedged:
         for name in _TAKEN_OVER:
             setattr(record, name, getattr(shown.attempts.record, name))
         if self._winner is None:
+            self._attempts.follow(shown.attempts)
             return
         self._attempts.answered_by = self._winner.attempts
         if self._is_hedged:

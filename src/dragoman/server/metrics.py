@@ -92,8 +92,7 @@ class _Messages:
             seen.counts[bisect_left(seen.bounds, value)] += 1
             seen.total += value
         usage = record.usage
-        # What is there while nothing has come is our estimate of a prompt that nobody has read.
-        if usage is None or (usage.is_estimate and first_s is None):
+        if usage is None:
             return
         self.fresh += usage.input_tokens
         self.output += usage.output_tokens

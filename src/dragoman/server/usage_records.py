@@ -57,11 +57,7 @@ def usage_record(record: RequestRecord, *, at_s: float, now_s: float) -> UsageRe
 
 
 def _usage_of(record: RequestRecord) -> Usage:
-    """Return the tokens that count: not our estimate of a prompt that nobody has answered."""
-    usage = record.usage
-    if usage is None or (usage.is_estimate and record.first_content_s is None):
-        return _NO_USAGE
-    return usage
+    return _NO_USAGE if record.usage is None else record.usage
 
 
 def _adjustments(record: RequestRecord) -> tuple[str, ...]:
