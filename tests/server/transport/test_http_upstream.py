@@ -174,6 +174,7 @@ def test_base_urls_that_are_none(url: str) -> None:
     with pytest.raises(ValueError, match="not a base URL") as caught:
         HttpUpstream(url)
     assert "secret" not in str(caught.value)
+    assert ";" not in str(caught.value)  # what else to send, as documents are told
 
 
 @pytest.mark.parametrize(

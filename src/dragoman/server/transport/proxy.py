@@ -69,7 +69,8 @@ def parse_base_url(url: str) -> Target:
     try:
         target = parse_url(url)
     except UrlRefused as error:
-        raise ValueError(f"not a base URL: {error}") from None
+        reason = str(error).partition(";")[0]  # what follows is for documents
+        raise ValueError(f"not a base URL: {reason}") from None
     parts = urlsplit(url)
     if parts.query or parts.fragment:
         raise ValueError("not a base URL: it must end with its path")
