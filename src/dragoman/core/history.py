@@ -420,15 +420,18 @@ def cut_at_compaction(
     The summary is empty if there is no compaction block that can be read.
     """
     numbered = list(enumerate(messages))
+    contents = [m.content for m in messages if not isinstance(m.content, str)]
+    if "compaction" not in [block.type for blocks in contents for block in blocks]:
+        return "", numbered  # nearly always
     for number, message in reversed(numbered):
-        if isinstance(message.content, str):
+        content = message.content
+        if isinstance(content, str):
             continue
-        for position, block in reversed(list(enumerate(message.content))):
+        for position, block in reversed(list(enumerate(content))):
             if block.type != "compaction":
                 continue
             if isinstance(block.content, str) and block.content:
-                rest = message.content[position + 1 :]
-                kept = msgspec.structs.replace(message, content=rest)
+                kept = msgspec.structs.replace(message, content=content[position + 1 :])
                 return block.content, [(number, kept), *numbered[number + 1 :]]
             reason = "a compaction without a summary changes nothing"
             adjustments.add(f"messages.{number}.content.{position}", "dropped", reason=reason)

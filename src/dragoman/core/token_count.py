@@ -5,7 +5,7 @@ Bytes are sorted into eleven classes, each class has a rate, and the rates of a 
 fitted to its real tokenizer. docs/explanation/counting-tokens.md has the errors.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -227,13 +227,17 @@ def estimate_texts(texts: Sequence[str], rates: TokenRates) -> float:
     return tokens * n_chars / len(sample)
 
 
-def _spread(texts: Sequence[str], step: int) -> Iterator[str]:
+def _spread(texts: Sequence[str], step: int) -> list[str]:
     """Cut a piece out of *texts* at each *step* characters, as if they were one text."""
+    pieces: list[str] = []
     at = 0
     for text in texts:
-        for start in range(at, len(text), step):
-            yield text[start : start + _PIECE_CHARS]
-        at = (at - len(text)) % step
+        n_chars = len(text)
+        while at < n_chars:
+            pieces.append(text[at : at + _PIECE_CHARS])
+            at += step
+        at -= n_chars
+    return pieces
 
 
 def estimate_prompt(prompt: PromptText, profile: DialectProfile) -> int:

@@ -165,10 +165,12 @@ def _without_strings(body: bytes) -> tuple[bytes, bytes]:
     text = body
     if b"\\" in body:
         text = body.replace(rb"\\", b"").replace(rb"\"", b"")
-    outline = text.translate(_TO_OUTLINE, _NOT_OUTLINE)
-    if outline.count(b'"') <= _MAX_CUTS:
-        outline = b"".join(outline.split(b'"')[::2])
+    pieces = text.split(b'"', _MAX_CUTS)  # every second one is a string
+    if len(pieces) <= _MAX_CUTS:
+        outline = b"".join(pieces[::2]).translate(_TO_OUTLINE, _NOT_OUTLINE)
         return outline, outline.translate(None, _NOT_BRACES)
+    del pieces
+    outline = text.translate(_TO_OUTLINE, _NOT_OUTLINE)
     # Strings without brackets vanish here; two that come together are as good as one.
     kept = text.translate(None, _NOT_KEPT).replace(b'""', b"")
     if kept.count(b'"') > 4 * _MAX_CONTAINERS:  # a bracket stands between any two strings left
