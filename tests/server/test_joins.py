@@ -237,6 +237,7 @@ def test_both_are_told_of_an_error(is_stream: bool) -> None:
         records = await both.end()
         assert [error_of(each)["type"] for each in exchanges] == ["timeout_error"] * 2
         assert [record["status"] for record in records] == [504, 504]
+        assert [record["error"] for record in records] == ["timeout_error"] * 2
 
     twins(case)
 
@@ -245,8 +246,9 @@ def test_both_see_a_reply_break_off() -> None:
     async def case() -> None:
         both = Twins([0.03, head(), data(chunk(content="Hel")), 0.02, fail(RESET)])
         exchanges = [await both.send(), await both.send()]
-        await both.end()
+        records = await both.end()
         assert [error_in(each)["type"] for each in exchanges] == ["api_error"] * 2
+        assert [record["error"] for record in records] == ["api_error"] * 2
 
     twins(case)
 

@@ -28,7 +28,10 @@ _OWN: Final = frozenset(
     }
 )
 # What those know of the reply who pay nothing.
-_SHOWN: Final = ("alias", "upstream", "endpoint", "upstream_model", "stop_reason")
+_SHOWN: Final = (
+    *("alias", "upstream", "endpoint", "upstream_model", "stop_reason"),
+    *("error_type", "error_detail"),
+)
 
 Answer = Callable[[Exchange, RequestRecord], Awaitable[None]]
 
