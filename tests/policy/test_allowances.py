@@ -177,7 +177,7 @@ def test_headers_show_the_rule_with_the_smallest_rest() -> None:
         "model", "m", "m", limits=Limits(requests_per_minute=50, output_tokens_per_minute=70)
     )
     both = RuleSet((*of_key.rules, *of_model))
-    verdict = Verdict(at_s=NOW_S + 0.5, used=(60, 1200, 1, 49, 20))
+    verdict = Verdict(at_s=NOW_S + 0.5, used=(60, 1200, 49, 20, 1))
     reset = b"2026-11-25T12:01:02Z"
     assert dict(limit_headers(both, verdict)) == {
         b"anthropic-ratelimit-requests-limit": b"50",

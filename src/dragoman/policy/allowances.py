@@ -7,10 +7,10 @@ to use it becomes a claim on a counter; the limiter's verdict becomes headers, w
 
 import datetime as dt
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
-from operator import attrgetter
-from typing import Final, Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache, partial
+from operator import itemgetter
+from typing import Final, Literal, NamedTuple
 
 from msgspec import Struct
 
@@ -22,6 +22,8 @@ from dragoman.policy.limit_headers import LimitHeaders, WindowKind
 from dragoman.policy.limits import (
     REQUESTS_AT_WORK_RETRY_S,
     Claim,
+    ClaimForm,
+    ClaimHead,
     Mode,
     Verdict,
 )
@@ -40,7 +42,7 @@ _MODES: Final[Mapping[Kind, Mode]] = {
 }
 _TOKEN_KINDS: Final = frozenset({"input_tokens", "output_tokens", "tokens", "cost_micros"})
 _WINDOW_KINDS: Final[tuple[WindowKind, ...]] = ("requests", "input_tokens", "output_tokens")
-_Head = tuple[str, Mode, int, float]  # of a claim: all but its amount
+_ORDER: Final[Mapping[Mode, int]] = {"window": 0, "held": 1, "budget": 2}
 _BUDGET_HELD_RETRY_S: Final = 2.0  # until a request at work has ended and said what it used
 _DAY_S: Final = 86_400
 _DOLLAR: Final = 1_000_000  # in millionths
@@ -52,7 +54,7 @@ _ALONE_RETRY_S: Final = 10.0  # nobody knows when they can
 _MAX_KNOWN: Final = 4_096  # pairs of key and model whose rules are kept ready
 
 
-class Use(Struct, frozen=True, kw_only=True, gc=False):
+class Use(NamedTuple):
     """What a request uses, or is expected to."""
 
     requests: int = 1
@@ -61,6 +63,10 @@ class Use(Struct, frozen=True, kw_only=True, gc=False):
     tokens: int = 0  # all of prompt and reply
     cost_micros: int = 0
     concurrent: int = 1
+
+
+# A third of what its own class takes to make one: each request makes two.
+use_of: Final[Callable[[tuple[int, int, int, int, int, int]], Use]] = partial(tuple.__new__, Use)
 
 
 class Rule(Struct, frozen=True, kw_only=True, gc=False):
@@ -105,7 +111,7 @@ class RuleSet:
     Rules that hold together, and what every request asks of them, found out once.
 
     Attributes:
-        rules: At least one.
+        rules: At least one; those of a minute come first, budgets last.
         counts_tokens: Whether it matters how many tokens a request uses, or what they cost.
         counts_money: Whether it matters what they cost.
         holds: Whether something is given back at the end.
@@ -114,36 +120,38 @@ class RuleSet:
     """
 
     def __init__(self, rules: tuple[Rule, ...]) -> None:
+        self.rules = rules = tuple(sorted(rules, key=lambda rule: _ORDER[rule.mode]))
         kinds = [rule.kind for rule in rules]
-        self.rules = rules
         self.counts_tokens = not _TOKEN_KINDS.isdisjoint(kinds)
         self.counts_money = "cost_micros" in kinds
         self.holds = any(rule.mode != "window" for rule in rules)
         self.budgets = [(i, rule) for i, rule in enumerate(rules) if rule.period]
-        places = {kind: _places_of(kind, rules) for kind in _WINDOW_KINDS if kind in kinds}
-        self.headers = LimitHeaders(places)
-        self._amounts = attrgetter(*kinds, "concurrent")  # one more: of one it gives no tuple
-        self._day = -1
-        self._heads: list[_Head] = []
+        windows = {kind: _places_of(kind, rules) for kind in _WINDOW_KINDS if kind in kinds}
+        self.headers = LimitHeaders(windows)
+        places = [Use._fields.index(kind) for kind in kinds]
+        self._amounts = itemgetter(*places, 0)  # one more: of one it gives no tuple
+        self._form = ClaimForm((), ())
+        self._form_from_s = self._form_until_s = 0.0
 
     def amounts(self, use: Use) -> tuple[int, ...]:
         """Return how much of *use* each rule counts."""
         amounts: tuple[int, ...] = self._amounts(use)
         return amounts[:-1]
 
+    def form(self, now_s: float) -> ClaimForm:
+        """Return what all claims on the rules' counters have in common on that day."""
+        if not self._form_from_s <= now_s < self._form_until_s:
+            day = int(now_s // _DAY_S)
+            self._form_from_s, self._form_until_s = day * _DAY_S, (day + 1) * _DAY_S
+            heads = [_head_of(rule, now_s) for rule in self.rules]
+            self._form = ClaimForm(
+                heads, [min(rule.warn_at, rule.limit) for _, rule in self.budgets]
+            )
+        return self._form
+
     def claims(self, use: Use, now_s: float) -> tuple[Claim, ...]:
         """Return what a request that uses *use* takes of each rule's counter."""
-        day = int(now_s // _DAY_S)
-        if day != self._day:
-            self._day = day
-            self._heads = [_head_of(rule, now_s) for rule in self.rules]
-        pairs = zip(self._heads, self._amounts(use), strict=False)
-        return tuple(
-            [
-                Claim(counter, mode, limit, amount, ends_s)
-                for (counter, mode, limit, ends_s), amount in pairs
-            ]
-        )
+        return self.form(now_s).claims(self.amounts(use))
 
 
 class RuleBook:
@@ -343,7 +351,7 @@ def _filled(own: Limits, others: Limits) -> Limits:
     )
 
 
-def _head_of(rule: Rule, now_s: float) -> _Head:
+def _head_of(rule: Rule, now_s: float) -> ClaimHead:
     """Return what all claims on the rule's counter have in common on a day."""
     counter = f"{rule.scope}:{rule.owner}:{rule.kind}"
     if not rule.period:

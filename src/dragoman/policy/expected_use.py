@@ -10,7 +10,11 @@ from dragoman.core.usage import Usage
 
 _MAX_MODELS: Final = 10_000
 _MIN_OBSERVATIONS: Final = 8
-_WEIGHT: Final = 1 / 16  # of a new observation; the last few dozen decide
+_WEIGHT: Final = 1 / 16  # of a new observation: the last few dozen decide
+_ALL_OF: Final = 64  # the first observations; of later ones every fourth is enough
+_ONE_OF: Final = 4
+_MILLION: Final = 1_000_000
+_HALF: Final = _MILLION // 2  # to round
 _DEVIATIONS: Final = 2.0  # above the mean: few requests use more than was held for them
 _TOKENS_PER_BYTE: Final = 0.3  # of a body, until better is known
 _UNKNOWN_OUTPUT: Final = 4_096  # tokens, until better is known
@@ -59,24 +63,29 @@ def _may_hold_files(body: bytes) -> bool:
 
 
 class _Average:
-    """A moving mean, and how far observations are from it."""
+    """
+    A moving mean, and how far observations are from it.
+
+    Attributes:
+        high: What most are below, in millionths: to multiply whole numbers is quick.
+    """
+
+    __slots__ = ("_deviation", "_mean", "high")
 
     def __init__(self) -> None:
-        self.mean = 0.0
-        self.deviation = 0.0
+        self._mean = self._deviation = 0.0
+        self.high = 0
 
     def take(self, value: float, weight: float) -> None:
-        difference = value - self.mean
-        self.mean += weight * difference
-        self.deviation += weight * (abs(difference) - self.deviation)
-
-    @property
-    def high(self) -> float:
-        """What most are below."""
-        return self.mean + _DEVIATIONS * self.deviation
+        difference = value - self._mean
+        self._mean = mean = self._mean + weight * difference
+        self._deviation += weight * (abs(difference) - self._deviation)
+        self.high = round((mean + _DEVIATIONS * self._deviation) * _MILLION)
 
 
 class _Learnt:
+    __slots__ = ("fresh", "n", "output", "prompt")
+
     def __init__(self) -> None:
         self.n = 0
         self.fresh = _Average()  # for each byte of the body
@@ -104,9 +113,9 @@ class ExpectedUse:
             tokens = round(size * _TOKENS_PER_BYTE) + files
             return Expected(tokens, tokens, min(most, _UNKNOWN_OUTPUT))
         return Expected(
-            round(size * known.fresh.high) + files,
-            round(size * known.prompt.high) + files,
-            min(most, round(known.output.high)),
+            (size * known.fresh.high + _HALF) // _MILLION + files,
+            (size * known.prompt.high + _HALF) // _MILLION + files,
+            min(most, (known.output.high + _HALF) // _MILLION),
         )
 
     def observe(self, alias: str, prompt: PromptSize, usage: Usage) -> None:
@@ -117,8 +126,10 @@ class ExpectedUse:
             if len(self._learnt) >= _MAX_MODELS:
                 self._learnt.pop(next(iter(self._learnt)))
             known = self._learnt[alias] = _Learnt()
-        known.n += 1
-        weight = max(_WEIGHT, 1 / known.n)  # a plain mean of the first ones
+        known.n = n = known.n + 1
+        if n > _ALL_OF and n % _ONE_OF:
+            return
+        weight = max(_WEIGHT, 1 / n)  # a plain mean of the first ones
         fresh = usage.input_tokens + usage.cache_creation_input_tokens
         known.fresh.take(max(0, fresh - files) / size, weight)
         known.prompt.take(max(0, usage.prompt_tokens - files) / size, weight)

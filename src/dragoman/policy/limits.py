@@ -23,6 +23,7 @@ RENEW_S: Final = 20.0  # two renewals may be lost
 REQUESTS_AT_WORK_RETRY_S: Final = 1.0  # nobody knows when one of them ends
 
 Mode = Literal["window", "held", "budget"]
+ClaimHead = tuple[str, Mode, int, float]  # of a claim: all but its amount
 NO_SEEDS: Final[Mapping[str, int]] = {}
 
 
@@ -45,12 +46,61 @@ class Claim(Struct, frozen=True, gc=False):
     ends_s: float = 0.0
 
 
+class ClaimForm:
+    """
+    What the claims of all requests under the same rules have in common, for a day.
+
+    Args:
+        heads: Counter, mode, limit and end of each claim: windows first, budgets last.
+        quiet: Of each budget: how much may be used of it while nobody need be told.
+
+    Attributes:
+        n_firm: How many claims there are before those on budgets.
+        bound: A limiter's own: where it has found the counters.
+    """
+
+    __slots__ = ("bound", "heads", "limits", "n_firm", "quiet")
+
+    def __init__(self, heads: Sequence[ClaimHead], quiet: Sequence[int]) -> None:
+        self.heads = heads
+        self.limits = [limit for _, _, limit, _ in heads]
+        self.n_firm = len(heads) - len(quiet)
+        self.quiet = quiet
+        self.bound: object = None
+
+    def claims(self, amounts: Sequence[int]) -> tuple[Claim, ...]:
+        """Return the claims of a request on so much."""
+        pairs = zip(self.heads, amounts, strict=True)
+        return tuple(
+            [Claim(counter, mode, limit, n, ends_s) for (counter, mode, limit, ends_s), n in pairs]
+        )
+
+
 class Reservation(Struct, frozen=True, kw_only=True):
     """What one request has taken; *id* is its own, *at_s* is by the limiter's clock."""
 
     id: str
     claims: tuple[Claim, ...]
     at_s: float
+
+
+class Taken(Struct, frozen=True, gc=False):
+    """
+    What a request has taken of counters at hand, all of it at once.
+
+    Attributes:
+        at_s: When that was, since 1970.
+        second: The whole of it.
+        used: Of each window, with what was taken.
+        where: The limiter's own.
+    """
+
+    form: ClaimForm
+    amounts: Sequence[int]
+    at_s: float
+    second: int
+    used: Sequence[int]
+    where: object
 
 
 class Verdict(Struct, frozen=True, kw_only=True):

@@ -23,9 +23,18 @@ from dragoman.policy.allowances import (
     budget_warnings,
     label_of,
     refusal,
+    use_of,
 )
 from dragoman.policy.expected_use import Expected, ExpectedUse
-from dragoman.policy.limits import RENEW_S, Claim, Limiter, Reservation, Verdict
+from dragoman.policy.limits import (
+    RENEW_S,
+    Claim,
+    ClaimForm,
+    Limiter,
+    Reservation,
+    Taken,
+    Verdict,
+)
 from dragoman.policy.prices import Prices, cost_micros
 from dragoman.policy.routes import Target
 from dragoman.policy.told import Told
@@ -40,8 +49,25 @@ _TELL_AGAIN_S: Final = 60.0
 _ONE_REQUEST: Final = Use()
 
 
+class CountersAtHand(Protocol):
+    """What gives out at once whatever is far from its limit."""
+
+    def take_now(self, form: ClaimForm, amounts: Sequence[int], now_s: float) -> Taken | None:
+        """Take all claims where that needs no wait and no word; None: ``reserve`` can say."""
+        ...
+
+    def settle_now(self, taken: Taken, actual: Sequence[int], now_s: float) -> None:
+        """Do what ``settle`` does for what ``take_now`` has taken."""
+        ...
+
+
 class LimiterAtHand(Limiter, Protocol):
-    """A limiter that can go on without its shared counters."""
+    """A limiter that can go on without its shared counters, or may have them at hand."""
+
+    @property
+    def at_hand(self) -> CountersAtHand | None:
+        """The counters, if they need not be waited for."""
+        ...
 
     def reserve_alone(
         self,
@@ -55,11 +81,11 @@ class LimiterAtHand(Limiter, Protocol):
         ...
 
 
-class Admitted(Struct, frozen=True, kw_only=True):
+class Admitted(Struct, frozen=True):
     """What a request has reserved; *headers* are for its answer."""
 
     rules: RuleSet
-    reservation: Reservation
+    reservation: Reservation | Taken
     headers: HeaderFields
 
 
@@ -97,6 +123,8 @@ class Admission:
     ) -> None:
         self._rules = rules
         self._limiter = limiter
+        self._at_hand = limiter.at_hand
+        self._unpriced: Deployment | None = None  # the last one without a price: that was told
         self._expected = expected
         self._prices = prices
         self._seeds = seeds
@@ -104,6 +132,7 @@ class Admission:
         self._contact = contact
         self._clock = clock
         self._held: dict[str, Reservation] = {}
+        self._n_taken = 0  # at work as well, of counters at hand
         self._renewal: asyncio.TimerHandle | None = None
         self._n_calls = 0
         self._told = told
@@ -112,7 +141,7 @@ class Admission:
     @property
     def n_held(self) -> int:
         """How many reservations are open."""
-        return len(self._held)
+        return len(self._held) + self._n_taken
 
     def rules_of(self, caller: Caller, alias: str) -> RuleSet | None:
         """Return what holds for a request; None: nothing does, and nothing need be admitted."""
@@ -140,6 +169,8 @@ class Admission:
             SharedStateUnavailable: Nobody can say, and the configuration wants to be sure.
         """
         use = self._use_of(rules, asked, target)
+        if (taken := self._take_now(rules, use)) is not None:
+            return Admitted(rules, taken, rules.headers.fields(taken.used, taken.at_s))
         reservation, verdict = await self._reserve(record.request_id, rules, use)
         used_ = verdict.used
         near = [(i, rule) for i, rule in rules.budgets if used_[i] >= rule.warn_at]
@@ -149,7 +180,7 @@ class Admission:
             headers = rules.headers.fields(used_, verdict.at_s)
             if near:
                 headers = (*headers, _warning(rules, verdict))
-            return Admitted(rules=rules, reservation=reservation, headers=headers)
+            return Admitted(rules, reservation, headers)
         error = refusal(rules, verdict, expected=use, contact=self._contact)
         record.refused_by = error.limit
         raise error
@@ -165,11 +196,13 @@ class Admission:
             SharedStateUnavailable: As for ``admit``.
         """
         use = self._use_of(rules, asked, target)
+        if (taken := self._take_now(rules, use)) is not None:
+            return Admitted(rules, taken, ())
         self._n_calls += 1
         reservation_id = f"{record.request_id}/{self._n_calls}"
         reservation, verdict = await self._reserve(reservation_id, rules, use)
         if verdict.is_granted:
-            return Admitted(rules=rules, reservation=reservation, headers=())
+            return Admitted(rules, reservation, ())
         error = refusal(rules, verdict, expected=use, contact=self._contact)
         is_over = error.should_retry is False
         when = f"at all; ask {self._contact}" if is_over else "at present; try again"
@@ -193,14 +226,18 @@ class Admission:
             usage: Tokens; None: none were used.
             cost_micros: Their price; None: nothing, or nobody knows.
         """
-        use = used(usage, cost_micros)
         rules, reservation = admitted.rules, admitted.reservation
-        self._held.pop(reservation.id, None)
-        self._limiter.settle(reservation, rules.amounts(use), now_s=self._clock())
-        is_counted = usage is not None and not usage.is_estimate and rules.counts_tokens
-        if is_counted and usage is not None and not asked.is_learnt_from:
-            asked.is_learnt_from = True  # once, however many limits it had to fit
-            self._expected.observe(asked.alias, asked.size(), usage)
+        amounts, now_s = rules.amounts(used(usage, cost_micros)), self._clock()
+        if self._at_hand is not None and isinstance(reservation, Taken):
+            self._n_taken -= 1
+            self._at_hand.settle_now(reservation, amounts, now_s)
+        elif isinstance(reservation, Reservation):
+            self._held.pop(reservation.id, None)
+            self._limiter.settle(reservation, amounts, now_s=now_s)
+        if usage is None or usage.is_estimate or asked.is_learnt_from or not rules.counts_tokens:
+            return
+        asked.is_learnt_from = True  # once, however many limits it had to fit
+        self._expected.observe(asked.alias, asked.size(), usage)
 
     def close(self) -> None:
         """Renew nothing any more."""
@@ -216,16 +253,16 @@ class Admission:
             max_tokens = asked.request.max_tokens
             expected = self._expected.of(asked.alias, asked.size(), max_tokens)
             asked.expected = expected
-        return Use(
-            input_tokens=expected.fresh,
-            output_tokens=expected.output,
-            tokens=expected.prompt + expected.output,
-            cost_micros=self._cost_of(expected, target.deployment) if rules.counts_money else 0,
-        )
+        cost = self._cost_of(expected, target.deployment) if rules.counts_money else 0
+        prompt, output = expected.prompt, expected.output
+        return use_of((1, expected.fresh, output, prompt + output, cost, 1))
 
     def _cost_of(self, expected: Expected, deployment: Deployment) -> int:
+        if deployment is self._unpriced:
+            return 0
         price = self._prices.find(deployment.model, upstream=deployment.upstream)
         if price is None:
+            self._unpriced = deployment
             self._tell_of_no_price(deployment)
             return 0
         usage = Usage(
@@ -241,6 +278,16 @@ class Admission:
             self._log.event(
                 "budget", state="no price", model=deployment.model, upstream=deployment.upstream
             )
+
+    def _take_now(self, rules: RuleSet, use: Use) -> Taken | None:
+        """Reserve where the counters are at hand and nothing is near its limit, else None."""
+        if self._at_hand is None:
+            return None
+        now_s = self._clock()
+        taken = self._at_hand.take_now(rules.form(now_s), rules.amounts(use), now_s)
+        if taken is not None:
+            self._n_taken += 1
+        return taken
 
     async def _reserve(
         self, reservation_id: str, rules: RuleSet, use: Use
@@ -308,12 +355,9 @@ def used(usage: Usage | None, cost_micros: int | None) -> Use:
     """Return what limits and budgets count of a reply."""
     if usage is None:
         return Use(cost_micros=cost_micros or 0)
-    return Use(
-        input_tokens=usage.input_tokens + usage.cache_creation_input_tokens,
-        output_tokens=usage.output_tokens,
-        tokens=usage.prompt_tokens + usage.output_tokens,
-        cost_micros=cost_micros or 0,
-    )
+    fresh = usage.input_tokens + usage.cache_creation_input_tokens
+    output, cached = usage.output_tokens, usage.cache_read_input_tokens
+    return use_of((1, fresh, output, fresh + cached + output, cost_micros or 0, 1))
 
 
 def _warning(rules: RuleSet, verdict: Verdict) -> tuple[bytes, bytes]:

@@ -6,7 +6,14 @@ from typing import Final, Literal
 from msgspec import Struct, structs
 
 from dragoman.core.errors import SharedStateUnavailable
-from dragoman.policy.limits import NO_SEEDS, WINDOW_S, Claim, Limiter, Reservation, Verdict
+from dragoman.policy.limits import (
+    NO_SEEDS,
+    WINDOW_S,
+    Claim,
+    Limiter,
+    Reservation,
+    Verdict,
+)
 from dragoman.stores.limiter_memory import MemoryLimiter
 
 _MAX_KNOWN: Final = 20_000  # counters whose last state is remembered
@@ -55,6 +62,11 @@ class FallbackLimiter:
         self._last_seen: dict[str, _Seen] = {}
         self.is_alone = False
         self.n_alone = 0
+
+    @property
+    def at_hand(self) -> MemoryLimiter | None:
+        """The counters, if they are those of this process."""
+        return self._memory
 
     async def reserve(
         self,

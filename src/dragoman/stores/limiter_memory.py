@@ -6,7 +6,16 @@ from typing import Final
 
 from msgspec import Struct
 
-from dragoman.policy.limits import LEASE_S, NO_SEEDS, WINDOW_S, Claim, Reservation, Verdict
+from dragoman.policy.limits import (
+    LEASE_S,
+    NO_SEEDS,
+    WINDOW_S,
+    Claim,
+    ClaimForm,
+    Reservation,
+    Taken,
+    Verdict,
+)
 
 _SWEEP_S: Final = 60.0
 _FORGET_S: Final = 3_600.0  # after the end of a budget's period: late replies still belong to it
@@ -15,28 +24,28 @@ _FORGET_S: Final = 3_600.0  # after the end of a budget's period: late replies s
 class _Window:
     """How much in the last 60 seconds, by second."""
 
-    __slots__ = ("_amount", "_older", "_second", "used")
+    __slots__ = ("_older", "amount", "second", "used")
 
     def __init__(self, second: int) -> None:
-        self._second = second  # the last one, and what fell into it
-        self._amount = 0
+        self.second = second  # the last one, and what fell into it
+        self.amount = 0
         self._older: deque[list[int]] = deque()  # [second, amount] before it, oldest first
         self.used = 0
 
     def roll(self, second: int) -> None:
         """Forget what is older than the window: a second counts until all of it is."""
-        if second <= self._second:  # or the clock was set back, and then its last second goes on
+        if second <= self.second:  # or the clock was set back, and then its last second goes on
             return
         older = self._older
-        if self._amount:
-            older.append([self._second, self._amount])
-        self._second, self._amount = second, 0
+        if self.amount:
+            older.append([self.second, self.amount])
+        self.second, self.amount = second, 0
         while older and older[0][0] < second - WINDOW_S:
             self.used -= older.popleft()[1]
 
     def wait_s(self, claim: Claim, now_s: float, second: int) -> float:
         """Return in how many seconds the claim will fit; below 0: it fits."""
-        if second > self._second:
+        if second > self.second:
             self.roll(second)
         limit, amount = claim.limit, claim.amount
         if self.used + amount <= limit and limit:  # nearly always
@@ -44,7 +53,7 @@ class _Window:
         excess = self.used + min(amount, limit) - limit
         if excess <= 0 and limit:
             return -1.0
-        for passed, freed in (*self._older, (self._second, self._amount)):
+        for passed, freed in (*self._older, (self.second, self.amount)):
             excess -= freed
             if excess <= 0:
                 return passed + WINDOW_S + 1 - now_s
@@ -53,7 +62,7 @@ class _Window:
     def take(self, claim: Claim, _request_id: str, _ends_s: float) -> int:
         """Count what is claimed, after a ``wait_s``; return what is in use."""
         amount = claim.amount
-        self._amount += amount
+        self.amount += amount
         self.used += amount
         return self.used
 
@@ -66,14 +75,14 @@ class _Window:
             made: The second in which it was reserved.
             second: This one.
         """
-        if second > self._second:
+        if second > self.second:
             self.roll(second)
         if difference > 0:
-            self._amount += difference
+            self.amount += difference
             self.used += difference
-        elif made == self._second:
-            given = min(-difference, self._amount)
-            self._amount -= given
+        elif made == self.second:
+            given = min(-difference, self.amount)
+            self.amount -= given
             self.used -= given
         else:
             self._give_back(-difference, made)
@@ -134,6 +143,22 @@ class _Held:
         return self.held + claim.amount <= claim.limit
 
 
+class _Bound:
+    """Where the counters of a form are, in its order: windows, what is held, budgets."""
+
+    __slots__ = ("budgets", "era", "held", "windows")
+
+    def __init__(
+        self, era: object, form: ClaimForm, windows: list[_Window], others: list[_Held]
+    ) -> None:
+        self.era = era
+        self.windows = windows
+        pairs = list(zip(others, form.limits[len(windows) :], strict=True))
+        n_held = len(others) - len(form.quiet)
+        self.held = pairs[:n_held]
+        self.budgets = [(*pair, n) for pair, n in zip(pairs[n_held:], form.quiet, strict=True)]
+
+
 class MemoryLimiter:
     """Counters of one process; they are gone with it. Belongs to one event loop."""
 
@@ -141,6 +166,7 @@ class MemoryLimiter:
         self._windows: dict[str, _Window] = {}
         self._held: dict[str, _Held] = {}
         self._swept_s = 0.0
+        self._era = object()  # another one when counters may have been forgotten
 
     @property
     def n_counters(self) -> int:
@@ -207,6 +233,57 @@ class MemoryLimiter:
                 if claim.mode == "budget":
                     held.used += amount
 
+    def take_now(self, form: ClaimForm, amounts: Sequence[int], now_s: float) -> Taken | None:
+        """
+        Take all claims if there is surely room for them; None: ``reserve_now`` can say.
+
+        Nothing that is taken so has a lease: it is gone with the process, like its counter.
+        """
+        bound, second = form.bound, int(now_s)
+        if type(bound) is not _Bound or bound.era is not self._era:
+            bound = form.bound = self._bind(form, second)
+        if bound is None or now_s - self._swept_s > _SWEEP_S:
+            return None
+        for held, limit in bound.held:
+            if held.held >= limit:
+                return None
+        for budget, limit, quiet in bound.budgets:
+            if budget.used >= quiet or budget.used + budget.held >= limit:
+                return None
+        used = _fill(bound.windows, form.limits, amounts, second)
+        if used is None:
+            return None
+        for held, _ in bound.held:
+            held.held += 1
+        at = form.n_firm
+        for budget, _, _ in bound.budgets:
+            budget.held += amounts[at]
+            at += 1
+        return Taken(form, amounts, now_s, second, used, bound)
+
+    def settle_now(self, taken: Taken, actual: Sequence[int], now_s: float) -> None:
+        """Do what ``settle`` does for what ``take_now`` has taken."""
+        form, reserved, bound = taken.form, taken.amounts, taken.where
+        assert type(bound) is _Bound
+        if bound.era is not self._era:
+            self._remember(form, bound)
+        second, made = int(now_s), taken.second
+        for window, was, amount in zip(bound.windows, reserved, actual, strict=False):
+            if amount == was:
+                continue
+            if made == second == window.second:  # mostly, and then it holds all that was taken
+                window.amount += amount - was
+                window.used += amount - was
+            else:
+                window.settle(amount - was, made=made, second=second)
+        for held, _ in bound.held:
+            held.held -= 1
+        at = form.n_firm
+        for budget, _, _ in bound.budgets:
+            budget.held -= reserved[at]
+            budget.used += actual[at]
+            at += 1
+
     def renew(self, reservations: Sequence[Reservation], *, now_s: float) -> None:
         for reservation in reservations:
             for claim in reservation.claims:
@@ -220,6 +297,28 @@ class MemoryLimiter:
 
     async def close(self) -> None:
         return None
+
+    def _bind(self, form: ClaimForm, second: int) -> _Bound | None:
+        """Find or make the counters of a form; None: ``reserve_now`` has to look at them first."""
+        if 0 in form.limits:
+            return None
+        windows: list[_Window] = []
+        others: list[_Held] = []
+        for claim in form.claims([0] * len(form.limits)):
+            counter = self._windows.get(claim.counter) or self._held.get(claim.counter)
+            counter = counter or self._begin(claim, second, NO_SEEDS)
+            if isinstance(counter, _Window):
+                windows.append(counter)
+            elif counter is not None:
+                others.append(counter)
+            else:
+                return None
+        return _Bound(self._era, form, windows, others)
+
+    def _remember(self, form: ClaimForm, bound: _Bound) -> None:
+        """Put windows back that were empty and so forgotten; of what is held nothing was."""
+        for i, window in enumerate(bound.windows):
+            bound.windows[i] = self._windows.setdefault(form.heads[i][0], window)
 
     def _begin(self, claim: Claim, second: int, seeds: Mapping[str, int]) -> _Window | _Held | None:
         """Return a new counter; None: it is of a budget, and needs a seed."""
@@ -242,6 +341,7 @@ class MemoryLimiter:
     def _sweep(self, now_s: float) -> None:
         """Forget counters that nothing is left of."""
         self._swept_s = now_s
+        self._era = object()
         for window in self._windows.values():
             window.roll(int(now_s))
         self._windows = {name: window for name, window in self._windows.items() if window.used > 0}
@@ -250,5 +350,24 @@ class MemoryLimiter:
         self._held = {
             name: held
             for name, held in self._held.items()
-            if held.leases or held.ends_s + _FORGET_S > now_s
+            if held.held or held.leases or held.ends_s + _FORGET_S > now_s
         }
+
+
+def _fill(
+    windows: Sequence[_Window], limits: Sequence[int], amounts: Sequence[int], second: int
+) -> list[int] | None:
+    """Count *amounts* in *windows*, return what is in use; None: there was no room, none was."""
+    used: list[int] = []
+    for window, limit, amount in zip(windows, limits, amounts, strict=False):
+        if second > window.second:
+            window.roll(second)
+        window.amount += amount
+        window.used = n = window.used + amount
+        used.append(n)
+        if n > limit:
+            for filled, back in zip(windows[: len(used)], amounts, strict=False):
+                filled.amount -= back
+                filled.used -= back
+            return None
+    return used
