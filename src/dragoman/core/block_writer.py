@@ -224,17 +224,29 @@ class BlockWriter:
             pieces: None of them empty.
             encoded: The same as JSON strings without their quotes.
         """
+        at = 0
+        while at < len(pieces):
+            at = self._add_string_pieces(fragment, pieces, start=at, encoded=encoded)
+            if at < len(pieces):
+                fragment.function = Function(arguments=pieces[at])
+                self.add_call(fragment)
+                at += 1
+
+    def _add_string_pieces(
+        self, fragment: WireCall, pieces: Sequence[str], *, start: int, encoded: Sequence[bytes]
+    ) -> int:
+        """Add pieces that only go on with a string in the open call; return where others begin."""
         call = self._open_call
-        if call is not None and call.is_begun and not self._queue and self._assembler is not None:
-            is_its_own = self._assembler.goes_on_with(fragment) is call
-            if is_its_own and call.add_string_pieces(pieces):
-                call.shown += len(pieces)
-                self._meter.written_chars += sum(map(len, pieces))
-                self._sink.add_pieces(pieces, encoded)
-                return
-        for piece in pieces:
-            fragment.function = Function(arguments=piece)
-            self.add_call(fragment)
+        if call is None or not call.is_begun or self._queue or self._assembler is None:
+            return start
+        if self._assembler.goes_on_with(fragment) is not call:
+            return start
+        end = call.add_string_pieces(pieces, start)
+        if end > start:
+            call.shown += end - start
+            self._meter.written_chars += sum(map(len, pieces[start:end]))
+            self._sink.add_pieces(pieces[start:end], encoded[start:end])
+        return end
 
     def end(self, *, is_cut: bool) -> None:
         """Write and close all that is left; *is_cut*: the upstream would have had more to say."""

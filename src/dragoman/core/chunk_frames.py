@@ -54,9 +54,7 @@ class ChunkFrame:
         except (msgspec.DecodeError, UnicodeDecodeError):
             return None
 
-    def read_payloads(
-        self, payloads: Sequence[bytes], start: int
-    ) -> tuple[list[str], list[bytes]] | None:
+    def read_payloads(self, payloads: Sequence[bytes], start: int) -> tuple[list[str], list[bytes]]:
         """
         Read payloads as far as they are in this frame.
 
@@ -65,7 +63,7 @@ class ChunkFrame:
             start: Where to begin.
 
         Returns:
-            Their texts, each also as it is between its quotes; None: there is none.
+            Their texts, and the same as they are between their quotes.
         """
         head, tail = self._lead[len(_DATA) :], self._trail[: -len(_END)]
         n_head, n_tail = len(head), len(tail)
@@ -77,12 +75,12 @@ class ChunkFrame:
                 break
             encoded.append(payload[n_head:-n_tail])
         if not encoded:
-            return None
+            return [], encoded
         try:
             texts = _decode_strings(b'["%b"]' % _BETWEEN.join(encoded))
         except (msgspec.DecodeError, UnicodeDecodeError):
-            return None
-        return (texts, encoded) if len(texts) == len(encoded) else None
+            return [], encoded
+        return texts if len(texts) == len(encoded) else [], encoded
 
 
 def find_frame(payload: bytes, chunk: Chunk) -> ChunkFrame | None:

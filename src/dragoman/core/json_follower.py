@@ -10,6 +10,7 @@ whole tells what was meant.
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Final, Literal
 
 import msgspec
@@ -94,10 +95,14 @@ class JsonFollower:
         """What was not shown, behind what was."""
         return "".join(self._kept) + self._held
 
-    def passes(self, text: str) -> bool:
-        """Tell whether *text* only goes on with a string that is open, and may all be shown."""
-        is_open = self._is_in_string and not self._held and not self.is_keeping
-        return is_open and _SPECIAL.search(text) is None
+    def passing(self, pieces: Sequence[str], start: int) -> int:
+        """Return up to where pieces from *start* on only go on with a string, and may be shown."""
+        if not self._is_in_string or self._held or self.is_keeping:
+            return start
+        for at in range(start, len(pieces)):
+            if _SPECIAL.search(pieces[at]) is not None:
+                return at
+        return len(pieces)
 
     def feed(self, text: str) -> str:
         """Return the legal continuation that *text* brings; often *text* itself."""

@@ -89,13 +89,13 @@ class ToolCall:
         if follower.is_keeping and follower.is_whole:
             self._put_right(follower, is_ended=True)
 
-    def add_string_pieces(self, pieces: Sequence[str]) -> bool:
-        """Take pieces if they only go on with a string in the arguments; tell whether they did."""
+    def add_string_pieces(self, pieces: Sequence[str], start: int) -> int:
+        """Take pieces from *start* on that only go on with a string; return where others begin."""
         follower = self._follower
-        if follower is None or not follower.passes("".join(pieces)):
-            return False
-        self.arguments += pieces
-        return True
+        end = start if follower is None else follower.passing(pieces, start)
+        if end > start:
+            self.arguments += pieces[start:end]
+        return end
 
     def _begin(self, piece: str) -> JsonFollower | None:
         start = piece.lstrip()

@@ -35,8 +35,10 @@ from dragoman.core.usage import Usage, UsageMeter
 from dragoman.wire.openai_chat import Choice, Chunk, Delta, Function, decode_chunk
 from dragoman.wire.openai_chat import ToolCall as WireCall
 
-# A server whose chunks are all different is not asked again and again what they have in common.
-_MAX_USELESS_FRAMES: Final = 16
+# To find out what chunks have in common costs as much as to decode two of them: not worth it for a
+# few, nor again and again where all are different.
+_CHUNKS_BEFORE_FRAMES: Final = 8
+_MAX_UNFRAMED: Final = 24
 
 
 class TurnContext(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,7 +82,7 @@ class ChatTurn:
         self._goes_on = bool(messages) and messages[-1].role == "assistant"
         self._halves: Halves = {}
         self._frame: ChunkFrame | None = None  # what chunks have in common
-        self._frames_left = _MAX_USELESS_FRAMES  # that may still be looked for
+        self._n_unframed = 0  # chunks since one was in it
         self._finish: str | None = None
         self._reason: str | None = None  # what that means
         self._has_choices = self._has_done = False
@@ -208,14 +210,13 @@ class ChatTurn:
     # -- payloads
 
     def _refuse_length(self) -> None:
-        raise UpstreamProtocolError(
-            f"The model's server sent a reply over {self._max_bytes} bytes."
-        )
+        limit = self._max_bytes
+        raise UpstreamProtocolError(f"The model's server sent a reply over {limit} bytes.")
 
     def _take_payloads(self, payloads: Sequence[bytes]) -> None:
         """Take the payloads of a read: those that are like one before, together."""
         at, n_payloads = 0, len(payloads)
-        if self._frame is not None and n_payloads:
+        if self._frame is not None:
             at = self._take_alike(self._frame, payloads, at)
         while at < n_payloads and not self.is_done:
             frame = self._frame
@@ -227,21 +228,20 @@ class ChatTurn:
 
     def _take_alike(self, frame: ChunkFrame, payloads: Sequence[bytes], at: int) -> int:
         """Take payloads from *at* on as far as they are in *frame*; return where others begin."""
-        found = frame.read_payloads(payloads, at)
-        if found is None:
-            return at
-        self._take_texts(frame, found[0], encoded=found[1])
-        return at + len(found[0])
+        texts, encoded = frame.read_payloads(payloads, at)
+        if texts:
+            self._take_texts(frame, texts, encoded=encoded)
+        return at + len(texts)
 
     def _find_frame(self, payload: bytes, chunk: Chunk) -> None:
         """Remember what the next chunks may have in common with this one."""
-        if self._frames_left:
-            self._frames_left -= 1
+        self._n_unframed += 1
+        if _CHUNKS_BEFORE_FRAMES <= self._n_unframed <= _MAX_UNFRAMED:
             self._frame = find_frame(payload, chunk) or self._frame
 
     def _take_text(self, frame: ChunkFrame, text: str) -> None:
         """Take the text of one chunk in *frame*."""
-        self._frames_left = _MAX_USELESS_FRAMES
+        self._n_unframed = _CHUNKS_BEFORE_FRAMES
         if frame.fragment is not None:
             self._take_arguments(frame.fragment, text)
             return
@@ -251,7 +251,7 @@ class ChatTurn:
 
     def _take_texts(self, frame: ChunkFrame, texts: list[str], *, encoded: list[bytes]) -> None:
         """Take the texts of many chunks in *frame*."""
-        self._frames_left = _MAX_USELESS_FRAMES
+        self._n_unframed = _CHUNKS_BEFORE_FRAMES
         if "" in texts:
             texts, encoded = [*filter(None, texts)], [*filter(None, encoded)]
             if not texts:

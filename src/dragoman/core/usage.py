@@ -156,4 +156,6 @@ def render_usage(usage: Usage) -> bytes:
 
 def bounded_count(value: int | None) -> int:
     """Return a count that clients and sums can hold, whatever an upstream wrote."""
-    return min(value, _MAX_COUNT) if value and value > 0 else 0
+    if not value or value < 0:
+        return 0
+    return min(value, _MAX_COUNT)
