@@ -92,10 +92,15 @@ class ReplyReader:
     def feed(self, data: bytes) -> bytes:
         """Take what was read, return what it holds of the body."""
         parser = self._parser
-        if parser is None:
-            self._feed_first(data)
-        else:
-            self._feed(parser, data)
+        if parser is None and not self._feed_plain(data):
+            self._fields = {}
+            parser = self._parser = httptools.HttpResponseParser(self)
+        if parser is not None:
+            self._barren_bytes += len(data)
+            try:
+                parser.feed_data(data)
+            except _NOT_PARSED as error:
+                self._stop_parsing(error)
         pieces = self._pieces
         if self.is_done:
             if len(pieces) > self._n_pieces or len(self._begins) > 1:
@@ -176,31 +181,24 @@ class ReplyReader:
 
     # --
 
-    def _feed(self, parser: httptools.HttpResponseParser, data: bytes) -> None:
-        self._barren_bytes += len(data)
-        try:
-            parser.feed_data(data)
-        except _NOT_PARSED as error:
-            self.is_reusable = False
-            if not self.is_done:
-                self._fail(_NOT_HTTP, str(error))
+    def _feed_plain(self, data: bytes) -> bool:
+        """
+        Read how a reply begins: nearly always with a whole head, and a plain one.
 
-    def _feed_first(self, data: bytes) -> None:
-        """Read how a reply begins: nearly always with a whole head, and a plain one."""
+        Otherwise return False; nothing has changed then.
+        """
         raw = data[: data.find(END) + len(END)]
         known = self._heads.get(raw)
         head = known or (take_apart(raw) if len(raw) <= self._max_header_bytes else None)
-        if head is None or self._is_head_request or not self._feed_plain(data):
-            self._fields = {}
-            self._parser = httptools.HttpResponseParser(self)
-            self._feed(self._parser, data)
-            return
+        if head is None or self._is_head_request or not self._feed_body(data):
+            return False
         self.status, self.headers, self.has_head = head.status, head.headers, True
         self.keep_alive_s, self._is_until_eof = head.keep_alive_s, not head.has_length
         if known is None:
             self._heads.keep(raw, head)
+        return True
 
-    def _feed_plain(self, data: bytes) -> bool:
+    def _feed_body(self, data: bytes) -> bool:
         """Read the body behind a plain head; if that is none, return False with nothing changed."""
         parser = self._parser = self._body_parser
         if parser is None:
@@ -216,6 +214,11 @@ class ReplyReader:
             self._n_pieces, self.is_done, self.is_reusable = 0, False, False
             return False
         return True
+
+    def _stop_parsing(self, error: Exception) -> None:
+        self.is_reusable = False
+        if not self.is_done:
+            self._fail(_NOT_HTTP, str(error))
 
     def _read_framing(self) -> None:
         headers = self._fields
