@@ -9,6 +9,7 @@ from dragoman.settings import PriceConfig
 _TOKENS: Final = 1_000_000  # that a price is for
 _MAX_FOUND: Final = 4_096  # models whose price is at hand
 _MICROS: Final = 1_000_000  # of the currency's unit
+_NOT_SOUGHT: Final = PriceConfig(models=(), input_per_mtok=0, output_per_mtok=0)
 
 
 class Prices:
@@ -32,12 +33,12 @@ class Prices:
 
     def find(self, model: str, *, upstream: str) -> PriceConfig | None:
         """Return the price of *model* at *upstream*; None: it is not known."""
-        which = model, upstream
-        if which not in self._found:
+        found = self._found.get((model, upstream), _NOT_SOUGHT)
+        if found is _NOT_SOUGHT:
             if len(self._found) >= _MAX_FOUND:
                 self._found.clear()
-            self._found[which] = self._search(model, upstream)
-        return self._found[which]
+            found = self._found[model, upstream] = self._search(model, upstream)
+        return found
 
     def cost_micros(self, usage: Usage, *, model: str, upstream: str) -> int | None:
         """Return the cost of *usage* in millionths of a dollar, rounded; None: it is not known."""

@@ -14,7 +14,6 @@ from dragoman.core.errors import (
 )
 from dragoman.core.plan import Deployment
 from dragoman.core.usage import Usage
-from dragoman.policy.access import Caller
 from dragoman.policy.allowances import (
     Rule,
     RuleBook,
@@ -105,6 +104,7 @@ class Admission:
         clock: Seconds since 1970.
 
     Attributes:
+        rules: What holds for whom; where nothing does, nothing need be admitted.
         n_held: Requests at work that have reserved something.
     """
 
@@ -121,7 +121,7 @@ class Admission:
         contact: str,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._rules = rules
+        self.rules = rules
         self._limiter = limiter
         self._at_hand = limiter.at_hand
         self._unpriced: Deployment | None = None  # the last one without a price: that was told
@@ -142,14 +142,6 @@ class Admission:
     def n_held(self) -> int:
         """How many reservations are open."""
         return len(self._held) + self._n_taken
-
-    def rules_of(self, caller: Caller, alias: str) -> RuleSet | None:
-        """Return what holds for a request; None: nothing does, and nothing need be admitted."""
-        return self._rules.of_request(caller, alias)
-
-    def rules_of_call(self, upstream: str, stand_in: str) -> RuleSet | None:
-        """Return what holds for a call of an upstream; mostly nothing does."""
-        return self._rules.of_call(upstream, stand_in)
 
     async def admit(
         self, rules: RuleSet, asked: Asked, record: RequestRecord, *, target: Target

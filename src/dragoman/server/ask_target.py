@@ -24,7 +24,7 @@ async def ask_target(attempts: Attempts, target: Target, *, is_last: bool) -> No
     if record.caller.workspace is not None:
         target = target.for_caller(record.caller)
     deployment, line = target.deployment, services.lines.of_endpoint(target.endpoint)
-    rules = services.admission.rules_of_call(deployment.upstream, attempts.stand_in)
+    rules = services.admission.rules.of_call(deployment.upstream, attempts.stand_in)
     stay: Line | UpstreamStay = line
     if rules is not None or not line.try_enter():
         stay = UpstreamStay(attempts, target, line=line, rules=rules)

@@ -52,8 +52,10 @@ class Callers:
         stored = self._stored
         if not self._asks and (stored is None or stored.has_keys is False):
             return ANYBODY
+        if head.ring is not self._ring:
+            head.found_in(self._ring)
         if stored is None or not stored.has_keys:
-            return head.caller_in(self._ring)
+            return head.caller
         for key, configured in zip(head.keys, head.found_in(self._ring), strict=True):
             caller = stored.find(key) or configured
             if caller is not None:

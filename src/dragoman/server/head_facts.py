@@ -24,6 +24,8 @@ class HeadFacts(Struct):
         keys: Which were sent.
         native_headers: What native upstreams get of it.
         is_traced: It names a trace.
+        ring: The keys that were looked at last.
+        caller: Whose the first of the keys is that stands in there; None: of nobody.
     """
 
     sender: Sender
@@ -31,20 +33,16 @@ class HeadFacts(Struct):
     keys: tuple[bytes, ...]
     native_headers: HeaderList
     is_traced: bool
-    _ring: KeyRing | None = None
+    ring: KeyRing | None = None
+    caller: Caller | None = None
     _found: tuple[Caller | None, ...] = ()
-
-    def caller_in(self, ring: KeyRing) -> Caller | None:
-        """Return whose the first known key is; None: *ring* knows none of them."""
-        for caller in self._found if ring is self._ring else self.found_in(ring):
-            if caller is not None:
-                return caller
-        return None
 
     def found_in(self, ring: KeyRing) -> tuple[Caller | None, ...]:
         """Return for each of the keys whose it is in *ring*, which does not change."""
-        if ring is not self._ring:  # another configuration has other keys
-            self._ring, self._found = ring, tuple(ring.find(key) for key in self.keys)
+        if ring is not self.ring:  # another configuration has other keys
+            found = tuple(ring.find(key) for key in self.keys)
+            self.ring, self._found = ring, found
+            self.caller = next((caller for caller in found if caller is not None), None)
         return self._found
 
 

@@ -74,7 +74,7 @@ class Messages:
     ) -> Awaitable[None]:
         """Return the work of answering one request within its caller's limits."""
         services = self._services
-        rules = services.admission.rules_of(record.caller, route.alias)
+        rules = services.admission.rules.of_request(record.caller, route.alias)
         if rules is not None:
             return self._answer_within(
                 rules, exchange, record=record, asked=asked, route=route, headers=headers
