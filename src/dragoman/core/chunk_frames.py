@@ -18,8 +18,9 @@ _decode_strings: Final = msgspec.json.Decoder(list[str]).decode
 # Between strings that are decoded together. The line feed, which no JSON string holds as it is,
 # lets no two halves become one string.
 _BETWEEN: Final = b'",\n"'
-_DATA: Final = b"data: "
-_END: Final = b"\n\n"
+# As numbers: for bytes in bytes, Python first fails to make a number of them, which costs more.
+_LINE_FEED: Final = ord("\n")
+_BACKSLASH: Final = ord("\\")
 
 Kind = Literal["text", "thinking"]
 
@@ -33,21 +34,23 @@ class ChunkFrame:
         fragment: The fragment of a call that they were read from.
     """
 
-    __slots__ = ("_lead", "_n_lead", "_n_trail", "_trail", "fragment", "kind")
+    __slots__ = ("_head", "_lead", "_tail", "_trail", "fragment", "kind")
 
-    def __init__(self, kind: Kind, lead: bytes, *, trail: bytes, fragment: ToolCall | None) -> None:
+    def __init__(self, kind: Kind, head: bytes, *, tail: bytes, fragment: ToolCall | None) -> None:
         self.kind: Kind = kind
         self.fragment = fragment
-        self._lead, self._n_lead = lead, len(lead)
-        self._trail, self._n_trail = trail, len(trail)
+        self._head, self._tail = head, tail  # of a payload
+        self._lead = self._trail = b""  # of a whole event; made for the first that comes alone
 
     def read_event(self, event: bytes) -> str | None:
         """Return the text of a whole event, if it is in this frame and alone."""
-        n_lead, n_trail = self._n_lead, self._n_trail
+        if not self._lead:
+            self._lead, self._trail = b"data: " + self._head, self._tail + b"\n\n"
+        n_lead, n_trail = len(self._lead), len(self._trail)
         # Slices are compared faster than startswith takes its arguments.
         if event[:n_lead] != self._lead or event[-n_trail:] != self._trail:
             return None
-        if len(event) < n_lead + n_trail or b"\n" in (text := event[n_lead:-n_trail]):
+        if len(event) < n_lead + n_trail or _LINE_FEED in (text := event[n_lead:-n_trail]):
             return None
         try:
             return _decode_string(b'"%b"' % text)
@@ -65,15 +68,16 @@ class ChunkFrame:
         Returns:
             Their texts, and the same as they are between their quotes.
         """
-        head, tail = self._lead[len(_DATA) :], self._trail[: -len(_END)]
+        head, tail = self._head, self._tail
         n_head, n_tail = len(head), len(tail)
         encoded: list[bytes] = []
-        for payload in payloads[start:] if start else payloads:
+        for payload in payloads[start:]:
             if payload[:n_head] != head or payload[-n_tail:] != tail:
                 break
-            if len(payload) < n_head + n_tail:
+            text = payload[n_head:-n_tail]
+            if not text and len(payload) < n_head + n_tail:
                 break
-            encoded.append(payload[n_head:-n_tail])
+            encoded.append(text)
         if not encoded:
             return [], encoded
         try:
@@ -96,19 +100,19 @@ def find_frame(payload: bytes, chunk: Chunk) -> ChunkFrame | None:
         return None
     found = _varying(choices[0])
     # Without a backslash, keys are spelt in one way only.
-    if found is None or b"\\" in payload or b"\n" in payload:
+    if found is None or _BACKSLASH in payload or _LINE_FEED in payload:
         return None
     kind, key, fragment = found
     parts = payload.split(key)
     if len(parts) != 2:  # spelt in another way, or which of them it is, cannot be told
         return None
-    head, rest = parts
-    n_colon = 3 if rest.startswith(b': "') else 2
+    rest = parts[1]
+    n_colon = 2 if rest[:2] == b':"' else 3
     end = rest.find(b'"', n_colon)
-    if rest[n_colon - 1 : n_colon] != b'"' or end < 0:
+    if end < 0 or (n_colon == 3 and rest[:3] != b': "'):
         return None
-    lead = _DATA + head + key + rest[:n_colon]
-    return ChunkFrame(kind, lead, trail=rest[end:] + _END, fragment=fragment)
+    n_head = len(payload) - len(rest) + n_colon
+    return ChunkFrame(kind, payload[:n_head], tail=rest[end:], fragment=fragment)
 
 
 def _varying(choice: Choice) -> tuple[Kind, bytes, ToolCall | None] | None:

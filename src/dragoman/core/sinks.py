@@ -120,6 +120,7 @@ _MESSAGE_DELTA: Final = (
     b'data: {"type":"message_delta","delta":{"stop_reason":%b,"stop_sequence":%b},"usage":%b}\n\n'
 )
 _MESSAGE_STOP: Final = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
+_BACKSLASH: Final = ord("\\")  # as a number it is found faster than as bytes
 _TEXT_BLOCK: Final = b'{"type":"text","text":""}'
 _THINKING_BLOCK: Final = b'{"type":"thinking","thinking":"","signature":""}'
 
@@ -170,7 +171,7 @@ class SseSink:
 
     def add_pieces(self, pieces: Sequence[str], encoded: Sequence[bytes]) -> None:
         # A string without escapes has one spelling: ours would be the same.
-        if b"\\" in b"".join(encoded):
+        if _BACKSLASH in b"".join(encoded):
             encoded = [_encode(piece)[1:-1] for piece in pieces]
         between = b'"' + _DELTA_TAIL + self._delta + b'"'
         self._out.append(self._delta + b'"' + between.join(encoded) + b'"' + _DELTA_TAIL)

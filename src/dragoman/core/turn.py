@@ -35,9 +35,8 @@ from dragoman.core.usage import Usage, UsageMeter
 from dragoman.wire.openai_chat import Choice, Chunk, Delta, Function, decode_chunk
 from dragoman.wire.openai_chat import ToolCall as WireCall
 
-# To find out what chunks have in common costs as much as to decode two of them: not worth it for a
-# few, nor again and again where all are different.
-_CHUNKS_BEFORE_FRAMES: Final = 8
+# Finding what chunks have in common costs as much as decoding one: not for few, nor if all differ.
+_CHUNKS_BEFORE_FRAMES: Final = 6
 _MAX_UNFRAMED: Final = 24
 
 
@@ -218,6 +217,8 @@ class ChatTurn:
         at, n_payloads = 0, len(payloads)
         if self._frame is not None:
             at = self._take_alike(self._frame, payloads, at)
+        elif n_payloads >= _CHUNKS_BEFORE_FRAMES > self._n_unframed:
+            self._n_unframed = _CHUNKS_BEFORE_FRAMES
         while at < n_payloads and not self.is_done:
             frame = self._frame
             self._take_payload(payloads[at])
@@ -229,14 +230,13 @@ class ChatTurn:
     def _take_alike(self, frame: ChunkFrame, payloads: Sequence[bytes], at: int) -> int:
         """Take payloads from *at* on as far as they are in *frame*; return where others begin."""
         texts, encoded = frame.read_payloads(payloads, at)
-        if texts:
-            self._take_texts(frame, texts, encoded=encoded)
+        self._take_texts(frame, texts, encoded=encoded)
         return at + len(texts)
 
     def _find_frame(self, payload: bytes, chunk: Chunk) -> None:
         """Remember what the next chunks may have in common with this one."""
         self._n_unframed += 1
-        if _CHUNKS_BEFORE_FRAMES <= self._n_unframed <= _MAX_UNFRAMED:
+        if self._n_unframed <= _MAX_UNFRAMED:
             self._frame = find_frame(payload, chunk) or self._frame
 
     def _take_text(self, frame: ChunkFrame, text: str) -> None:
@@ -251,11 +251,11 @@ class ChatTurn:
 
     def _take_texts(self, frame: ChunkFrame, texts: list[str], *, encoded: list[bytes]) -> None:
         """Take the texts of many chunks in *frame*."""
-        self._n_unframed = _CHUNKS_BEFORE_FRAMES
         if "" in texts:
             texts, encoded = [*filter(None, texts)], [*filter(None, encoded)]
-            if not texts:
-                return
+        if not texts:
+            return
+        self._n_unframed = _CHUNKS_BEFORE_FRAMES
         fragment = frame.fragment
         if fragment is None:
             self._is_calling = False
@@ -279,14 +279,12 @@ class ChatTurn:
         if payload == b"[DONE]":
             self._take_done()
             return
-        is_odd = False
         try:
             chunk = decode_chunk(payload)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            odd = self._read_odd(payload)
-            if odd is None:
+            if (odd := self._read_odd(payload)) is None:
                 return
-            chunk, is_odd = odd, True
+            chunk, payload = odd, b""  # it tells nothing of others
         if chunk.error or chunk.object == "error":
             self._take_error(chunk)
             return
@@ -302,7 +300,9 @@ class ChatTurn:
                 choice = first
             self._has_choices = True
             self._take_choice(choice)
-            if not (choice.finish_reason or is_odd or self.is_done):
+            if self._n_unframed < _CHUNKS_BEFORE_FRAMES:
+                self._n_unframed += 1
+            elif not choice.finish_reason:
                 self._find_frame(payload, chunk)
 
     def _read_odd(self, payload: bytes) -> Chunk | None:

@@ -76,7 +76,7 @@ class Attempt:
             self._whole, self._blank = bytearray(), None
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(_ERROR_GRACE_S, self._end_error)
-        elif b"html" in headers.get(b"content-type", b"").lower():
+        elif headers.get(b"content-type", b"").lower().find(b"html") >= 0:
             self._fail(UpstreamProtocolError("The model's server sent a web page, not a reply."))
 
     def on_data(self, data: bytes) -> None:
