@@ -7,7 +7,9 @@ Both run at the same time, and get the same load in turn.
 import statistics
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +18,7 @@ from bench.lab import Lab
 from bench.measure import MIB, Row, wait_until_answering
 from bench.processes import Program
 
-_SETTLE_S: Final = 3.0  # usage is handed to the store meanwhile, which loads its libraries
+_SETTLE_S: Final = 3.0  # usage is handed to the store meanwhile: that is part of what it costs
 _MAX_IDLE_MIB: Final = 90.0
 _MAX_START_S: Final = 1.2
 _MAX_RATIO: Final = 1.15
@@ -38,57 +40,95 @@ cost_usd = 1000000
 _METRICS: Final = '[metrics]\ntoken = "bench-metrics-token"\n'
 
 
+@dataclass(frozen=True)
+class _Load:
+    """One kind of request, and how many of them a round has."""
+
+    name: str
+    request: bytes
+    n: int
+    events: int
+    is_by_event: bool = False
+
+    @property
+    def units(self) -> int:
+        """What a cost is shared out among."""
+        return self.n * (self.events if self.is_by_event else 1)
+
+
 def measure_platform(lab: Lab, *, rounds: int, scale: float) -> list[Row]:
     """Return what everything that a team needs adds to requests and events, and to a process."""
-    with_all = _write(lab, "platform", _everything_on)
-    bare = lab.new_gateway(lab.pair, config=_write(lab, "bare", _everything_off))
-    full = lab.new_gateway(lab.third, config=with_all)
+    configs = {
+        "bare": _write(lab, "bare", _everything_off),
+        "full": _write(lab, "platform", _everything_on),
+    }
+    loads = _loads(scale)
+    costs: dict[str, dict[str, list[float]]] = {
+        load.name: {"bare": [], "full": []} for load in loads
+    }
+    idle: list[float] = []
+    for number in range(rounds):
+        # Another pair in each round: the same program costs some percent more or less from one
+        # start to the next, and that of one pair would pass for what the platform costs.
+        with _pair(lab, configs) as programs:
+            idle.append(programs["full"].resident_bytes() / MIB)
+            which = list(programs) if number % 2 else list(reversed(programs))
+            for load in loads:
+                for name in which:
+                    costs[load.name][name].append(_cost_us(lab, programs[name], name, load))
+                _scrape(_port(lab, "full"))
+    rows = [_idle(statistics.median(idle)), *(_row(load, costs[load.name]) for load in loads)]
+    return [*rows, _start(lab, configs["full"], rounds=rounds)]
+
+
+def _loads(scale: float) -> list[_Load]:
+    def n(whole: int) -> int:
+        return max(32, round(whole * scale))
+
+    small = requests.small("whole", is_stream=False)
+    burst = requests.small("burst-256", is_stream=True)
+    return [
+        _Load("small", small, n=n(5000), events=4),
+        _Load("agent", requests.large("whole", 120_000), n=n(800), events=4),
+        _Load("burst", burst, n=n(1000), events=256, is_by_event=True),
+    ]
+
+
+@contextmanager
+def _pair(lab: Lab, configs: Mapping[str, Path]) -> Iterator[dict[str, Program]]:
+    """Run a gateway for each configuration."""
+    programs: dict[str, Program] = {}
     try:
-        for port in (lab.pair, lab.third):
-            wait_until_answering(lab, port)
+        for name, config in configs.items():
+            programs[name] = lab.new_gateway(_port(lab, name), config=config)
+        for name in configs:
+            wait_until_answering(lab, _port(lab, name))
         time.sleep(_SETTLE_S)
-        rows = [_idle(full)]
-        for name, make, events in (
-            ("small", lambda: requests.small("whole", is_stream=False), 4),
-            ("agent", lambda: requests.large("whole", 120_000), 4),
-            ("burst", lambda: requests.small("burst-256", is_stream=True), 256),
-        ):
-            n = max(32, round({"small": 5000, "agent": 800, "burst": 1000}[name] * scale))
-            rows.append(
-                _cost(lab, {"bare": bare, "full": full}, name, make(), events=events, n=n,
-                      rounds=rounds)
-            )  # fmt: skip
+        yield programs
     finally:
-        bare.stop()
-        full.stop()
-    return [*rows, _start(lab, with_all, rounds=rounds)]
+        for program in programs.values():
+            program.stop()
 
 
-def _cost(
-    lab: Lab,
-    programs: dict[str, Program],
-    name: str,
-    request: bytes,
-    *,
-    events: int,
-    n: int,
-    rounds: int,
-) -> Row:
-    ports = {"bare": lab.pair, "full": lab.third}
-    units = n * (events if name == "burst" else 1)
-    costs: dict[str, list[float]] = {"bare": [], "full": []}
-    for _ in range(rounds):
-        for which, program in programs.items():
-            lab.load(ports[which], request, connections=8, requests=32, events=events)
-            before_s = program.cpu_s()
-            lab.load(ports[which], request, connections=8, requests=n, events=events)
-            costs[which].append((program.cpu_s() - before_s) * 1e6 / units)
-        _scrape(lab.third)
-    bare, full = (statistics.median(found) for found in costs.values())
+def _port(lab: Lab, name: str) -> int:
+    return lab.pair if name == "bare" else lab.third
+
+
+def _cost_us(lab: Lab, program: Program, name: str, load: _Load) -> float:
+    port = _port(lab, name)
+    lab.load(port, load.request, connections=8, requests=32, events=load.events)
+    before_s = program.cpu_s()
+    lab.load(port, load.request, connections=8, requests=load.n, events=load.events)
+    time.sleep(_SETTLE_S)
+    return (program.cpu_s() - before_s) * 1e6 / load.units
+
+
+def _row(load: _Load, costs: dict[str, list[float]]) -> Row:
+    bare, full = statistics.median(costs["bare"]), statistics.median(costs["full"])
     return Row(
-        f"platform-{name}",
-        f"all switched on, {name}",
-        "us/event" if name == "burst" else "us/request",
+        f"platform-{load.name}",
+        f"all switched on, {load.name}",
+        "us/event" if load.is_by_event else "us/request",
         gateway=full,
         ratio=full / bare,
         goal=_MAX_RATIO,
@@ -98,14 +138,13 @@ def _cost(
     )
 
 
-def _idle(program: Program) -> Row:
-    idle = program.resident_bytes() / MIB
+def _idle(idle_mib: float) -> Row:
     return Row(
         "platform-idle",
         "idle memory, store open",
         "MiB",
-        gateway=idle,
-        ratio=idle,
+        gateway=idle_mib,
+        ratio=idle_mib,
         goal=_MAX_IDLE_MIB,
         limit=_MAX_IDLE_MIB,
     )

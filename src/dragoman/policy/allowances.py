@@ -117,6 +117,7 @@ class RuleSet:
         holds: Whether something is given back at the end.
         budgets: Those of a day or month, with their places among the rules.
         headers: What clients are told of those of a minute.
+        amounts: Returns of a use how much of it each rule counts.
     """
 
     def __init__(self, rules: tuple[Rule, ...]) -> None:
@@ -129,14 +130,9 @@ class RuleSet:
         windows = {kind: _places_of(kind, rules) for kind in _WINDOW_KINDS if kind in kinds}
         self.headers = LimitHeaders(windows)
         places = [Use._fields.index(kind) for kind in kinds]
-        self._amounts = itemgetter(*places, 0)  # one more: of one it gives no tuple
+        self.amounts = _amounts_at(places)
         self._form = ClaimForm((), ())
         self._form_from_s = self._form_until_s = 0.0
-
-    def amounts(self, use: Use) -> tuple[int, ...]:
-        """Return how much of *use* each rule counts."""
-        amounts: tuple[int, ...] = self._amounts(use)
-        return amounts[:-1]
 
     def form(self, now_s: float) -> ClaimForm:
         """Return what all claims on the rules' counters have in common on that day."""
@@ -349,6 +345,14 @@ def _filled(own: Limits, others: Limits) -> Limits:
         ),
         concurrent=first(own.concurrent, others.concurrent),
     )
+
+
+def _amounts_at(places: Sequence[int]) -> Callable[[Use], tuple[int, ...]]:
+    """Return what takes the numbers at these places out of a use."""
+    if len(places) > 1:
+        return itemgetter(*places)
+    (place,) = places  # of one it would give no tuple
+    return lambda use: (use[place],)
 
 
 def _head_of(rule: Rule, now_s: float) -> ClaimHead:
