@@ -30,6 +30,11 @@ def find_attachments(request: MessagesRequest, *, sees_images: bool) -> list[Att
     Raises:
         InvalidRequest: A ``file`` source: there are no files to find it in.
     """
+    for message in request.messages:
+        if not isinstance(message.content, str):
+            break
+    else:
+        return []  # nothing but strings
     sources = _sources(request)
     if not sources:
         return []

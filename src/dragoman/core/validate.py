@@ -104,7 +104,8 @@ def parse_request(
         _check_tools(request.tools)
     if request.tool_choice is not None:
         _check_tool_choice(request, request.tool_choice)
-    check_blocks(request.system, "system")
+    if request.system is not None:
+        check_blocks(request.system, "system")
     for number, message in enumerate(request.messages):
         content = message.content
         if not isinstance(content, str):
@@ -233,10 +234,17 @@ def _forgive(request: dict[str, Any]) -> bool:
 
 
 def _decode_known_or_not(body: bytes, memory: ToolMemory | None) -> MessagesRequest:
+    request: MessagesRequest
     try:
-        request: MessagesRequest = (
-            decode_known(body) if memory is None else _decode_with_memory(body, memory)
-        )
+        if memory is None:
+            request = decode_known(body)
+        else:
+            undecoded: Any = decode_without_tools(body)
+            if undecoded.tools is NO_TOOLS:
+                undecoded.tools = memory.no_tools
+                request = undecoded
+            else:
+                request = _with_tools(undecoded, body, memory)
     except msgspec.ValidationError as error:
         if not str(error).startswith("Object contains unknown field"):
             raise
@@ -248,12 +256,9 @@ def _decode_known_or_not(body: bytes, memory: ToolMemory | None) -> MessagesRequ
     return request
 
 
-def _decode_with_memory(body: bytes, memory: ToolMemory) -> MessagesRequest:
-    request: Any = decode_without_tools(body)  # its tools are bytes, until they are put there
-    if request.tools is NO_TOOLS:
-        request.tools = memory.no_tools
-        return request  # type: ignore[no-any-return]
-    raw = bytes(request.tools)
+def _with_tools(request: MessagesRequest, body: bytes, memory: ToolMemory) -> MessagesRequest:
+    """Put its tools into *request*, in which they are still as they came."""
+    raw = bytes(request.tools)  # type: ignore[arg-type]  # they are bytes until now
     tools = memory.recall(raw)
     if tools is None:
         try:
@@ -263,7 +268,7 @@ def _decode_with_memory(body: bytes, memory: ToolMemory) -> MessagesRequest:
         _check_tools(tools)
         memory.keep(raw, tools)
     request.tools = tools
-    return request  # type: ignore[no-any-return]
+    return request
 
 
 def _check_numbers(body: bytes) -> None:
@@ -334,16 +339,14 @@ def _check_fields(request: MessagesRequest, *, max_messages: int, for_count: boo
         raise InvalidRequest("messages", "at least one message is required")
     if len(request.messages) > max_messages:
         raise InvalidRequest("messages", f"at most {max_messages} messages are allowed")
-    if request.max_tokens is not None:
-        _check_range("max_tokens", request.max_tokens, 0, _MAX_COUNT)
-    elif not for_count:
-        raise InvalidRequest("max_tokens", "Field required")
-    if request.temperature is not None:
-        _check_range("temperature", request.temperature, 0, 2)
-    if request.top_p is not None:
-        _check_range("top_p", request.top_p, 0, 1)
-    if request.top_k is not None:
-        _check_range("top_k", request.top_k, -1, _MAX_COUNT)  # -1: off, to some clients
+    max_tokens = request.max_tokens
+    if max_tokens is None:
+        if not for_count:
+            raise InvalidRequest("max_tokens", "Field required")
+    elif max_tokens < 0 or max_tokens > _MAX_COUNT:
+        _check_range("max_tokens", max_tokens, 0, _MAX_COUNT)
+    if request.temperature is not None or request.top_p is not None or request.top_k is not None:
+        _check_sampling(request)
     if request.stop_sequences:
         _check_stops(request.stop_sequences)
     if request.thinking is not None and request.thinking.budget_tokens is not None:
@@ -352,6 +355,15 @@ def _check_fields(request: MessagesRequest, *, max_messages: int, for_count: boo
         _check_format("output_config.format", request.output_config.format)
     if request.output_format is not None:
         _check_format("output_format", request.output_format)
+
+
+def _check_sampling(request: MessagesRequest) -> None:
+    if request.temperature is not None:
+        _check_range("temperature", request.temperature, 0, 2)
+    if request.top_p is not None:
+        _check_range("top_p", request.top_p, 0, 1)
+    if request.top_k is not None:
+        _check_range("top_k", request.top_k, -1, _MAX_COUNT)  # -1: off, to some clients
 
 
 def _check_format(path: str, form: OutputFormat | None) -> None:
