@@ -184,7 +184,7 @@ MUTATIONS = [
     Mutation("loops", plan, "watch_repeats", "reminder=_reminder(name, count)", ""),
     Mutation("healing", LearnedFacts, "_add", "**facts", ""),
     Mutation("healing", ChatAsk, "_heal", "if not facts", "if True"),
-    Mutation("counts", Calibration, "observe", "known.ratios.append", "iter"),
+    Mutation("counts", Calibration, "observe", "known.add", "abs"),
     Mutation("cost", prices, "cost_micros", "exact + _TOKENS // 2", "exact"),
     Mutation("names", registry, "_find", '.replace(":", "-")', '.split(":")[0]'),
     Mutation("names", registry, "_find", ".casefold()", ""),

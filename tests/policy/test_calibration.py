@@ -1,6 +1,10 @@
 """Calibration: a slow median within sane bounds, by deployment, forgotten with the process."""
 
+from statistics import median
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dragoman.core.dialects.profile import GENERIC
 from dragoman.core.plan import Deployment
@@ -51,3 +55,9 @@ def test_deployments_are_bounded(monkeypatch) -> None:
     made.observe(OTHER, estimated=1000, counted=1200)
     assert made.ratio(LAB) == 1.0
     assert len(made._observed) == 1
+
+
+@given(st.lists(st.integers(600, 1900), min_size=8, max_size=200))
+def test_it_is_the_median_of_the_last_ones(counts: list[int]) -> None:
+    made = taught(*(count / 1000 for count in counts))
+    assert made.ratio(LAB) == median(count / 1000 for count in counts[-64:])

@@ -1,7 +1,7 @@
 """What upstreams have counted beside what we had estimated, for as long as the process lives."""
 
+from bisect import bisect_left, insort
 from collections import deque
-from statistics import median
 from typing import Final
 
 from msgspec import Struct
@@ -17,8 +17,21 @@ _SANE_RATIO: Final = (0.5, 2.0)
 
 
 class _Observed(Struct):
+    """The last ratios of one deployment as they came, and the same in order."""
+
     ratios: deque[float]
+    ordered: list[float]
     median: float = 1.0
+
+    def add(self, ratio: float) -> None:
+        """Take a ratio. Each reply comes here, so that nothing is sorted anew."""
+        ratios, ordered = self.ratios, self.ordered
+        if len(ratios) == _WINDOW:
+            del ordered[bisect_left(ordered, ratios[0])]
+        ratios.append(ratio)
+        insort(ordered, ratio)
+        middle, is_odd = divmod(len(ordered), 2)
+        self.median = ordered[middle] if is_odd else (ordered[middle - 1] + ordered[middle]) / 2
 
 
 class Calibration:
@@ -56,6 +69,5 @@ class Calibration:
         if known is None:
             if len(self._observed) >= _MAX_DEPLOYMENTS:
                 self._observed.pop(next(iter(self._observed)))
-            known = self._observed[key] = _Observed(deque(maxlen=_WINDOW))
-        known.ratios.append(counted / estimated)
-        known.median = median(known.ratios)
+            known = self._observed[key] = _Observed(deque(maxlen=_WINDOW), [])
+        known.add(counted / estimated)
