@@ -10,6 +10,8 @@ import asyncio
 import math
 from typing import Final, Protocol, cast
 
+from msgspec import Struct
+
 from dragoman.core.errors import (
     UpstreamError,
     UpstreamProtocolError,
@@ -51,29 +53,18 @@ class Owner(Protocol):
         """Take note that a call is over."""
 
 
-class HttpCall:
+class HttpCall(Struct, eq=False):  # made in C, and little is written to it later
     """A request under way; implements ``Call``. While it waits it has no connection."""
 
-    __slots__ = (
-        "_owner",
-        "connection",
-        "head",
-        "is_complete",
-        "is_over",
-        "is_paused",
-        "receiver",
-        "request",
-        "timer",
-    )
-
-    def __init__(
-        self, owner: Owner, request: UpstreamRequest, *, head: bytes, receiver: Receiver
-    ) -> None:
-        self._owner = owner
-        self.request, self.head, self.receiver = request, head, receiver
-        self.connection: Connection | None = None
-        self.timer: asyncio.TimerHandle | None = None  # runs until there is a connection
-        self.is_over = self.is_paused = self.is_complete = False
+    owner: Owner
+    request: UpstreamRequest
+    head: bytes
+    receiver: Receiver
+    connection: "Connection | None" = None
+    timer: asyncio.TimerHandle | None = None  # runs until there is a connection
+    is_over: bool = False
+    is_paused: bool = False
+    is_complete: bool = False
 
     def pause(self) -> None:
         self.is_paused = True
@@ -94,7 +85,7 @@ class HttpCall:
     def succeed(self) -> None:
         """Tell the receiver that the reply is complete."""
         self.is_over = True
-        self._owner.forget(self)
+        self.owner.forget(self)
         try:
             self.receiver.on_end()
         except Exception as bug:
@@ -131,7 +122,7 @@ class HttpCall:
             self.connection = None
             if self.timer is not None:
                 self.stop_timer()
-            self._owner.forget(self)
+            self.owner.forget(self)
 
 
 class Connection(asyncio.Protocol):

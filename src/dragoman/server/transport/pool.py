@@ -55,7 +55,7 @@ class Pool:
 
     def send(self, request: UpstreamRequest, head: bytes, *, receiver: Receiver) -> HttpCall:
         """Start a call; *head* is what is written before the request's body."""
-        call = HttpCall(self, request, head=head, receiver=receiver)
+        call = HttpCall(self, request, head, receiver)
         self._calls.add(call)
         if self._is_closed:
             asyncio.get_running_loop().call_soon(call.fail, _shutting_down())
