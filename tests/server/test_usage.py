@@ -27,6 +27,7 @@ from support.app_case import (
 )
 from support.app_case import GONE as UNREACHABLE
 from support.fakes import data, head
+from support.loops import until
 
 SESSION = "00000000-1111-4222-8333-444444444444"
 KEYS = [("ada", "ada-key-of-16-characters")]
@@ -188,7 +189,8 @@ def test_what_is_recorded_of_a_cut_request_is_what_limits_count(
         headers = {b"x-api-key": b"key-of-ada-0123456789"}
         exchange = exchange_of({**ASK, "stream": is_stream}, headers=headers)
         task = asyncio.create_task(made.app.handle(exchange))
-        await asyncio.sleep(0.05)
+        await until(lambda: any(upstream.requests for upstream in made.upstreams.values()))
+        await asyncio.sleep(0.05)  # what there is of the reply follows at once
         exchange.leave()
         await task
         await made.close()
