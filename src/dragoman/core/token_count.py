@@ -142,10 +142,10 @@ def read_prompt(body: Mapping[str, Any], *, tools_tokens: float | None = None) -
         body: With ``messages``, maybe ``tools`` and ``response_format``.
         tools_tokens: An estimate of its tools, which are not read then.
     """
-    prompt = PromptText(texts=[])
-    texts = prompt.texts
-    prompt.messages = len(body["messages"])
-    for message in body["messages"]:
+    texts: list[str] = []
+    messages = body["messages"]
+    prompt = PromptText(texts, len(messages))
+    for message in messages:
         content = message.get("content")
         if isinstance(content, str):
             texts.append(content)
@@ -260,7 +260,8 @@ def estimate_json(encoded: bytes, profile: DialectProfile) -> float:
 def frame_tokens(prompt: PromptText, profile: DialectProfile) -> int:
     """Return the tokens that are no text of the request: what the template adds, and pictures."""
     tokens = _TOKENS_PER_PROMPT + prompt.messages * profile.tokens_per_message
-    tokens += prompt.calls * _TOKENS_PER_CALL + prompt.images * _TOKENS_PER_IMAGE
+    if prompt.calls or prompt.images:
+        tokens += prompt.calls * _TOKENS_PER_CALL + prompt.images * _TOKENS_PER_IMAGE
     if prompt.tools:
         tokens += profile.tool_preamble_tokens + prompt.tools * _TOKENS_PER_TOOL
     return tokens

@@ -95,7 +95,8 @@ def usage_of_chat(wire: openai_chat.Usage, known: Usage) -> Usage:
     """
     details = wire.prompt_tokens_details or _NO_DETAILS
     out = wire.completion_tokens_details or _NO_DETAILS
-    has_prompt, has_output = wire.prompt_tokens is not None, wire.completion_tokens is not None
+    prompt, output = wire.prompt_tokens, wire.completion_tokens
+    is_estimate = known.is_estimate and (prompt is None or output is None)
     # The first one that says something; zero and null say nothing.
     cached = (
         wire.prompt_cache_hit_tokens
@@ -110,17 +111,18 @@ def usage_of_chat(wire: openai_chat.Usage, known: Usage) -> Usage:
         or known.cache_creation_input_tokens
     )
     thinking = out.reasoning_tokens or wire.reasoning_tokens or known.thinking_tokens
-    prompt = bounded_count(wire.prompt_tokens) if has_prompt else known.prompt_tokens
+    if prompt is None:
+        prompt = known.prompt_tokens
+    elif not 0 <= prompt <= _MAX_COUNT:
+        prompt = bounded_count(prompt)
+    if output is None:
+        output = known.output_tokens
+    elif not 0 <= output <= _MAX_COUNT:
+        output = bounded_count(output)
     cached = min(bounded_count(cached), prompt) if cached else 0
     written = min(bounded_count(written), prompt - cached) if written else 0
-    return Usage(
-        input_tokens=prompt - cached - written,
-        cache_read_input_tokens=cached,
-        cache_creation_input_tokens=written,
-        output_tokens=bounded_count(wire.completion_tokens) if has_output else known.output_tokens,
-        thinking_tokens=(bounded_count(thinking) or None) if thinking else None,
-        is_estimate=known.is_estimate and not (has_prompt and has_output),
-    )
+    thinking = (bounded_count(thinking) or None) if thinking else None
+    return Usage(prompt - cached - written, cached, written, output, thinking, is_estimate)
 
 
 class _ShownDetails(msgspec.Struct, gc=False):

@@ -6,13 +6,15 @@ becomes a series. What is left over, and what would be one series too many, is `
 """
 
 import re
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Collection, Iterable, Iterator
+from operator import attrgetter
 from typing import Final, Literal
 
 from msgspec import structs
 
 from dragoman import __version__
+from dragoman.core.usage import Usage
 from dragoman.server.metric_names import FAMILIES, OTHER, Sample
 from dragoman.server.telemetry import RequestRecord
 from dragoman.wire.anthropic import MessagesRequest
@@ -40,7 +42,15 @@ _FIELDS: Final = frozenset(
     {*(f.name for f in structs.fields(MessagesRequest)), "input_tokens", "reply", "tool_use"}
 )
 _PART: Final = re.compile(r"[a-z_]{1,40}")
+_MAX_NOTED: Final = 128
+_COUNTS_OF: Final = attrgetter(
+    *("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens"),
+    *("thinking_tokens", "is_estimate"),
+)
 Source = Callable[[], Iterable[Sample]]
+# Of a message: its duration, the time to its first content, the error of our estimate in percent,
+# its tokens, and its cost in millionths.
+_Noted = tuple[float, float | None, float | None, Usage | None, int | None]
 
 
 class _Histogram:
@@ -55,61 +65,70 @@ class _Histogram:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
+    def add_all(self, values: Collection[float]) -> None:
+        """Add many: it takes a look at each bound, not at each value."""
+        counts, ordered, n_below = self.counts, sorted(values), 0
+        for i, bound in enumerate(self.bounds):
+            n = bisect_right(ordered, bound)
+            counts[i] += n - n_below
+            n_below = n
+        counts[-1] += len(ordered) - n_below
+        self.total += sum(values)
+
     def sample(self, name: str, labels: tuple[str, ...]) -> Iterator[Sample]:
         if any(self.counts):
             yield Sample(name, labels, self.total, self.counts)
 
 
 class _Messages:
-    """The sums of all messages of one model and upstream."""
+    """
+    The sums of all messages of one model and upstream.
+
+    Attributes:
+        noted: Messages that are not in the sums yet, at most ``_MAX_NOTED``.
+    """
 
     __slots__ = (
         *("cache_read", "cache_write", "duration", "estimate_error", "estimated", "first_content"),
-        *("fresh", "labels", "micros", "output", "thinking", "unpriced"),
+        *("fresh", "labels", "micros", "noted", "output", "thinking", "unpriced"),
     )
 
     def __init__(self, labels: tuple[str, str]) -> None:
         self.labels = labels
+        self.noted: list[_Noted] = []
         self.fresh = self.cache_read = self.cache_write = self.output = self.thinking = 0
         self.estimated = self.unpriced = self.micros = 0
         self.first_content = _Histogram("dragoman_first_content_seconds")
         self.duration = _Histogram("dragoman_message_duration_seconds")
         self.estimate_error = _Histogram("dragoman_estimate_error_ratio")
 
-    def add(self, record: RequestRecord, now_s: float) -> None:
-        # Each histogram is added to in place: a call would cost as much again.
-        started_s, first_s = record.started_s, record.first_content_s
-        seen, value = self.duration, now_s - started_s
-        seen.counts[bisect_left(seen.bounds, value)] += 1
-        seen.total += value
-        if first_s is not None:
-            seen, value = self.first_content, first_s - started_s
-            seen.counts[bisect_left(seen.bounds, value)] += 1
-            seen.total += value
-        if (error_pct := record.estimate_error_pct) is not None:
-            value = (error_pct if error_pct >= 0 else -error_pct) / 100
-            seen = self.estimate_error
-            seen.counts[bisect_left(seen.bounds, value)] += 1
-            seen.total += value
-        usage = record.usage
-        if usage is None:
+    def settle(self) -> None:
+        """Add up what is noted, a field of all messages at a time: nearly all of it runs in C."""
+        if not self.noted:
             return
-        self.fresh += usage.input_tokens
-        self.output += usage.output_tokens
-        if n := usage.cache_read_input_tokens:
-            self.cache_read += n
-        if n := usage.cache_creation_input_tokens:
-            self.cache_write += n
-        if usage.thinking_tokens:
-            self.thinking += usage.thinking_tokens
-        if usage.is_estimate:
-            self.estimated += 1
-        if record.cost_micros is None:
-            self.unpriced += 1
-        else:
-            self.micros += record.cost_micros
+        durations, firsts, errors_pct, usages, costs = zip(*self.noted, strict=True)
+        self.noted.clear()
+        self.duration.add_all(durations)
+        self.first_content.add_all([value for value in firsts if value is not None])
+        self.estimate_error.add_all([abs(pct) / 100 for pct in errors_pct if pct is not None])
+        counted = [usage for usage in usages if usage is not None]
+        if not counted:
+            return
+        fresh, output, read, written, thinking, estimates = zip(
+            *map(_COUNTS_OF, counted), strict=True
+        )
+        self.fresh += sum(fresh)
+        self.output += sum(output)
+        self.cache_read += sum(read)
+        self.cache_write += sum(written)
+        self.thinking += sum(filter(None, thinking))
+        self.estimated += sum(estimates)
+        prices = [cost for cost, usage in zip(costs, usages, strict=True) if usage is not None]
+        self.unpriced += prices.count(None)
+        self.micros += sum(filter(None, prices))
 
     def samples(self) -> Iterator[Sample]:
+        self.settle()
         labels = self.labels
         tokens = {"input": self.fresh, "output": self.output}
         tokens |= {"cache_read": self.cache_read, "cache_write": self.cache_write}
@@ -216,8 +235,16 @@ class Metrics:
         if endings is None:
             endings = self._endings_of(record)
         endings.n += 1
-        if endings.messages is not None:
-            endings.messages.add(record, now_s)
+        messages = endings.messages
+        if messages is not None:
+            started_s, first_s = record.started_s, record.first_content_s
+            if first_s is not None:
+                first_s -= started_s
+            error_pct, usage = record.estimate_error_pct, record.usage
+            noted = messages.noted
+            noted.append((now_s - started_s, first_s, error_pct, usage, record.cost_micros))
+            if len(noted) >= _MAX_NOTED:
+                messages.settle()
         if len(calls) == 1 and calls[0].outcome == "ok" and calls[0].upstream == upstream:
             endings.n_answered += 1
         elif calls:
