@@ -153,11 +153,12 @@ def _chunks(kind: str, words: list[str]) -> list[Any]:
 def test_it_changes_nothing(
     runs: list[tuple[str, list[str]]], places: list[int], plan: dict[str, Any], is_stream: bool
 ) -> None:
-    """With and without frames, and wherever it is cut, a reply is the same."""
+    """Read one by one, together or by their frame, and wherever it is cut: a reply is the same."""
     chunks = [c for kind, words in runs for c in _chunks(kind, words)]
     body = sse(*chunks, chunk("stop"), usage(prompt_tokens=3, completion_tokens=4)) + DONE
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(turn_module, "_MAX_UNFRAMED", 0)
+        patch.setattr(turn_module, "_MANY_CHUNKS", 0)
         without = run([body], make_plan(**plan), is_stream=is_stream)
     for slices in ([body], cut(body, places), [e + b"\n\n" for e in body.split(b"\n\n")[:-1]]):
         framed = run(slices, make_plan(**plan), is_stream=is_stream)

@@ -27,6 +27,7 @@ from dragoman.core import (
     stop_sequences,
     thinking,
     tool_text,
+    turn,
     usage,
 )
 from dragoman.core.block_writer import BlockWriter
@@ -82,15 +83,15 @@ MUTATIONS = [
     Mutation(2, BlockWriter, "_close_open", 'if self._open == "thinking"', "if self._open is None"),
     Mutation(
         3,
-        ChatTurn,
-        "_take_reasoning",
+        turn,
+        "reasoning_of",
         "delta.reasoning_content or delta.reasoning\n",
         "delta.reasoning_content\n",
     ),
     Mutation(
         3,
-        ChatTurn,
-        "_take_reasoning",
+        turn,
+        "reasoning_of",
         "delta.reasoning_content or delta.reasoning\n",
         "(delta.reasoning_content or '') + (delta.reasoning or '')\n",
     ),
@@ -117,7 +118,7 @@ MUTATIONS = [
         'if reason in ("end_turn", "tool_use")',
         'if has_calls or reason in ("end_turn", "tool_use")',
     ),
-    Mutation(8, ChatTurn, "_take_payload", 'if chunk.error or chunk.object == "error"', "if False"),
+    Mutation(8, ChatTurn, "_take_chunk", 'if chunk.error or chunk.object == "error"', "if False"),
     Mutation(8, ChatTurn, "close", "if self._finish is None and not self._has_done", "if False"),
     Mutation(
         8,
@@ -130,7 +131,7 @@ MUTATIONS = [
     Mutation(9, usage, "usage_of_chat", "wire.prompt_cache_hit_tokens", "0"),
     Mutation(9, usage, "usage_of_chat", "or wire.cached_tokens", ""),
     Mutation(10, ChatTurn, "_take_choice", "if choice.usage is not None", "if False"),
-    Mutation(10, ChatTurn, "_take_payload", "if chunk.usage is not None", "if False"),
+    Mutation(10, ChatTurn, "_take_chunk", "if chunk.usage is not None", "if False"),
     Mutation(
         10,
         usage.UsageMeter,

@@ -14,7 +14,8 @@ from dragoman.core.errors import (
 from dragoman.core.plan import Deployment, Plan
 from dragoman.core.signatures import Signer
 from dragoman.core.sinks import MessageHead, MessageSink, SseSink
-from dragoman.core.turn import ChatTurn, TurnContext
+from dragoman.core.turn import ChatTurn
+from dragoman.core.turn_context import TurnContext
 from dragoman.core.upstream_errors import ReplyContext
 from dragoman.server.relay import Relay
 from dragoman.server.transport.seams import ClientGone, UpstreamRequest

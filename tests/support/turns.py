@@ -11,7 +11,8 @@ from dragoman.core.errors import GatewayError
 from dragoman.core.plan import Deployment, Plan
 from dragoman.core.signatures import Signer
 from dragoman.core.sinks import MessageHead, MessageSink, SseSink
-from dragoman.core.turn import ChatTurn, TurnContext
+from dragoman.core.turn import ChatTurn
+from dragoman.core.turn_context import TurnContext
 from dragoman.core.upstream_errors import ReplyContext
 from dragoman.core.usage import Usage
 from dragoman.wire.anthropic import MessagesRequest

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias, TypeVar
 
+from dragoman.core.errors import UpstreamProtocolError
 from dragoman.wire.openai_chat import (
     Choice,
     Chunk,
@@ -42,6 +43,23 @@ _Json: TypeAlias = Any  # whatever json.loads returns: its type is what is in do
 # First halves of surrogate pairs, by the field whose text they ended: a server that cuts its text
 # anywhere sends the second half at the beginning of the same field's next piece.
 Halves = dict[str, str]
+
+
+def read_or_refuse(payload: bytes, halves: Halves) -> Chunk:
+    """
+    Return what *payload* means; *halves* are as with ``read_odd_chunk``.
+
+    Raises:
+        UpstreamProtocolError: This is no chunk.
+    """
+    try:
+        return read_odd_chunk(payload, halves)
+    except (ValueError, RecursionError) as error:
+        raise UpstreamProtocolError(
+            "The model's server sent something that is not a chat completion.",
+            # No more of it: it may be what the model said.
+            log_detail=f"{error}: {len(payload)} bytes that begin with {payload[:1]!r}",
+        ) from error
 
 
 def read_odd_chunk(payload: bytes, halves: Halves) -> Chunk:

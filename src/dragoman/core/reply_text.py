@@ -20,7 +20,7 @@ from dragoman.core.tool_arguments import parse_arguments, parse_partial
 from dragoman.core.tool_grammars.body import TextCall
 from dragoman.core.tool_text import Piece, ToolTextCutter
 from dragoman.core.usage import UsageMeter
-from dragoman.wire.openai_chat import Function
+from dragoman.wire.openai_chat import Delta, Function
 from dragoman.wire.openai_chat import ToolCall as WireCall
 
 _encode: Final = msgspec.json.Encoder().encode
@@ -289,3 +289,11 @@ class ReplyText:
             written, self.is_forced_cut = written[:-1], True
         function = Function(name=name if is_known else None, arguments=written)
         self._blocks.add_call(WireCall(index=0, function=function))
+
+
+def reasoning_of(delta: Delta) -> str:
+    """Return the reasoning in *delta*, whichever field holds it."""
+    reasoning = delta.reasoning_content or delta.reasoning
+    if not reasoning and delta.reasoning_details:
+        return "".join(detail.text or detail.summary or "" for detail in delta.reasoning_details)
+    return reasoning or ""

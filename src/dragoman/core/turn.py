@@ -6,9 +6,9 @@ Everything that only sometimes happens lives in its own method, so that the comm
 first branch.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 
@@ -24,13 +24,14 @@ from dragoman.core.errors import (
 from dragoman.core.finish_reasons import PLAIN_FINISHES, STOP_REASONS
 from dragoman.core.guards import Lack
 from dragoman.core.holding_sink import HoldingSink
-from dragoman.core.odd_chunks import Halves, read_odd_chunk
+from dragoman.core.odd_chunks import Halves, read_or_refuse
 from dragoman.core.plan import Plan, ServerCall
-from dragoman.core.reply_text import ReplyText
-from dragoman.core.signatures import Signer
-from dragoman.core.sinks import SilentSink, Sink
+from dragoman.core.reply_text import ReplyText, reasoning_of
+from dragoman.core.short_replies import read_together
+from dragoman.core.sinks import MessageSink, SilentSink, Sink
 from dragoman.core.sse import SseParser
-from dragoman.core.upstream_errors import RefusedByUpstream, ReplyContext, error_of_event
+from dragoman.core.turn_context import TurnContext
+from dragoman.core.upstream_errors import RefusedByUpstream, error_of_event
 from dragoman.core.usage import Usage, UsageMeter
 from dragoman.wire.openai_chat import Choice, Chunk, Delta, Function, decode_chunk
 from dragoman.wire.openai_chat import ToolCall as WireCall
@@ -38,20 +39,7 @@ from dragoman.wire.openai_chat import ToolCall as WireCall
 # Finding what chunks have in common costs as much as decoding one: not for few, nor if all differ.
 _CHUNKS_BEFORE_FRAMES: Final = 6
 _MAX_UNFRAMED: Final = 24
-
-
-class TurnContext(msgspec.Struct, frozen=True, kw_only=True):
-    """What a turn needs beside its plan; everything random or secret comes in here."""
-
-    signer: Signer
-    nonce: Callable[[], str]  # eleven fresh characters of base64url
-    reply: ReplyContext
-    max_event_bytes: int = 16 * 2**20
-    usage_before: Usage | None = None  # of earlier upstream replies to the same request
-    # May the message go on with another upstream reply after one that is empty, or lacks a call?
-    continues_empty: Literal["never", "unsent", "always"] = "never"
-    # May it, after one without the call that the upstream was told to make?
-    continues_without_call: bool = False
+_MANY_CHUNKS: Final = 16  # of one read: here, what they have in common is worth finding
 
 
 class ChatTurn:
@@ -71,6 +59,7 @@ class ChatTurn:
         self._sse = SseParser(context.max_event_bytes)
         self._max_bytes = context.reply.max_reply_bytes
         self._taken_bytes = 0
+        self._is_whole = isinstance(sink, MessageSink)
         self._meter = UsageMeter(plan.input_tokens_estimate, context.usage_before)
         self._blocks = BlockWriter(
             plan, sink, meter=self._meter, signer=context.signer, nonce=context.nonce
@@ -217,6 +206,8 @@ class ChatTurn:
         at, n_payloads = 0, len(payloads)
         if self._frame is not None:
             at = self._take_alike(self._frame, payloads, at)
+        elif self._is_whole and 1 < n_payloads < _MANY_CHUNKS and self._take_together(payloads):
+            return
         elif n_payloads >= _CHUNKS_BEFORE_FRAMES > self._n_unframed:
             self._n_unframed = _CHUNKS_BEFORE_FRAMES
         while at < n_payloads and not self.is_done:
@@ -226,6 +217,23 @@ class ChatTurn:
             found = self._frame
             if found is not frame and found is not None and at < n_payloads and not self.is_done:
                 at = self._take_alike(found, payloads, at)
+
+    def _take_together(self, payloads: Sequence[bytes]) -> bool:
+        """Take a few payloads of a reply that is wanted whole; tell whether that was possible."""
+        parts = read_together(payloads)
+        for part in parts or ():
+            if self.is_done:
+                break
+            if part is None:
+                self._take_done()
+            elif isinstance(part, Chunk):
+                self._take_chunk(part, b"")
+            else:
+                self._has_choices = True
+                self._is_calling = self._is_calling and not part
+                if part and self._text.take(part):
+                    self._end()
+        return parts is not None
 
     def _take_alike(self, frame: ChunkFrame, payloads: Sequence[bytes], at: int) -> int:
         """Take payloads from *at* on as far as they are in *frame*; return where others begin."""
@@ -285,6 +293,10 @@ class ChatTurn:
             if (odd := self._read_odd(payload)) is None:
                 return
             chunk, payload = odd, b""  # it tells nothing of others
+        self._take_chunk(chunk, payload)
+
+    def _take_chunk(self, chunk: Chunk, payload: bytes) -> None:
+        """Take a chunk; *payload* is what it was read from, if that may tell of others."""
         if chunk.error or chunk.object == "error":
             self._take_error(chunk)
             return
@@ -312,14 +324,7 @@ class ChatTurn:
             self._take_done()
         if stripped in (b"", b"[DONE]"):  # without data it is a sign of life
             return None
-        try:
-            return read_odd_chunk(payload, self._halves)
-        except (ValueError, RecursionError) as error:
-            raise UpstreamProtocolError(
-                "The model's server sent something that is not a chat completion.",
-                # No more of it: it may be what the model said.
-                log_detail=f"{error}: {len(payload)} bytes that begin with {payload[:1]!r}",
-            ) from error
+        return read_or_refuse(payload, self._halves)
 
     def _take_done(self) -> None:
         self._has_done = True
@@ -384,8 +389,8 @@ class ChatTurn:
 
     def _take_delta(self, delta: Delta) -> None:
         self._is_calling = False
-        if delta.reasoning_content or delta.reasoning or delta.reasoning_details:
-            self._take_reasoning(delta)
+        if (reasoning := reasoning_of(delta)) and self._text.take_reasoning(reasoning):
+            self._end()
         content = delta.content
         if isinstance(content, list):
             content = "".join(part.text or "" for part in content)
@@ -414,13 +419,6 @@ class ChatTurn:
             self._stop_string = matched
 
     # -- what the delta holds
-
-    def _take_reasoning(self, delta: Delta) -> None:
-        reasoning = delta.reasoning_content or delta.reasoning
-        if not reasoning and delta.reasoning_details:
-            reasoning = "".join(d.text or d.summary or "" for d in delta.reasoning_details)
-        if reasoning and self._text.take_reasoning(reasoning):
-            self._end()
 
     def _take_tool(self, fragment: WireCall) -> None:
         if self.is_done or self._text.break_off():

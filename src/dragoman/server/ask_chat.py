@@ -12,7 +12,8 @@ from dragoman.core.healing import Refusal, learn_from_refusal
 from dragoman.core.holding_sink import HoldingSink
 from dragoman.core.plan import Plan, plan_after_server_tools, plan_once_more, with_max_tokens
 from dragoman.core.sinks import MessageSink, Sink
-from dragoman.core.turn import ChatTurn, TurnContext
+from dragoman.core.turn import ChatTurn
+from dragoman.core.turn_context import TurnContext
 from dragoman.core.upstream_errors import OutputTooLong, ReplyContext
 from dragoman.core.usage import Usage
 from dragoman.policy.routes import Target

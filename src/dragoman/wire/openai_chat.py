@@ -97,4 +97,6 @@ class Chunk(Struct):
     type: Any = None
 
 
-decode_chunk: Final = msgspec.json.Decoder(Chunk, strict=False).decode
+_decoder: Final = msgspec.json.Decoder(Chunk, strict=False)
+decode_chunk: Final = _decoder.decode
+decode_chunks: Final = _decoder.decode_lines  # one after the other, each on its line
