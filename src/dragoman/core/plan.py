@@ -114,17 +114,22 @@ def make_plan(
         body = _body(request, deployment, messages=messages, ending=ending, prefill=prefill)
     elif said is not None:
         said.add_all(ending.adjustments)
+    plan = frame.plan
+    if said is not None:
+        plan = _filled(
+            plan,
+            adjustments=said.take(),
+            begins_thinking=plan.begins_thinking and not is_continued,
+            fills_window=ending.limit.is_window,
+            is_looping=is_looping,
+        )
     return _filled(
-        frame.plan,
+        plan,
         request=request,
         body=body,
-        adjustments=frame.adjustments if said is None else said.take(),
         input_tokens_estimate=prompt_tokens,
         is_calibrated=is_calibrated,
         uncalibrated_tokens=0 if prompt.images else uncalibrated,
-        begins_thinking=frame.plan.begins_thinking and not is_continued,
-        fills_window=ending.limit.is_window,
-        is_looping=is_looping,
     )
 
 

@@ -65,7 +65,8 @@ class Frame(Struct, frozen=True, kw_only=True, eq=False):
     What plans for one deployment with the same settings have in common. Nobody changes it.
 
     Attributes:
-        plan: What all of them say; without request, messages and counts.
+        plan: What all of them say, if messages and prompt need no adjustments; without request,
+            messages and counts.
         tools: What names of the history are called upstream.
         tools_tokens: About how many those sent have; None: none are.
         note: What the model must be told in the system prompt.
@@ -74,7 +75,6 @@ class Frame(Struct, frozen=True, kw_only=True, eq=False):
         thinking: How thinking is asked for.
         before: Adjustments that come before those of the messages.
         ending: The fields behind the messages, for a prompt that leaves room for the answer.
-        adjustments: All of them, if messages and prompt need none.
     """
 
     plan: Plan
@@ -86,7 +86,6 @@ class Frame(Struct, frozen=True, kw_only=True, eq=False):
     thinking: ThinkingPlan
     before: tuple[Adjustment, ...]
     ending: Ending
-    adjustments: tuple[Adjustment, ...]
 
 
 class PlanMemory(TableMemory, Protocol):
@@ -220,7 +219,7 @@ def _make_frame(
             request=_NO_REQUEST,
             deployment=deployment,
             body={},
-            adjustments=(),
+            adjustments=adjustments.take(),
             input_tokens_estimate=0,
             tool_names=_names_of(fields.get("tools", ()), tools),
             tool_table=tools,
@@ -234,6 +233,7 @@ def _make_frame(
             show_thinking=thinking.show,
             begins_thinking=thinking.begins_reply,
             single_tool_call=choice.is_single,
+            fills_window=ending.limit.is_window,
         ),
         tools=tools,
         tools_tokens=_tools_tokens(fields.get("tools"), tools, profile),
@@ -243,7 +243,6 @@ def _make_frame(
         thinking=thinking,
         before=before,
         ending=ending,
-        adjustments=adjustments.take(),
     )
 
 

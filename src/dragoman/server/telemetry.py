@@ -177,16 +177,19 @@ def _line_of(record: RequestRecord, time_of_day: str, now_s: float) -> RequestLi
     """Return the line of *record*, in one call: setting a field later costs as much as ten here."""
     started_s, usage, sender = record.started_s, record.usage or _NO_USAGE, record.sender
     first_s, trace, hedge = record.first_content_s, record.trace, record.hedge
+    path, model, upstream = record.path, record.model, record.upstream
+    if len(path) + len(model) > _MAX_CHARS:
+        path, model = path[:_MAX_CHARS], model[:_MAX_CHARS]
     return RequestLine(
         time_of_day,
         "request",
         record.request_id,
         record.method,
-        record.path[:_MAX_CHARS],
+        path,
         record.status,
         record.caller.key_name,
-        record.model[:_MAX_CHARS],
-        record.upstream,
+        model,
+        upstream,
         record.upstream_model,
         record.is_stream,
         record.stop_reason,
@@ -207,7 +210,7 @@ def _line_of(record: RequestRecord, time_of_day: str, now_s: float) -> RequestLi
         record.estimate_error_pct,
         _shown(record.adjustments) if record.adjustments else None,
         record.repairs or None,
-        record.endpoint if record.endpoint != record.upstream else "",
+        "" if record.endpoint == upstream else record.endpoint,
         record.joined,
         hedge,
         record.hedge_cost_micros if hedge else None,

@@ -306,9 +306,15 @@ class Connection(asyncio.Protocol):
                 call.blame(bug)
 
     def _finish(self, call: HttpCall, reply: ReplyReader) -> None:
+        transport = self._transport
         if reply.error is not None:
             self._fail(call, reply.error)
-        elif reply.is_reusable and not (self._is_early or self._is_writing) and self.is_open:
+        elif (
+            reply.is_reusable
+            and not (self._is_early or self._is_writing)
+            and transport is not None
+            and not transport.is_closing()  # as is_open
+        ):
             self.keep_alive_s = reply.keep_alive_s
             self._is_reused = True
             self._call = call.connection = None
