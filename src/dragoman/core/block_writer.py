@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal
 
 import msgspec
+from msgspec import Struct
 
 from dragoman.core.errors import UpstreamProtocolError
 from dragoman.core.input_schemas import ToolSchemas
@@ -47,7 +48,7 @@ class _Segment:
         self.pieces: list[str] = []
 
 
-class BlockWriter:
+class BlockWriter(Struct, eq=False):  # made in C: each message has one
     """
     Write one message's blocks to a sink.
 
@@ -59,57 +60,55 @@ class BlockWriter:
         nonce: Returns eleven fresh characters for each tool call.
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        sink: Sink,
-        *,
-        meter: UsageMeter,
-        signer: Signer,
-        nonce: Callable[[], str],
-    ) -> None:
-        self._plan = plan
-        self._sink = sink
-        self._meter = meter
-        self._signer = signer
-        self._nonce = nonce
-        self._open: Kind | None = None  # the kind of the open block, if it is no call
-        self._open_call: ToolCall | None = None
-        # Of which so many are taken: a deque takes 600 bytes, and nearly always waits for one.
-        self._queue: list[_Segment] = []
-        self._n_taken = 0
+    plan: Plan
+    sink: Sink
+    meter: UsageMeter
+    signer: Signer
+    nonce: Callable[[], str]
+    has_written: bool = False
+    has_text: bool = False
+    has_calls: bool = False
+    has_client_calls: bool = False
+    has_cut_call: bool = False
+    server_calls: list[ServerCall] = []
+    written_text: list[str] = []  # where the message may go on after a server tool
+    taken_thinking: list[str] = []  # where it may have to go back upstream
+    written_calls: list[WrittenCall] = []
+    _open: Kind | None = None  # the kind of the open block, if it is no call
+    _open_call: ToolCall | None = None
+    # Of which so many are taken: a deque takes 600 bytes, and nearly always waits for one.
+    _queue: list[_Segment] = []
+    _n_taken: int = 0
+    _keeps_text: bool = False
+    _keeps_thinking: bool = False
+    _forgets_history: bool = False
+    # Of what only some replies hold.
+    _tools: ToolSchemas | None = None
+    _assembler: ToolCallAssembler | None = None
+    _repairs: RepairLog | None = None
+    _space: dict[Kind, list[str]] | None = None  # that waits for more of its kind
+    _call_id: str = ""  # of the open tool_use block
+    _is_cut: bool = False  # the upstream was stopped before it was done
+    _thinking: list[str] = []  # of the open thinking block, for its signature
+
+    def __post_init__(self) -> None:
+        plan = self.plan
+        has_server_tools = bool(plan.server_tools)
         # The reply may be followed by another one, which has to know what was said.
-        is_forced = plan.forced_by_hint or plan.forced_by_choice
-        self._keeps_text = is_forced or bool(plan.server_tools)
+        self._keeps_text = keeps_text = (
+            has_server_tools or plan.forced_by_hint or plan.forced_by_choice
+        )
         # The upstream will want it back, sooner (after a server tool) or later (in the history).
-        keeps = plan.deployment.profile.echo_reasoning != "never"
-        self._keeps_thinking = keeps or bool(plan.server_tools)
+        self._keeps_thinking = has_server_tools or plan.deployment.profile.echo_reasoning != "never"
         # A stream that has begun to answer has no use for the conversation any more, and a long
         # reply must not hold a long request in memory.
-        self._forgets_history = plan.request.stream and not self._keeps_text
-        self.has_written = False
-        self.has_text = False
-        self.has_calls = False
-        self.has_client_calls = False
-        self.has_cut_call = False
-        # Of what only some replies hold.
-        self._tools: ToolSchemas | None = None
-        self._assembler: ToolCallAssembler | None = None
-        self._repairs: RepairLog | None = None
-        self._space: dict[Kind, list[str]] | None = None  # that waits for more of its kind
-        self._call_id = ""  # of the open tool_use block
-        self._is_cut = False  # the upstream was stopped before it was done
-        self._thinking: list[str] = []  # of the open thinking block, for its signature
-        self.server_calls: list[ServerCall] = []
-        self.written_text: list[str] = []  # where the message may go on after a server tool
-        self.taken_thinking: list[str] = []  # where it may have to go back upstream
-        self.written_calls: list[WrittenCall] = []
+        self._forgets_history = plan.request.stream and not keeps_text
 
     @property
     def tools(self) -> ToolSchemas:
         """The tools that the upstream was told of."""
         if self._tools is None:
-            plan = self._plan
+            plan = self.plan
             functions = plan.body.get("tools") or ()
             self._tools = ToolSchemas(plan.tool_names, functions, plan.own_schemas)
         return self._tools
@@ -128,14 +127,14 @@ class BlockWriter:
 
     def add(self, kind: Kind, text: str) -> None:
         """Add text or thinking, to the open block if it is of that kind."""
-        self._meter.written_chars += len(text)
+        self.meter.written_chars += len(text)
         if kind == self._open and not self._queue:
             if kind == "text" and not self._keeps_text:
-                self._sink.add_text(text)
+                self.sink.add_text(text)
             else:
                 self._show(kind, text)
             return
-        if kind == "thinking" and self._plan.show_thinking == "none":
+        if kind == "thinking" and self.plan.show_thinking == "none":
             if self._keeps_thinking:
                 self.taken_thinking.append(text)
             return
@@ -169,14 +168,14 @@ class BlockWriter:
             for piece in pieces:
                 self.add(kind, piece)
             return
-        self._meter.written_chars += sum(map(len, pieces))
+        self.meter.written_chars += sum(map(len, pieces))
         if kind == "thinking":
             self._thinking += pieces
             if self._keeps_thinking:
                 self.taken_thinking += pieces
-            if self._plan.show_thinking != "full":
+            if self.plan.show_thinking != "full":
                 return
-        self._sink.add_pieces(pieces, encoded)
+        self.sink.add_pieces(pieces, encoded)
 
     def _hold_space(self, kind: Kind) -> list[str]:
         if self._space is None:
@@ -196,7 +195,7 @@ class BlockWriter:
             self._assembler = ToolCallAssembler(self.tools)
         call, is_new = self._assembler.take(fragment)
         if is_new:
-            if self.has_calls and self._plan.single_tool_call:
+            if self.has_calls and self.plan.single_tool_call:
                 # Parallel calls were forbidden: it belongs to no segment, so it is not shown.
                 self.repairs.add_dropped_call(call.name)
                 return
@@ -244,8 +243,8 @@ class BlockWriter:
         end = call.add_string_pieces(pieces, start)
         if end > start:
             call.shown += end - start
-            self._meter.written_chars += sum(map(len, pieces[start:end]))
-            self._sink.add_pieces(pieces[start:end], encoded[start:end])
+            self.meter.written_chars += sum(map(len, pieces[start:end]))
+            self.sink.add_pieces(pieces[start:end], encoded[start:end])
         return end
 
     def end(self, *, is_cut: bool) -> None:
@@ -255,10 +254,10 @@ class BlockWriter:
             self._write_queue()
         self._close_open()
         space = self._space["text"] if self._space is not None else ()
-        if space and not self._sink.has_content:  # a reply of white space only
-            self._sink.start(self._meter.total)
-            self._sink.begin_text()
-            self._sink.add_text("".join(space))
+        if space and not self.sink.has_content:  # a reply of white space only
+            self.sink.start(self.meter.total)
+            self.sink.begin_text()
+            self.sink.add_text("".join(space))
 
     def _write_queue(self) -> None:
         self._advance()
@@ -270,15 +269,15 @@ class BlockWriter:
 
     def _show(self, kind: Kind, text: str) -> None:
         if kind == "text":
-            self._sink.add_text(text)
+            self.sink.add_text(text)
             if self._keeps_text:
                 self.written_text.append(text)
             return
         self._thinking.append(text)
         if self._keeps_thinking:
             self.taken_thinking.append(text)
-        if self._plan.show_thinking == "full":
-            self._sink.add_thinking(text)
+        if self.plan.show_thinking == "full":
+            self.sink.add_thinking(text)
 
     # -- the order of blocks
 
@@ -303,15 +302,15 @@ class BlockWriter:
         """Begin a block of text or thinking."""
         self._open = kind
         self.has_written = True
-        if not self._sink.is_started:
-            self._sink.start(self._meter.total)
+        if not self.sink.is_started:
+            self.sink.start(self.meter.total)
         if kind == "text":
             self.has_text = True
             if self._forgets_history:
-                self._plan.body.pop("messages", None)
-            self._sink.begin_text()
+                self.plan.body.pop("messages", None)
+            self.sink.begin_text()
         else:
-            self._sink.begin_thinking()
+            self.sink.begin_thinking()
 
     def _take_next(self) -> _Segment:
         """Return the segment that has waited for longest."""
@@ -334,11 +333,11 @@ class BlockWriter:
             self._end_call(call)
         elif self._open is not None:
             if self._open == "thinking":
-                carry = self._plan.show_thinking == "omitted"
-                self._sink.sign(self._signer.sign("".join(self._thinking), carry=carry))
+                carry = self.plan.show_thinking == "omitted"
+                self.sink.sign(self.signer.sign("".join(self._thinking), carry=carry))
                 self._thinking.clear()
             self._open = None
-            self._sink.end_block()
+            self.sink.end_block()
 
     # -- tool calls
 
@@ -346,7 +345,7 @@ class BlockWriter:
         """Show new arguments of the open call, once it is clear that the block can be begun."""
         if call.is_held or not call.arguments:
             return
-        if not call.name or call.name in self._plan.server_tools:
+        if not call.name or call.name in self.plan.server_tools:
             call.is_held = True
             return
         self._begin_call(call)
@@ -355,22 +354,22 @@ class BlockWriter:
     def _show_pieces(self, call: ToolCall) -> None:
         pieces, shown = call.arguments, call.shown
         while shown < len(pieces):
-            self._sink.add_tool_json(pieces[shown])
-            self._meter.written_chars += len(pieces[shown])
+            self.sink.add_tool_json(pieces[shown])
+            self.meter.written_chars += len(pieces[shown])
             shown += 1
         call.shown = shown
 
     def _begin_call(self, call: ToolCall) -> None:
         call.is_begun = True
         if self._forgets_history:
-            self._plan.body.pop("messages", None)
-        name, toolset = self._plan.toolset_members.get(call.name, (call.name, ""))
-        self._call_id = mint_id(call.id, self._nonce())
+            self.plan.body.pop("messages", None)
+        name, toolset = self.plan.toolset_members.get(call.name, (call.name, ""))
+        self._call_id = mint_id(call.id, self.nonce())
         head: dict[str, Any] = {"type": "tool_use", "id": self._call_id, "name": name}
         if toolset:
             head["toolset_name"] = toolset
-        self._sink.start(self._meter.total)
-        self._sink.begin_tool(head)
+        self.sink.start(self.meter.total)
+        self.sink.begin_tool(head)
 
     def _end_call(self, call: ToolCall) -> None:
         """Close a call: check its arguments as a whole and show what was held."""
@@ -379,7 +378,7 @@ class BlockWriter:
         arguments = call.end(is_cut=self._is_cut)
         for kind in sorted(call.repairs):
             self.repairs.add_argument_repair(kind, call.name)
-        if call.name in self._plan.server_tools:
+        if call.name in self.plan.server_tools:
             self._write_server_call(call, arguments or {})
             return
         self.has_client_calls = True
@@ -389,17 +388,17 @@ class BlockWriter:
         self._show_pieces(call)
         if call.shown == 0:  # an object that is never closed says: this was cut
             whole = "{" if arguments is None else _encode(arguments).decode()
-            self._sink.add_tool_json(whole)
-            self._meter.written_chars += len(whole)
-        self._sink.end_block()
+            self.sink.add_tool_json(whole)
+            self.meter.written_chars += len(whole)
+        self.sink.end_block()
         if arguments is not None:
             self.written_calls.append(WrittenCall(self._call_id, call.name, arguments))
 
     def _write_server_call(self, call: ToolCall, arguments: dict[str, Any]) -> None:
         """Show a call of a tool that the API itself would run, and that it is unavailable here."""
-        tool = self._plan.server_tools[call.name]
+        tool = self.plan.server_tools[call.name]
         prefix = "mcptoolu_" if tool.mcp_server else "srvtoolu_"
-        call_id = mint_id("", self._nonce(), prefix=prefix)
+        call_id = mint_id("", self.nonce(), prefix=prefix)
         head: dict[str, Any] = {"type": "server_tool_use", "id": call_id, "name": tool.name}
         if tool.mcp_server:
             head |= {"type": "mcp_tool_use", "server_name": tool.mcp_server}
@@ -409,18 +408,18 @@ class BlockWriter:
         else:
             content = {"type": tool.error_type, "error_code": "unavailable"}
             result = {"type": tool.result_type}
-        self._sink.start(self._meter.total)
+        self.sink.start(self.meter.total)
         arguments_json = _encode(arguments).decode()
-        self._sink.begin_tool(head)
-        self._sink.add_tool_json(arguments_json)
-        self._sink.add_block({**result, "tool_use_id": call_id, "content": content})
+        self.sink.begin_tool(head)
+        self.sink.add_tool_json(arguments_json)
+        self.sink.add_block({**result, "tool_use_id": call_id, "content": content})
         self.server_calls.append(
             ServerCall(id=call.id or call_id, name=call.name, arguments_json=arguments_json)
         )
 
     def _guess_name(self, call: ToolCall) -> str:
         """Return the tool that a call without a name means: the only one, or told by its input."""
-        names, arguments = self._plan.tool_names, call.value()
+        names, arguments = self.plan.tool_names, call.value()
         name = next(iter(names)) if len(names) == 1 else ""
         if not name and arguments is not None:
             name = self.tools.guess(arguments)

@@ -7,9 +7,11 @@ where the plan needs it, and the common piece of text passes all of them by.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final, Literal
 
 import msgspec
+from msgspec import Struct
 
 from dragoman.core.block_writer import BlockWriter, Kind
 from dragoman.core.plan import Plan
@@ -24,11 +26,11 @@ from dragoman.wire.openai_chat import Delta, Function
 from dragoman.wire.openai_chat import ToolCall as WireCall
 
 _encode: Final = msgspec.json.Encoder().encode
-_NOTHING: Final[Mapping[str, Any]] = {}
+_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 _BEGINS_TAG: Final = "<" + SPACE  # what a tag at the very start can begin with
 
 
-class ReplyText:
+class ReplyText(Struct, eq=False):  # made in C: each reply has one
     """
     Feed it content and reasoning; it writes blocks.
 
@@ -41,19 +43,33 @@ class ReplyText:
         meter: Told what is written.
     """
 
-    def __init__(self, plan: Plan, blocks: BlockWriter, *, meter: UsageMeter) -> None:
+    plan: Plan
+    blocks: BlockWriter
+    meter: UsageMeter
+    is_forced_cut: bool = False  # the forced call is not whole
+    matched_stop: str | None = None  # the stop sequence that has ended the message
+    # Facts of the model's profile that this reply shows.
+    learnt: Mapping[str, Any] = _NOTHING
+    _stops: StopMatcher | None = None
+    _forced: list[str] | None = None  # the text is a call that was forced
+    _tags: ThinkTagCutter | None = None
+    _may_begin_tag: bool = False  # nothing has come yet, and it may be a tag
+    _seeks_end: bool = False
+    _tag_begun: str = ""  # what may become a tag with the next piece
+    _calls: ToolTextCutter | None = None  # in text
+    _drafts: ToolTextCutter | None = None  # in thinking
+    _fed_drafts: ToolTextCutter | None = None  # since the last text
+    _n_calls: int = 0
+
+    def __post_init__(self) -> None:
+        plan = self.plan
+        if plan.local_stop_sequences:
+            self._stops = StopMatcher(plan.local_stop_sequences)
+        if plan.forced_by_schema:
+            self._forced = []
+            return
         profile = plan.deployment.profile
-        self._plan = plan
-        self._blocks = blocks
-        self._meter = meter
-        self._stops = StopMatcher(s) if (s := plan.local_stop_sequences) else None
-        # The text is a call that was forced.
-        self._forced: list[str] | None = [] if plan.forced_by_schema else None
-        self._tags: ThinkTagCutter | None = None
-        self._may_begin_tag = False  # nothing has come yet, and it may be a tag
-        self._seeks_end = False
-        self._tag_begun = ""  # what may become a tag with the next piece
-        if profile.think_tags and self._forced is None:
+        if profile.think_tags:
             if profile.think_tag_open_at_start and plan.begins_thinking:
                 self._tags = ThinkTagCutter(open_at_start=True)
             else:
@@ -61,17 +77,10 @@ class ReplyText:
                 # A model that thinks, but has not been seen to: a tag may show where it ended.
                 is_known = profile.thinking in ("always", "toggle")
                 self._seeks_end = is_known and plan.begins_thinking
-        self._calls: ToolTextCutter | None = None  # in text
-        self._drafts: ToolTextCutter | None = None  # in thinking
-        if profile.tool_text and plan.tool_names and self._forced is None:
-            self._calls = ToolTextCutter(profile.tool_text, blocks.tools)
-            self._drafts = ToolTextCutter(profile.tool_text, blocks.tools, is_thinking=True)
-        self._fed_drafts: ToolTextCutter | None = None  # since the last text
-        self._n_calls = 0
-        self.is_forced_cut = False  # the forced call is not whole
-        self.matched_stop: str | None = None  # the stop sequence that has ended the message
-        # Facts of the model's profile that this reply shows.
-        self.learnt: Mapping[str, Any] = _NOTHING
+        if profile.tool_text and plan.tool_names:
+            tools = self.blocks.tools
+            self._calls = ToolTextCutter(profile.tool_text, tools)
+            self._drafts = ToolTextCutter(profile.tool_text, tools, is_thinking=True)
 
     def take(self, content: str) -> bool:
         """Take content."""
@@ -90,11 +99,11 @@ class ReplyText:
             self._take_watched(calls, content)
         elif self._forced is not None:
             self._forced.append(content)
-            self._meter.written_chars += len(content)
+            self.meter.written_chars += len(content)
         elif self._stops is not None:
             self._take_text(content)
         else:
-            self._blocks.add("text", content)
+            self.blocks.add("text", content)
             return False
         return self.matched_stop is not None
 
@@ -108,7 +117,7 @@ class ReplyText:
             encoded: The same as JSON strings without their quotes.
         """
         if self._passes(kind, pieces):
-            self._blocks.add_pieces(kind, pieces, encoded=encoded)
+            self.blocks.add_pieces(kind, pieces, encoded=encoded)
             return False
         take = self.take if kind == "text" else self.take_reasoning
         return any(take(piece) for piece in pieces)
@@ -179,12 +188,12 @@ class ReplyText:
             text = self._stops.feed(text)
             self.matched_stop = self._stops.matched
         if text:
-            self._blocks.add("text", text)
+            self.blocks.add("text", text)
 
     def _release_text(self) -> None:
         """Show the text that might have begun a stop sequence: something else follows it."""
         if self._stops is not None and (rest := self._stops.close()):
-            self._blocks.add("text", rest)
+            self.blocks.add("text", rest)
 
     def _take_tagged(self, tags: ThinkTagCutter, content: str) -> None:
         self._take_tag_pieces(tags.feed(content))
@@ -222,7 +231,7 @@ class ReplyText:
         """Learn whether the model's text begins inside its thinking."""
         self._seeks_end = False
         self.learnt = {"think_tag_open_at_start": begins_inside}
-        self._blocks.repairs.add_think_tag(begins_inside=begins_inside)
+        self.blocks.repairs.add_think_tag(begins_inside=begins_inside)
 
     # -- thinking
 
@@ -235,7 +244,7 @@ class ReplyText:
             self._fed_drafts = drafts
             self._take_pieces(drafts.feed(thinking), is_thinking=True)
         elif self.matched_stop is None:
-            self._blocks.add("thinking", thinking)
+            self.blocks.add("thinking", thinking)
 
     # -- calls
 
@@ -247,7 +256,7 @@ class ReplyText:
             self._fed_drafts = None
         for piece in calls.feed(content):
             if self._stops is None and isinstance(piece, str):
-                self._blocks.add("text", piece)
+                self.blocks.add("text", piece)
             else:
                 self._take_pieces((piece,))
 
@@ -262,33 +271,33 @@ class ReplyText:
             elif kind == "text":
                 self._take_text(piece)
             else:
-                self._blocks.add(kind, piece)
+                self.blocks.add(kind, piece)
 
     def _add_call(self, call: TextCall) -> None:
         self._n_calls += 1
-        repairs = self._blocks.repairs
+        repairs = self.blocks.repairs
         repairs.add_text_call(call.grammar, call.name)
         for kind in sorted(call.repairs):
             repairs.add_argument_repair(kind, call.name)
         function = Function(name=call.name, arguments=call.arguments)
         # Indexes below zero: those of calls that the upstream itself has found begin there.
         fragment = WireCall(index=-self._n_calls, id=call.id or None, function=function)
-        self._blocks.add_call(fragment)
+        self.blocks.add_call(fragment)
 
     def _take_forced(self, text: str) -> None:
         """Read the text that the upstream was made to write as the call that was forced."""
-        if self._blocks.has_calls:  # it called by itself, and this is no call
-            self._blocks.add("text", text)
+        if self.blocks.has_calls:  # it called by itself, and this is no call
+            self.blocks.add("text", text)
             return
         call = parse_partial(text)
         name, arguments = call.get("name"), call.get("arguments")
-        is_known = isinstance(name, str) and name in self._plan.tool_names
+        is_known = isinstance(name, str) and name in self.plan.tool_names
         is_whole = parse_arguments(text) is not None and isinstance(arguments, dict)
         written = _encode(arguments if isinstance(arguments, dict) else {}).decode()
         if not is_whole:  # cut off: shown as the API shows a call that was cut off
             written, self.is_forced_cut = written[:-1], True
         function = Function(name=name if is_known else None, arguments=written)
-        self._blocks.add_call(WireCall(index=0, function=function))
+        self.blocks.add_call(WireCall(index=0, function=function))
 
 
 def reasoning_of(delta: Delta) -> str:

@@ -60,11 +60,9 @@ class ChatTurn:
         self._max_bytes = context.reply.max_reply_bytes
         self._taken_bytes = 0
         self._is_whole = isinstance(sink, MessageSink)
-        self._meter = UsageMeter(plan.input_tokens_estimate, context.usage_before)
-        self._blocks = BlockWriter(
-            plan, sink, meter=self._meter, signer=context.signer, nonce=context.nonce
-        )
-        self._text = ReplyText(plan, self._blocks, meter=self._meter)
+        self._meter = meter = UsageMeter(plan.input_tokens_estimate, context.usage_before)
+        self._blocks = blocks = BlockWriter(plan, sink, meter, context.signer, context.nonce)
+        self._text = ReplyText(plan, blocks, meter)
         # What was begun for the model may have been all there is to say.
         messages = plan.request.messages
         self._goes_on = bool(messages) and messages[-1].role == "assistant"

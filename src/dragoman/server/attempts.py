@@ -282,10 +282,7 @@ class Attempts:
         record.calls.append(call)
         if (trace := record.trace) is not None and trace.goes_on:
             request = _traced(request, trace, call)
-        clock = self.relay.clock
-        return Trial(
-            self.services, target, request=request, asked=self.asked, call=call, clock=clock
-        )
+        return Trial(self.services, target, request, self.asked, call, self.relay.loop.time)
 
     def _delay_s(self, error: GatewayError, failed: int) -> float | None:
         """Return after how long the call is made again; None: it is not."""

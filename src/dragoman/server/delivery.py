@@ -121,7 +121,7 @@ def _hedge_after_s(attempts: Attempts, rule: HedgeRule, targets: Sequence[Target
     """Return after how long the second target is asked beside the first; None: it is not."""
     if len(targets) < 2:
         return None
-    sink, now_s = attempts.stream_sink, attempts.relay.clock()
+    sink, now_s = attempts.stream_sink, attempts.relay.loop.time()
     is_begun = sink is not None and sink.is_started  # while it waited for its turn
     if is_begun or not attempts.services.health.may_ask(targets[1], now_s):
         return None
@@ -138,7 +138,7 @@ def _in_order(attempts: Attempts, route: Route, *, fallbacks: Fallbacks) -> Sequ
     """
     services = attempts.services
     targets: Sequence[Target] = route.targets
-    now_s = attempts.relay.clock()
+    now_s = attempts.relay.loop.time()
     if len(targets) > 1:
         targets = services.chooser.order(
             targets,
@@ -180,7 +180,7 @@ def _worth_a_try(
 
 def _has_equal(attempts: Attempts, target: Target, others: Sequence[Target]) -> bool:
     """Tell whether going on is better than waiting: an equal is well and has not been asked."""
-    health, now_s = attempts.services.health, attempts.relay.clock()
+    health, now_s = attempts.services.health, attempts.relay.loop.time()
     return any(
         other.priority == target.priority and health.may_ask(other, now_s) for other in others
     )

@@ -9,6 +9,8 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol, TypeVar
 
+from msgspec import Struct, field
+
 from dragoman.core.errors import GatewayError, error_headers, render_error
 from dragoman.core.turn_interface import Turn
 from dragoman.core.upstream_errors import ReplyContext
@@ -52,7 +54,7 @@ class Shown(Protocol):
         ...
 
 
-class Relay:
+class Relay(Struct, eq=False):  # made in C
     """
     Carry upstream replies to one client.
 
@@ -65,48 +67,33 @@ class Relay:
         ping_interval_s: Silence after which a begun stream shows a sign of life.
     """
 
-    __slots__ = (
-        *("_attempt", "_early_timer", "_exchange", "_headers", "_is_ended", "_is_handed_over"),
-        *("_is_paused", "_is_start_due", "_is_started", "_is_stream", "_last_write_s", "_loop"),
-        *("_on_content", "_ping_interval_s", "_ping_timer", "_request_id", "_turn", "_waiter"),
-        *("clock", "first_content_s", "reply_headers", "status"),
-    )
+    exchange: Exchange
+    is_stream: bool
+    request_id: str
+    headers: Callable[[], HeaderList]
+    early_start_s: float
+    ping_interval_s: float
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+    status: int = 0
+    first_content_s: float | None = None
+    reply_headers: Headers = NO_HEADERS  # of the last reply of an upstream
+    _turn: Shown | None = None
+    _attempt: Attempt | None = None
+    _waiter: asyncio.Future[None] | None = None
+    _is_started: bool = False
+    _is_start_due: bool = False
+    _is_ended: bool = False
+    _is_handed_over: bool = False
+    _is_paused: bool = False  # by a client that reads slowly
+    _last_write_s: float = 0.0  # of a stream
+    _early_timer: asyncio.TimerHandle | None = None
+    _ping_timer: asyncio.TimerHandle | None = None
+    _on_content: Callable[[], None] | None = None
 
-    def __init__(
-        self,
-        exchange: Exchange,
-        *,
-        is_stream: bool,
-        request_id: str,
-        headers: Callable[[], HeaderList],
-        early_start_s: float,
-        ping_interval_s: float,
-    ) -> None:
-        self._exchange = exchange
-        self._is_stream = is_stream
-        self._request_id = request_id
-        self._headers = headers
-        self._loop = asyncio.get_running_loop()
-        self.clock = self._loop.time
-        self._ping_interval_s = ping_interval_s
-        self._turn: Shown | None = None
-        self._attempt: Attempt | None = None
-        self._waiter: asyncio.Future[None] | None = None
-        self._is_started = False
-        self._is_start_due = False
-        self._is_ended = False
-        self._is_handed_over = False
-        self._is_paused = False  # by a client that reads slowly
-        self._last_write_s = 0.0  # of a stream
-        self._early_timer: asyncio.TimerHandle | None = None
-        self._ping_timer: asyncio.TimerHandle | None = None
-        if is_stream and early_start_s:
-            self._early_timer = self._loop.call_later(early_start_s, self._start_early)
-        self.status = 0
-        self.first_content_s: float | None = None
-        self.reply_headers: Headers = NO_HEADERS  # of the last reply of an upstream
-        self._on_content: Callable[[], None] | None = None
-        exchange.watch(self)
+    def __post_init__(self) -> None:
+        if self.is_stream and self.early_start_s:
+            self._early_timer = self.loop.call_later(self.early_start_s, self._start_early)
+        self.exchange.watch(self)
 
     @property
     def has_content(self) -> bool:
@@ -117,7 +104,7 @@ class Relay:
         """
         if self._is_handed_over:
             return True
-        if not self._is_stream:
+        if not self.is_stream:
             return self._is_started
         return self._turn is not None and self._turn.has_content
 
@@ -146,11 +133,11 @@ class Relay:
         Raises:
             ClientGone: The client left meanwhile; *work* is cancelled.
         """
-        if self._exchange.gone:
+        if self.exchange.gone:
             work.close()
         self._check_present()
-        task = self._loop.create_task(work)
-        waiter = self._waiter = self._loop.create_future()
+        task = self.loop.create_task(work)
+        waiter = self._waiter = self.loop.create_future()
         task.add_done_callback(lambda _: self._wake(None))
         try:
             await waiter
@@ -183,13 +170,13 @@ class Relay:
             GatewayError: The upstream failed; nothing has been said of it to the client.
             ClientGone: The client left; the upstream call is aborted.
         """
-        if self._exchange.gone:
+        if self.exchange.gone:
             self._check_present()
         self._turn = turn
         self._on_content = on_content
         if self._is_start_due:
             self._start_if_due()
-        self._waiter = self._loop.create_future()
+        self._waiter = self.loop.create_future()
         attempt = self._attempt = Attempt(self, turn, context)
         try:
             attempt.call = upstream.send(request, attempt)
@@ -208,8 +195,8 @@ class Relay:
             ClientGone: The client left meanwhile.
         """
         self._check_present()
-        self._waiter = self._loop.create_future()
-        timer = self._loop.call_later(delay_s, self._wake, None)
+        self._waiter = self.loop.create_future()
+        timer = self.loop.call_later(delay_s, self._wake, None)
         try:
             await self._waiter
         finally:
@@ -218,14 +205,14 @@ class Relay:
 
     def write(self, data: bytes) -> None:
         """Send bytes of the reply, its head before the first."""
-        exchange = self._exchange
+        exchange = self.exchange
         if exchange.gone:
             return
         if not self._is_started:
             self._start_reply(len(data))
         exchange.write(data)
-        if self._is_stream:
-            self._last_write_s = self._loop.time()
+        if self.is_stream:
+            self._last_write_s = self.loop.time()
 
     def end(self) -> None:
         """
@@ -234,11 +221,11 @@ class Relay:
         Raises:
             ClientGone: Nobody is there who would see it.
         """
-        if self._exchange.gone:
+        if self.exchange.gone:
             self._check_present()
         if self._is_started and not self._is_ended:
             self._is_ended = True
-            self._exchange.end_reply()
+            self.exchange.end_reply()
         self.close()
 
     def fail(self, error: GatewayError) -> None:
@@ -253,9 +240,9 @@ class Relay:
             return
         if self._is_started:
             if self._turn is not None and (data := self._turn.fail(error)):
-                self._exchange.write(data)
+                self.exchange.write(data)
         else:
-            send_error(self._exchange, error, request_id=self._request_id, extra=self._headers())
+            send_error(self.exchange, error, request_id=self.request_id, extra=self.headers())
             self.status = error.status
             self._is_started = self._is_ended = True
         self.end()
@@ -264,12 +251,12 @@ class Relay:
         """Stop all timers; the reply is over, or the client has left."""
         if self._ping_timer is not None or self._early_timer is not None:
             self._stop_timers()
-        elif self._headers is tuple:
+        elif self.headers is tuple:
             return  # mostly the second time
-        self._exchange.watch(None)
+        self.exchange.watch(None)
         # Whoever gave it has us, too. Without that circle all of a request goes at once, and the
         # next one finds its memory warm; left to the collector, it cost a tenth more.
-        self._headers, self._on_content = tuple, None
+        self.headers, self._on_content = tuple, None
 
     def _stop_timers(self) -> None:
         for timer in (self._early_timer, self._ping_timer):
@@ -278,7 +265,7 @@ class Relay:
         self._early_timer = self._ping_timer = None
 
     def _check_present(self) -> None:
-        if self._exchange.gone and not self._is_ended:
+        if self.exchange.gone and not self._is_ended:
             raise ClientGone
 
     # -- told by the exchange
@@ -301,14 +288,14 @@ class Relay:
 
     def relay(self, data: bytes) -> None:
         """Send what the turn made of one read."""
-        if self._is_started and self._is_stream and not self._exchange.gone:
-            self._exchange.write(data)  # as ``write`` does, without its questions
-            self._last_write_s = self._loop.time()
+        if self._is_started and self.is_stream and not self.exchange.gone:
+            self.exchange.write(data)  # as ``write`` does, without its questions
+            self._last_write_s = self.loop.time()
         else:
             self.write(data)
         if self.first_content_s is None and self.has_content:
-            self.first_content_s = self._loop.time()
-            if self._is_stream and self._on_content is not None:
+            self.first_content_s = self.loop.time()
+            if self.is_stream and self._on_content is not None:
                 self._on_content()
 
     def finish(self, attempt: Attempt, error: Exception | None) -> None:
@@ -334,18 +321,18 @@ class Relay:
 
     def _start_reply(self, length: int) -> None:
         kind: HeaderList = _SSE_HEADERS
-        if not self._is_stream:
+        if not self.is_stream:
             length_field = (b"content-length", b"%d" % length)
             kind = ((b"content-type", b"application/json"), length_field)
-        self._exchange.start_reply(200, [*kind, *self._headers()])
+        self.exchange.start_reply(200, [*kind, *self.headers()])
         self._is_started = True
         self.status = 200
         if self._early_timer is not None:
             self._early_timer.cancel()
             self._early_timer = None
-        if self._is_stream:
-            interval = self._ping_interval_s
-            self._ping_timer = self._loop.call_later(interval, self._ping_if_silent)
+        if self.is_stream:
+            interval = self.ping_interval_s
+            self._ping_timer = self.loop.call_later(interval, self._ping_if_silent)
 
     def _start_early(self) -> None:
         self._early_timer = None
@@ -359,13 +346,13 @@ class Relay:
             self.write(data)
 
     def _ping_if_silent(self) -> None:
-        silent_s = self._loop.time() - self._last_write_s
-        if silent_s >= self._ping_interval_s and self._turn is not None:
+        silent_s = self.loop.time() - self._last_write_s
+        if silent_s >= self.ping_interval_s and self._turn is not None:
             if data := self._turn.ping():
                 self.write(data)
             silent_s = 0.0
-        wait_s = max(0.05, self._ping_interval_s - silent_s)
-        self._ping_timer = self._loop.call_later(wait_s, self._ping_if_silent)
+        wait_s = max(0.05, self.ping_interval_s - silent_s)
+        self._ping_timer = self.loop.call_later(wait_s, self._ping_if_silent)
 
 
 def send_error(

@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from msgspec import Struct
+
 from dragoman.core.errors import GatewayError
 from dragoman.core.rate_headers import spent_for_s
 from dragoman.policy.routes import Target
@@ -17,7 +19,7 @@ from dragoman.server.transport.seams import ClientGone, Headers, UpstreamRequest
 _WORTH_TELLING_S: Final = 0.25
 
 
-class Trial:
+class Trial(Struct, eq=False):  # made in C
     """
     Tell health and load of a call, and write down how it went.
 
@@ -28,37 +30,20 @@ class Trial:
         asked: What that was made of.
         call: Where it is written down.
         clock: The event loop's time.
-
-    Attributes:
-        request: What is sent.
     """
 
-    __slots__ = (
-        "_asked",
-        "_call",
-        "_clock",
-        "_health",
-        "_load",
-        "_target",
-        "request",
-    )
+    services: Services
+    target: Target
+    request: UpstreamRequest
+    asked: Asked
+    call: UpstreamCall
+    clock: Callable[[], float]
 
-    def __init__(
-        self,
-        services: Services,
-        target: Target,
-        *,
-        request: UpstreamRequest,
-        asked: Asked,
-        call: UpstreamCall,
-        clock: Callable[[], float],
-    ) -> None:
-        self.request = request
-        self._target, self._asked, self._call, self._clock = target, asked, call, clock
-        self._health, self._load = services.health, services.load
-        self._load.begin(target.endpoint)
-        if not self._health.is_clear:
-            self._health.begin(target, clock())
+    def __post_init__(self) -> None:
+        services = self.services
+        services.load.begin(self.target.endpoint)
+        if not services.health.is_clear:
+            services.health.begin(self.target, self.clock())
 
     def take_content(self) -> None:
         """
@@ -66,33 +51,33 @@ class Trial:
 
         The request is let go: nobody else can be asked, and the reply may take long.
         """
-        now_s = self._clock()
-        self._load.observe(self._target.id, time.monotonic() - self._call.started_s, now_s)
-        if not self._health.is_clear:
-            self._health.succeed(self._target, now_s)
-        self._asked.forget_prompt()
+        now_s = self.clock()
+        self.services.load.observe(self.target.id, time.monotonic() - self.call.started_s, now_s)
+        if not self.services.health.is_clear:
+            self.services.health.succeed(self.target, now_s)
+        self.asked.forget_prompt()
         self.request.body = b""
 
     def succeed(self, headers: Headers) -> None:
         """Take note of a complete reply; its *headers* may say that it was the last for a while."""
-        health, target = self._health, self._target
-        self._call.ended_s = time.monotonic()
-        self._load.end(target.endpoint)
+        health, target = self.services.health, self.target
+        self.call.ended_s = time.monotonic()
+        self.services.load.end(target.endpoint)
         if not health.is_clear:
-            health.succeed(target, self._clock())
+            health.succeed(target, self.clock())
         for_s = spent_for_s(headers)
         if for_s is not None and for_s >= _WORTH_TELLING_S:
-            health.limit(target, for_s, self._clock())
+            health.limit(target, for_s, self.clock())
 
     def end(self, error: BaseException) -> None:
         """Take note of how it ended otherwise: failed, or given up."""
-        self._call.ended_s = time.monotonic()
-        self._call.outcome = _outcome_of(error)
-        self._load.end(self._target.endpoint)
+        self.call.ended_s = time.monotonic()
+        self.call.outcome = _outcome_of(error)
+        self.services.load.end(self.target.endpoint)
         if isinstance(error, GatewayError):
-            self._health.fail(self._target, error, self._clock())
+            self.services.health.fail(self.target, error, self.clock())
         else:
-            self._health.leave(self._target)
+            self.services.health.leave(self.target)
 
 
 def _outcome_of(error: BaseException) -> str:

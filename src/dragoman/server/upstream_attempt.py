@@ -3,6 +3,8 @@
 import asyncio
 from typing import Final, Protocol
 
+from msgspec import Struct
+
 from dragoman.core.errors import GatewayError, UpstreamProtocolError
 from dragoman.core.turn_interface import Turn
 from dragoman.core.upstream_errors import ReplyContext, error_of_reply
@@ -28,7 +30,7 @@ class ReplyOwner(Protocol):
         """Take note that *attempt* is over."""
 
 
-class Attempt:
+class Attempt(Struct, eq=False):  # made in C
     """
     One upstream call: the receiver of its reply.
 
@@ -38,22 +40,16 @@ class Attempt:
         context: What must be known of that.
     """
 
-    __slots__ = (
-        *("_blank", "_context", "_is_over", "_relay", "_reply_headers", "_status", "_timer"),
-        *("_turn", "_whole", "call"),
-    )
-
-    def __init__(self, relay: ReplyOwner, turn: Turn, context: ReplyContext) -> None:
-        self._relay = relay
-        self._turn = turn
-        self._context = context
-        self._status = 0
-        self._reply_headers = NO_HEADERS
-        self._whole: bytearray | None = None  # a body that is read as one: an error, or JSON
-        self._blank: bytes | None = b""  # how the body begins; None once that says what it is
-        self._is_over = False  # the message is complete or has failed
-        self._timer: asyncio.TimerHandle | None = None
-        self.call: Call | None = None
+    relay: ReplyOwner
+    turn: Turn
+    context: ReplyContext
+    call: Call | None = None
+    _status: int = 0
+    _reply_headers: Headers = NO_HEADERS
+    _whole: bytearray | None = None  # a body that is read as one: an error, or JSON
+    _blank: bytes | None = b""  # how the body begins; None once that says what it is
+    _is_over: bool = False  # the message is complete or has failed
+    _timer: asyncio.TimerHandle | None = None
 
     def pause(self) -> None:
         if self.call is not None:
@@ -71,7 +67,7 @@ class Attempt:
 
     def on_head(self, status: int, headers: Headers) -> None:
         self._status, self._reply_headers = status, headers
-        self._relay.reply_headers = headers
+        self.relay.reply_headers = headers
         if status != 200:
             self._whole, self._blank = bytearray(), None
             loop = asyncio.get_running_loop()
@@ -90,10 +86,10 @@ class Attempt:
         if self._whole is not None:
             self._collect(data)
             return
-        turn = self._turn
+        turn = self.turn
         try:
             if out := turn.feed(data):
-                self._relay.relay(out)
+                self.relay.relay(out)
         except Exception as error:
             self._fail(error)
             return
@@ -117,7 +113,7 @@ class Attempt:
         if self._is_over:
             self._stop_timer()
             self.call = None
-        elif self._turn.is_finishing and self._whole is None:
+        elif self.turn.is_finishing and self._whole is None:
             self._end_body()  # all that was missing were counts
         elif self._status not in (0, 200):
             self.on_end()  # an error reply that was cut off is still that error
@@ -129,7 +125,7 @@ class Attempt:
         body = bytes(self._whole or b"")
         try:
             error: Exception = error_of_reply(
-                self._status, self._reply_headers, body=body, context=self._context
+                self._status, self._reply_headers, body=body, context=self.context
             )
         except Exception as bug:  # told to who waits, not to the transport
             error = bug
@@ -139,7 +135,7 @@ class Attempt:
         """Tell JSON from events by how the body begins, for content types are often wrong."""
         begin = (self._blank or b"") + data
         start = begin.lstrip()[:1]
-        if not start and len(begin) <= self._context.max_reply_bytes:
+        if not start and len(begin) <= self.context.max_reply_bytes:
             self._blank = begin  # servers send blank lines to show that they are at work
             return b""
         if start in (b"{", b"["):
@@ -155,19 +151,19 @@ class Attempt:
                 self._end_error()
             return
         whole += data
-        if len(whole) > self._context.max_reply_bytes:
+        if len(whole) > self.context.max_reply_bytes:
             self._fail(UpstreamProtocolError("The model's server sent a reply that is too large."))
 
     def _end_body(self) -> None:
         self._stop_timer()
         if self._is_over:
             return
-        turn = self._turn
+        turn = self.turn
         try:
             out = b"" if self._whole is None else turn.feed_whole(bytes(self._whole))
             out += turn.close()
             if out:
-                self._relay.relay(out)
+                self.relay.relay(out)
         except Exception as error:
             self._fail(error)
             return
@@ -177,12 +173,12 @@ class Attempt:
         self._is_over = True
         if self._timer is not None:
             self._stop_timer()
-        if self._turn.is_cut:
+        if self.turn.is_cut:
             self._abort()
         elif self.call is not None and not self.call.is_complete:
             # Let the connection end its body, so that it can be used again.
             self._timer = asyncio.get_running_loop().call_later(_DRAIN_GRACE_S, self._abort)
-        self._relay.finish(self, None)
+        self.relay.finish(self, None)
 
     def _fail(self, error: Exception) -> None:
         """End the attempt; an error that is no GatewayError is a bug, told to who waits."""
@@ -190,7 +186,7 @@ class Attempt:
         if isinstance(error, GatewayError):
             error.upstream_status = self._status
         self._abort()
-        self._relay.finish(self, error)
+        self.relay.finish(self, error)
 
     def _abort(self) -> None:
         self._is_over = True
