@@ -43,8 +43,9 @@ class ChatAsk:
         self._record = attempts.record
         self._relay = attempts.relay
         self._target = target
-        self._has_asked_again = False
-        self._reader: VaultReader | None = None
+        # Set as each plan is made, and as it is begun.
+        self._reader: VaultReader | None
+        self._has_asked_again: bool
         self._begun: tuple[Plan, ReplyContext]  # what is asked first, maybe again
         self._sink: Sink  # of the message, whichever turn writes to it
 

@@ -83,13 +83,12 @@ class Line:
 
     def leave(self) -> None:
         """Give the place back; who is next gets it."""
-        waiter = None
         if self._interactive.n or self._background.n:
             waiter = self._interactive.pop() or self._background.pop()
-        if waiter is None:
-            self.n_inside -= 1
-        else:
-            waiter.set_result(None)
+            if waiter is not None:
+                waiter.set_result(None)
+                return
+        self.n_inside -= 1
 
     def close(self) -> None:
         """Send all away who wait, and let nobody wait from now on; who is at work goes on."""
