@@ -67,7 +67,8 @@ def test_nobody_is_lost_in_outages(fleet: Fleet) -> None:
     limits = Limits(requests_per_minute=10**6, output_tokens_per_minute=10**9, concurrent=10**5)
     budgets = (BudgetConfig(period="month", tokens=10**12),)
     _, key = fleet.new_key("lives through it", limits=limits, budgets=budgets)
-    fleet.upstream.script(say("Hello, all of you.", delay_s=0.1, times=-1))
+    # So slow that the replica that is killed is sure to be at work on some of them.
+    fleet.upstream.script(say("Hello, all of you.", delay_s=0.4, times=-1))
     crowd = Crowd(fleet.ports, key=key, pause_s=2.0)
     killed_s = asyncio.run(outages(fleet, crowd))
     unbearable = [each for each in crowd.outcomes if not each.is_bearable]

@@ -138,13 +138,18 @@ def test_an_old_database_keeps_what_it_holds(url: StoreUrl, version: str) -> Non
     ],
 )
 def test_every_field_has_its_column(table: Any, type_: Any, more: set[str]) -> None:
-    assert {column.name for column in table.c} == {f.name for f in structs.fields(type_)} | more
+    fields = {_column(field.name) for field in structs.fields(type_)}
+    assert {column.name for column in table.c} == fields | more
 
 
 def test_usage_is_written_in_the_order_of_its_columns() -> None:
-    assert [column.name for column in tables.usage.c] == [
-        field.name for field in structs.fields(UsageRecord)
-    ]
+    fields = [_column(field.name) for field in structs.fields(UsageRecord)]
+    assert [column.name for column in tables.usage.c] == fields
+
+
+def _column(field: str) -> str:
+    """Return where a field stands; only of one is the name another."""
+    return "started_at" if field == "started_ms" else field
 
 
 def test_an_empty_database_becomes_current(url: StoreUrl) -> None:
