@@ -1,12 +1,15 @@
 """A long request is let go once its answer has begun: a thousand silent streams hold no prompts."""
 
 import asyncio
+import gc
 import json
 import tracemalloc
 from typing import Any
 
 import pytest
 
+from dragoman.server.head_facts import HeadFacts
+from dragoman.server.transport.seams import SentHeaders
 from support.app_case import (
     ASK,
     DONE,
@@ -19,6 +22,7 @@ from support.app_case import (
     usage,
 )
 from support.fakes import data, end, head
+from support.loops import until
 from support.plans import tool, user
 
 _LONG = 1_000_000
@@ -117,3 +121,20 @@ def test_the_request_goes_when_the_answer_has_begun(name: str, script: Script, c
     finally:
         tracemalloc.stop()
     assert held < (copies + 0.5) * _LONG
+
+
+def test_keys_are_let_go_once_the_answer_has_begun() -> None:
+    async def main() -> None:
+        made = AppCase({"lab": [[head(), data(chunk(content="Hi")), 30.0]]})
+        key = b"of-this-test-alone"
+        exchange = exchange_of({**ASK, "stream": True}, headers={b"x-api-key": key})
+        task = asyncio.create_task(made.app.handle(exchange))
+        await until(lambda: exchange.written)
+        exchange.headers = SentHeaders()  # as the server's own do when its reply begins
+        facts = [each for each in gc.get_objects() if isinstance(each, HeadFacts)]
+        assert [each for each in facts if key in each.keys] == []
+        exchange.leave()
+        await task
+        await made.close()
+
+    run(main())

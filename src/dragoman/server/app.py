@@ -234,8 +234,9 @@ class App:
         self, exchange: Exchange, path: str, *, record: RequestRecord, headers: HeaderList
     ) -> None:
         """Answer a message or a count, if there is room for it."""
-        head, metrics = facts_of(exchange.headers), self._metrics
-        if not self._recognise(exchange, head, record=record):
+        metrics = self._metrics
+        # Nobody keeps what a head says: keys stand in it, and a reply may take minutes.
+        if not self._recognise(exchange, facts_of(exchange.headers), record=record):
             await self._look_up(exchange, record)
         if metrics.open_requests >= self._max_inside:
             raise Overloaded(
@@ -245,7 +246,7 @@ class App:
         metrics.open_requests += 1
         try:
             if path == _MESSAGES:
-                await self._messages.serve(exchange, record, head=head, headers=headers)
+                await self._messages.serve(exchange, record, headers=headers)
             else:
                 await self._count(exchange, record, headers=headers)
         finally:

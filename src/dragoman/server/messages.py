@@ -16,7 +16,7 @@ from dragoman.policy.side_traffic import role_by_shape
 from dragoman.server.asked import Asked
 from dragoman.server.attempts import Attempts
 from dragoman.server.delivery import deliver
-from dragoman.server.head_facts import HeadFacts
+from dragoman.server.head_facts import HeadFacts, facts_of
 from dragoman.server.joins import Joins
 from dragoman.server.services import Services
 from dragoman.server.telemetry import RequestRecord
@@ -41,22 +41,19 @@ class Messages:
         self.joins = Joins()
 
     async def serve(
-        self,
-        exchange: Exchange,
-        record: RequestRecord,
-        *,
-        head: HeadFacts,
-        headers: HeaderList,
+        self, exchange: Exchange, record: RequestRecord, *, headers: HeaderList
     ) -> None:
         """
-        Answer one request; *head* is what its own says, *headers* stand in every reply to it.
+        Answer one request; *headers* stand in every reply to it.
 
         Raises:
             GatewayError: Nothing has been sent; the caller answers.
             ClientGone: The client left.
         """
         max_bytes = self._services.limits.max_body_bytes
-        asked, route = self._read(await exchange.read_body(max_bytes), record, head)
+        asked, route = self._read(
+            await exchange.read_body(max_bytes), record, facts_of(exchange.headers)
+        )
         if route.joins_resends:
             answer = partial(self._answer, asked=asked, route=route, headers=headers)
             await self.joins.serve(exchange, record, asked=asked, answer=answer)

@@ -234,6 +234,24 @@ async def test_a_connection_closed_as_soon_as_open(monkeypatch: pytest.MonkeyPat
         assert not server.asked
 
 
+@on_each_loop
+async def test_a_call_given_up_while_its_connection_opens(monkeypatch: pytest.MonkeyPatch) -> None:
+    really_open = pool.Pool.open
+
+    def open_and_give_up(of: pool.Pool, connection: Any) -> None:
+        really_open(of, connection)
+        for call in [*of._calls]:
+            call.abort()
+
+    monkeypatch.setattr(pool.Pool, "open", open_and_give_up)
+    async with RawServer([HELLO]) as server, opened(server.url) as upstream:
+        for _ in range(3):
+            send(upstream, ASK)
+        await until(lambda: server.n_accepted == 3)
+        await until(lambda: not upstream._pool._sockets, limit_s=2)
+        assert (upstream.n_connections, upstream.n_calls) == (0, 0)
+
+
 # -- bounds
 
 

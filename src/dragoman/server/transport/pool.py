@@ -145,6 +145,9 @@ class Pool:
         error: UpstreamError | None = None
         try:
             await self._dialer.open(connection)
+        except asyncio.CancelledError:
+            self.lost(connection)  # uvloop closes such a socket without telling the protocol
+            raise
         except UpstreamError as failure:
             error = failure
         except Exception as bug:  # the slot must not be lost with it
