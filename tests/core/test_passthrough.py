@@ -224,6 +224,15 @@ def test_an_end_without_a_start_is_an_error(end) -> None:
         subject.close()
 
 
+def test_a_model_in_the_content_stays_where_the_start_names_none() -> None:
+    body = STREAM.replace(b'"model":"upstream-name",', b"").replace(
+        b'{"type":"text","text":""}', b'{"type":"x","input":{"model":"theirs"}}'
+    )
+    assert b'"model":"upstream-name"' not in body
+    subject = turn()
+    assert subject.feed(body) + subject.close() == body
+
+
 @pytest.mark.parametrize("before", [b"", b'event: ping\r\ndata: {"type":"ping"}\r\n\r\n'])
 @pytest.mark.parametrize("size", [1, 7, 10_000])
 @pytest.mark.parametrize("model", ["alias", "upstream-name"])

@@ -767,3 +767,14 @@ def test_earlier_replies_count() -> None:
     counts = usage(prompt_tokens=9, completion_tokens=4)
     ended = run([sse(chunk(content="Hi"), STOP, counts, DONE)], before=before)
     assert (ended.turn.usage.input_tokens, ended.turn.usage.output_tokens) == (19, 9)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("Let me see.", "</think>", "\n\n", "4"), ("hm\n", "</think>", "\n", "Use <think> tags")],
+)
+def test_a_short_whole_reply_is_learnt_from_like_a_long_one(words: tuple[str, ...]) -> None:
+    profile = DialectProfile(think_tags=True, thinking="always")
+    body = sse(*(chunk(content=word) for word in words), chunk("stop")) + DONE
+    ended = run([body], make_plan(profile=profile, begins_thinking=True), is_stream=False)
+    assert ended.turn.learnt == {"think_tag_open_at_start": True}

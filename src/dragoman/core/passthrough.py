@@ -282,7 +282,9 @@ class PassthroughTurn:
             return _without_event(head, at)
         if not self._renames:
             return head
-        return _MODEL.sub(lambda _: self._model_member, head, count=1)
+        ends = [end for blank in _BLANK if (end := head.find(blank, at)) >= 0]
+        end = min(ends, default=len(head))  # what follows is content, with names of its own
+        return _MODEL.sub(lambda _: self._model_member, head[:end], count=1) + head[end:]
 
     def _observe(self, payload: bytes) -> None:
         try:

@@ -82,6 +82,11 @@ class ReplyText(Struct, eq=False):  # made in C: each reply has one
             self._calls = ToolTextCutter(profile.tool_text, tools)
             self._drafts = ToolTextCutter(profile.tool_text, tools, is_thinking=True)
 
+    @property
+    def takes_joined(self) -> bool:
+        """Tell whether it makes no difference in how many pieces content comes."""
+        return not (self._seeks_end or self._calls or self._stops or self._forced is not None)
+
     def take(self, content: str) -> bool:
         """Take content."""
         if self._seeks_end and ("<" in content or self._tag_begun):

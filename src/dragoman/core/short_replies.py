@@ -30,7 +30,7 @@ def read_together(payloads: Sequence[bytes]) -> list[str | Chunk | None] | None:
         chunks = decode_chunks(b"\n".join(payloads))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    if len(chunks) != len(payloads):
+    if len(chunks) != len(payloads) or not all(payloads):
         return None
     parts: list[str | Chunk | None] = []
     text: str | None = None

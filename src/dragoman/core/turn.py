@@ -218,7 +218,7 @@ class ChatTurn:
 
     def _take_together(self, payloads: Sequence[bytes]) -> bool:
         """Take a few payloads of a reply that is wanted whole; tell whether that was possible."""
-        parts = read_together(payloads)
+        parts = read_together(payloads) if self._text.takes_joined else None
         for part in parts or ():
             if self.is_done:
                 break
