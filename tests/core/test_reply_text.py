@@ -69,6 +69,23 @@ REPLIES = {
         [chunk(reasoning=f"hm\n{CALL}"), call(0, "a", "get_weather", '{"city":"Turin"}')],
         [f"hm\n{CALL}", WEATHER_CALL],
     ),
+    "a draft in reasoning between texts": (
+        [
+            chunk(content="Hi"),
+            chunk(reasoning=f"hm\n{CALL}"),
+            *(chunk(content=c) for c in " No way."),
+        ],
+        ["Hi", f"hm\n{CALL}", " No way."],
+    ),
+    "what may begin a draft, between texts": (
+        [
+            chunk(content="Hi"),
+            chunk(reasoning="hm\n<tool"),
+            chunk(content=" No."),
+            chunk(reasoning="_"),
+        ],
+        ["Hi", "hm\n<tool", " No.", "_"],
+    ),
     "thinking that never ends": (
         [chunk(content=f"<think>\nhm\n{CALL}")],
         ["hm", FILES_CALL],

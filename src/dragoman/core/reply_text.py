@@ -99,7 +99,11 @@ class ReplyText(Struct, eq=False):  # made in C: each reply has one
         if self._tags is not None:
             self._take_tagged(self._tags, content)
         elif calls is not None and (
-            calls.is_alert or "<" in content or "`" in content or "\n" in content
+            calls.is_alert
+            or self._fed_drafts is not None  # which come before this text
+            or "<" in content
+            or "`" in content
+            or "\n" in content
         ):
             self._take_watched(calls, content)
         elif self._forced is not None:
@@ -134,6 +138,8 @@ class ReplyText(Struct, eq=False):  # made in C: each reply has one
         if self._stops is not None or self._forced is not None:
             return False
         calls = self._calls
+        if kind == "text" and self._fed_drafts is not None:
+            return False
         if kind == "thinking" and calls is not None and (calls.skips_break or calls.is_holding):
             return False
         cutter = calls if kind == "text" else self._drafts
