@@ -74,7 +74,11 @@ class Case:
         turn = self.turn(*stops)
         context = ReplyContext(max_reply_bytes=10_000)
         async with asyncio.timeout(5):
-            await self.relay.attempt(upstream, REQUEST, turn=turn, context=context)
+            try:
+                await self.relay.begin(upstream, REQUEST, turn=turn, context=context)
+            except BaseException:
+                self.relay.give_up()
+                raise
 
 
 def text_of(case: Case) -> str:

@@ -1,6 +1,6 @@
 """How busy targets are, and how soon they begin to answer: counted here, not asked for."""
 
-from collections import deque
+from collections import defaultdict, deque
 from typing import Final
 
 from msgspec import Struct
@@ -24,20 +24,13 @@ class Load:
     Calls under way and times to first content. Belongs to one event loop.
 
     Attributes:
-        busy: Calls under way by endpoint; an endpoint without any may be missing.
+        busy: Calls under way by endpoint, counted by whoever makes them; an endpoint without any
+            may be missing.
     """
 
     def __init__(self) -> None:
-        self.busy: dict[str, int] = {}
+        self.busy: defaultdict[str, int] = defaultdict(int)
         self._times: dict[str, _Times] = {}
-
-    def begin(self, endpoint: str) -> None:
-        """Count a call."""
-        self.busy[endpoint] = self.busy.get(endpoint, 0) + 1
-
-    def end(self, endpoint: str) -> None:
-        """Count it no more."""
-        self.busy[endpoint] -= 1
 
     def observe(self, target_id: str, first_content_s: float, now_s: float) -> None:
         """Take note how long the first content of a call took."""

@@ -6,8 +6,8 @@ which upstream comes after which, in ``delivery``.
 """
 
 import random
-import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final, TypeVar
 
 from msgspec import structs
@@ -27,10 +27,10 @@ from dragoman.server.ids import new_message_id, new_span_id
 from dragoman.server.relay import Relay
 from dragoman.server.reply_repairs import ReplyRepairs
 from dragoman.server.services import Services
-from dragoman.server.telemetry import RequestRecord, Trace, UpstreamCall
+from dragoman.server.telemetry import RequestRecord, UpstreamCall
 from dragoman.server.tracing import parent_headers
 from dragoman.server.transport.seams import Exchange, HeaderList, UpstreamRequest
-from dragoman.server.trials import Trial
+from dragoman.server.trials import begin_trial, end_badly, end_well, take_content
 
 _SURELY_OVER: Final = 1.05  # of the window; half of all estimates are closer than that
 _Turn = TypeVar("_Turn", bound=Turn)
@@ -112,31 +112,37 @@ class Attempts:
             new_turn: Makes the turn through which the reply goes to the client.
             retries: How often at most; None: as the target says.
         """
-        relay, failed = self.relay, 0
-        upstream = self.services.upstreams[target.endpoint]
-        retries = target.retries if retries is None else retries
+        relay, services, failed = self.relay, self.services, 0
+        own_headers = request.headers
         while True:
             turn = new_turn()
-            trial = self._begin_trial(target, request, turn)
+            call, on_content = self._begin_call(target, turn), None
+            if (trace := self.record.trace) is not None and trace.goes_on:
+                call.span_id = new_span_id()
+                request.headers = [*own_headers, *parent_headers(trace, call.span_id)]
+            if relay.is_stream:
+                on_content = partial(self._take_content, target, call, request=request)
             try:
-                await relay.attempt(
-                    upstream,
-                    trial.request,
+                await relay.begin(
+                    services.upstreams[target.endpoint],
+                    request,
                     turn=turn,
                     context=context,
-                    on_content=trial.take_content,
+                    on_content=on_content,
                 )
             except BaseException as error:
-                trial.end(error)
+                relay.give_up()
+                end_badly(services, target, call, error=error)
                 if not isinstance(error, GatewayError):
                     raise
                 failed += 1
-                delay_s = None if failed > retries else self._delay_s(error, failed)
+                is_last = failed > (target.retries if retries is None else retries)
+                delay_s = None if is_last else self._delay_s(error, failed)
                 if delay_s is None:
                     raise
                 self.log_failure(error, f"again in {delay_s:.2f} s")
             else:
-                trial.succeed(relay.reply_headers)
+                end_well(services, target, call, headers=relay.reply_headers)
                 return turn
             self._wait_left_s -= delay_s
             await relay.sleep(delay_s)
@@ -270,19 +276,25 @@ class Attempts:
         if self._repairs is not None:
             self._repairs.begin()
 
-    def _begin_trial(self, target: Target, request: UpstreamRequest, turn: Turn) -> Trial:
+    def _begin_call(self, target: Target, turn: Turn) -> UpstreamCall:
         """Write down a call whose reply will go through *turn*."""
         self._turn = turn
         self._chat_turn = turn if isinstance(turn, ChatTurn) else None
         if self._repairs is not None:
             self._repairs.current = self._chat_turn
-        record, deployment = self.record, target.deployment
-        record.attempts += 1
-        call = UpstreamCall(deployment.upstream, deployment.model, time.monotonic())
-        record.calls.append(call)
-        if (trace := record.trace) is not None and trace.goes_on:
-            request = _traced(request, trace, call)
-        return Trial(self.services, target, request, self.asked, call, self.relay.loop.time)
+        return begin_trial(self.services, target, self.record)
+
+    def _take_content(
+        self, target: Target, call: UpstreamCall, *, request: UpstreamRequest
+    ) -> None:
+        """
+        Take note that the first content of a stream has come.
+
+        The request is let go: nobody else can be asked, and the reply may take long.
+        """
+        take_content(self.services, target, call)
+        self.asked.forget_prompt()
+        request.body = b""
 
     def _delay_s(self, error: GatewayError, failed: int) -> float | None:
         """Return after how long the call is made again; None: it is not."""
@@ -312,10 +324,3 @@ class Attempts:
             return self._base_headers
         value = render_adjustments(adjustments)
         return [*self._base_headers, (b"x-dragoman-adjustments", value)]
-
-
-def _traced(request: UpstreamRequest, trace: Trace, call: UpstreamCall) -> UpstreamRequest:
-    """Return *request* as part of *trace*: the call gets a span, and the upstream is told."""
-    call.span_id = new_span_id()
-    headers = [*request.headers, *parent_headers(trace, call.span_id)]
-    return structs.replace(request, headers=headers)

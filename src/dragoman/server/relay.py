@@ -2,11 +2,12 @@
 Pump one reply: one read, one write, and nothing per event.
 
 A ``Relay`` belongs to one client's request and outlives the attempts on upstreams that serve it. It
-is called by the transport; only ``wait``, ``attempt`` and ``sleep`` are awaited, one at a time.
+is called by the transport; only ``wait``, ``sleep`` and what ``begin`` returns are awaited, one at
+a time.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, Protocol, TypeVar
 
 from msgspec import Struct, field
@@ -147,7 +148,7 @@ class Relay(Struct, eq=False):  # made in C
             await asyncio.wait([task])
         return task.result()
 
-    async def attempt(
+    def begin(
         self,
         upstream: Upstream,
         request: UpstreamRequest,
@@ -155,9 +156,11 @@ class Relay(Struct, eq=False):  # made in C
         turn: Turn,
         context: ReplyContext,
         on_content: Callable[[], None] | None = None,
-    ) -> None:
+    ) -> Awaitable[None]:
         """
-        Send *request* and relay the reply through *turn* until the message is complete.
+        Send *request*; return what ends when its reply has gone through *turn* to the last byte.
+
+        Whoever waits for that, and sees it raise, calls ``give_up``.
 
         Args:
             upstream: Where to.
@@ -168,7 +171,7 @@ class Relay(Struct, eq=False):  # made in C
 
         Raises:
             GatewayError: The upstream failed; nothing has been said of it to the client.
-            ClientGone: The client left; the upstream call is aborted.
+            ClientGone: The client left; the upstream call is to be given up.
         """
         if self.exchange.gone:
             self._check_present()
@@ -176,15 +179,18 @@ class Relay(Struct, eq=False):  # made in C
         self._on_content = on_content
         if self._is_start_due:
             self._start_if_due()
-        self._waiter = self.loop.create_future()
+        self._waiter = waiter = self.loop.create_future()
         attempt = self._attempt = Attempt(self, turn, context)
-        try:
-            attempt.call = upstream.send(request, attempt)
-            if self._is_paused:
-                attempt.pause()
-            await self._waiter
-        finally:
-            self._attempt = self._waiter = None
+        attempt.call = upstream.send(request, attempt)
+        if self._is_paused:
+            attempt.pause()
+        return waiter
+
+    def give_up(self) -> None:
+        """Abort what was begun, if anything of it still goes on."""
+        attempt, self._attempt = self._attempt, None
+        self._waiter = None
+        if attempt is not None:
             attempt.leave()
 
     async def sleep(self, delay_s: float) -> None:
@@ -303,8 +309,10 @@ class Relay(Struct, eq=False):  # made in C
         if attempt is not self._attempt:
             return
         waiter = self._waiter
-        if error is None and waiter is not None and not waiter.done():
-            waiter.set_result(None)
+        if error is None:  # then all has come, or the connection needs nobody to see to the rest
+            self._attempt = None
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
         else:
             self._wake(error)
 

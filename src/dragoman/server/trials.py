@@ -2,82 +2,66 @@
 
 import asyncio
 import time
-from collections.abc import Callable
 from typing import Final
-
-from msgspec import Struct
 
 from dragoman.core.errors import GatewayError
 from dragoman.core.rate_headers import spent_for_s
 from dragoman.policy.routes import Target
-from dragoman.server.asked import Asked
 from dragoman.server.services import Services
-from dragoman.server.telemetry import UpstreamCall
-from dragoman.server.transport.seams import ClientGone, Headers, UpstreamRequest
+from dragoman.server.telemetry import RequestRecord, UpstreamCall
+from dragoman.server.transport.seams import ClientGone, Headers
 
 # Where limits are refilled all the time, nearly every reply is the last for some milliseconds.
 _WORTH_TELLING_S: Final = 0.25
 
 
-class Trial(Struct, eq=False):  # made in C
-    """
-    Tell health and load of a call, and write down how it went.
+def begin_trial(services: Services, target: Target, record: RequestRecord) -> UpstreamCall:
+    """Count a call of *target*, and write it down; ``end_well`` or ``end_badly`` follows."""
+    deployment = target.deployment
+    call = UpstreamCall(deployment.upstream, deployment.model, time.monotonic())
+    record.attempts += 1
+    record.calls.append(call)
+    services.load.busy[target.endpoint] += 1
+    if not services.health.is_clear:
+        services.health.begin(target, _now_s())
+    return call
 
-    Args:
-        services: Their health is told whether it succeeds, their load how long it takes.
-        target: Whom it asks.
-        request: What is sent.
-        asked: What that was made of.
-        call: Where it is written down.
-        clock: The event loop's time.
-    """
 
-    services: Services
-    target: Target
-    request: UpstreamRequest
-    asked: Asked
-    call: UpstreamCall
-    clock: Callable[[], float]
+def take_content(services: Services, target: Target, call: UpstreamCall) -> None:
+    """Take note that the first content of a stream has come."""
+    now_s = _now_s()
+    services.load.observe(target.id, time.monotonic() - call.started_s, now_s)
+    if not services.health.is_clear:
+        services.health.succeed(target, now_s)
 
-    def __post_init__(self) -> None:
-        services = self.services
-        services.load.begin(self.target.endpoint)
-        if not services.health.is_clear:
-            services.health.begin(self.target, self.clock())
 
-    def take_content(self) -> None:
-        """
-        Take note that the first content of a stream has come.
+def end_well(services: Services, target: Target, call: UpstreamCall, *, headers: Headers) -> None:
+    """Take note of a complete reply; its *headers* may say that it was the last for a while."""
+    health = services.health
+    call.ended_s = time.monotonic()
+    services.load.busy[target.endpoint] -= 1
+    if not health.is_clear:
+        health.succeed(target, _now_s())
+    for_s = spent_for_s(headers)
+    if for_s is not None and for_s >= _WORTH_TELLING_S:
+        health.limit(target, for_s, _now_s())
 
-        The request is let go: nobody else can be asked, and the reply may take long.
-        """
-        now_s = self.clock()
-        self.services.load.observe(self.target.id, time.monotonic() - self.call.started_s, now_s)
-        if not self.services.health.is_clear:
-            self.services.health.succeed(self.target, now_s)
-        self.asked.forget_prompt()
-        self.request.body = b""
 
-    def succeed(self, headers: Headers) -> None:
-        """Take note of a complete reply; its *headers* may say that it was the last for a while."""
-        health, target = self.services.health, self.target
-        self.call.ended_s = time.monotonic()
-        self.services.load.end(target.endpoint)
-        if not health.is_clear:
-            health.succeed(target, self.clock())
-        for_s = spent_for_s(headers)
-        if for_s is not None and for_s >= _WORTH_TELLING_S:
-            health.limit(target, for_s, self.clock())
+def end_badly(
+    services: Services, target: Target, call: UpstreamCall, *, error: BaseException
+) -> None:
+    """Take note of how it ended otherwise: failed, or given up."""
+    call.ended_s = time.monotonic()
+    call.outcome = _outcome_of(error)
+    services.load.busy[target.endpoint] -= 1
+    if isinstance(error, GatewayError):
+        services.health.fail(target, error, _now_s())
+    else:
+        services.health.leave(target)
 
-    def end(self, error: BaseException) -> None:
-        """Take note of how it ended otherwise: failed, or given up."""
-        self.call.ended_s = time.monotonic()
-        self.call.outcome = _outcome_of(error)
-        self.services.load.end(self.target.endpoint)
-        if isinstance(error, GatewayError):
-            self.services.health.fail(self.target, error, self.clock())
-        else:
-            self.services.health.leave(self.target)
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _outcome_of(error: BaseException) -> str:
