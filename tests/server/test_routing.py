@@ -30,6 +30,7 @@ from support.app_case import (
     exchange_of,
     failing,
     message_of,
+    native_saying,
     refusing,
     replying,
     run,
@@ -239,6 +240,32 @@ def test_a_reply_that_was_the_last_is_followed_by_none() -> None:
         return made
 
     run(case())
+
+
+@pytest.mark.parametrize("is_stream", [True, False])
+def test_a_native_reply_that_was_the_last_lets_another_key_go_first(is_stream: bool) -> None:
+    limits = {
+        "date": "Wed, 25 Nov 2026 12:00:00 GMT",
+        "anthropic_ratelimit_requests_limit": "2",
+        "anthropic_ratelimit_requests_remaining": "0",
+        "anthropic_ratelimit_requests_reset": "2026-11-25T12:00:40Z",
+    }
+    kind = {} if is_stream else {"content_type": "application/json"}
+    spent = [head(**kind, **limits), *native_saying(is_stream)[1:]]
+
+    async def case() -> AppCase:
+        made = AppCase({"native/1": [spent], "native/2": [spent]}, options={"native": KEYS["lab"]})
+        body = {**ASK, "stream": is_stream}
+        for _ in range(2):
+            assert (await made.ask(body)).status == 200
+        answer = await made.ask(body)
+        assert answer.status == 429
+        assert answer.reply_headers[b"retry-after"] in (b"19", b"20")  # until one is back, of two
+        await made.close()
+        return made
+
+    made = run(case())
+    assert [record["attempts"] for record in made.records] == [1, 1, 0]
 
 
 def test_the_last_reply_for_some_milliseconds_is_no_limit() -> None:

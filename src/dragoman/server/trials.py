@@ -6,6 +6,7 @@ from typing import Final
 
 from dragoman.core.errors import GatewayError
 from dragoman.core.rate_headers import spent_for_s
+from dragoman.policy.native_limits import native_spent_for_s
 from dragoman.policy.routes import Target
 from dragoman.server.services import Services
 from dragoman.server.telemetry import RequestRecord, UpstreamCall
@@ -42,7 +43,8 @@ def end_well(services: Services, target: Target, call: UpstreamCall, *, headers:
     services.load.busy[target.endpoint] -= 1
     if not health.is_clear:
         health.succeed(target, _now_s())
-    for_s = spent_for_s(headers)
+    is_native = target.deployment.kind == "anthropic"
+    for_s = native_spent_for_s(headers) if is_native else spent_for_s(headers)
     if for_s is not None and for_s >= _WORTH_TELLING_S:
         health.limit(target, for_s, _now_s())
 
