@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from copy import copy
 
-from dragoman.core.errors import UpstreamError
+from dragoman.core.errors import RequestTooLarge, UpstreamError
 from dragoman.server.transport.seams import (
     ClientGone,
     ExchangeWatcher,
@@ -50,6 +50,8 @@ class FakeExchange:
     async def read_body(self, max_bytes: int) -> bytes:
         if self.gone:
             raise ClientGone
+        if len(self._body) > max_bytes:
+            raise RequestTooLarge(f"The request body is larger than {max_bytes} bytes.")
         return self._body
 
     def watch(self, watcher: ExchangeWatcher | None) -> None:

@@ -115,6 +115,7 @@ class RuleSet:
         counts_tokens: Whether it matters how many tokens a request uses, or what they cost.
         counts_money: Whether it matters what they cost.
         holds: Whether something is given back at the end.
+        n_windows: How many of the rules are of a minute.
         budgets: Those of a day or month, with their places among the rules.
         headers: What clients are told of those of a minute.
         amounts: Returns of a use how much of it each rule counts.
@@ -125,7 +126,8 @@ class RuleSet:
         kinds = [rule.kind for rule in rules]
         self.counts_tokens = not _TOKEN_KINDS.isdisjoint(kinds)
         self.counts_money = "cost_micros" in kinds
-        self.holds = any(rule.mode != "window" for rule in rules)
+        self.n_windows = sum(rule.mode == "window" for rule in rules)
+        self.holds = self.n_windows < len(rules)
         self.budgets = [(i, rule) for i, rule in enumerate(rules) if rule.period]
         windows = {kind: _places_of(kind, rules) for kind in _WINDOW_KINDS if kind in kinds}
         self.headers = LimitHeaders(windows)

@@ -206,6 +206,30 @@ class Admission:
             log_detail=error.message,
         )
 
+    async def standing(self, record: RequestRecord) -> HeaderFields:
+        """
+        Return what a client is told of its limits whose request could not be read: none is taken.
+
+        Args:
+            record: Of the request; it says whose key it is. Nothing, if nobody can say.
+        """
+        rules, now_s = self.rules.of_request(record.caller, record.alias), self._clock()
+        if rules is None:
+            return ()
+        form, n_windows = rules.form(now_s), rules.n_windows
+        if not n_windows:
+            return ()
+        nothing = [0] * len(form.limits)
+        claims = form.claims(nothing)[:n_windows]
+        try:
+            verdict = await self._limiter.reserve(record.request_id, claims, now_s=now_s)
+        except SharedStateUnavailable:
+            return ()
+        if verdict.is_alone:  # what is given out alone is remembered by its request until settled
+            asked = Reservation(id=record.request_id, claims=claims, at_s=verdict.at_s)
+            self._limiter.settle(asked, nothing[:n_windows], now_s=now_s)
+        return rules.headers.fields(verdict.used, verdict.at_s)
+
     def settle(
         self, admitted: Admitted, asked: Asked, *, usage: Usage | None, cost_micros: int | None
     ) -> None:

@@ -8,6 +8,7 @@ POST /v1/messages: the request path, top to bottom.
 from collections.abc import Awaitable
 from functools import partial
 
+from dragoman.core.errors import GatewayError
 from dragoman.core.validate import parse_request
 from dragoman.policy.allowances import RuleSet
 from dragoman.policy.routes import Route, Routes
@@ -51,9 +52,13 @@ class Messages:
             ClientGone: The client left.
         """
         max_bytes = self._services.limits.max_body_bytes
-        asked, route = self._read(
-            await exchange.read_body(max_bytes), record, facts_of(exchange.headers)
-        )
+        try:
+            asked, route = self._read(
+                await exchange.read_body(max_bytes), record, facts_of(exchange.headers)
+            )
+        except GatewayError as error:
+            error.headers = (*error.headers, *await self._services.admission.standing(record))
+            raise
         if route.joins_resends:
             answer = partial(self._answer, asked=asked, route=route, headers=headers)
             await self.joins.serve(exchange, record, asked=asked, answer=answer)
