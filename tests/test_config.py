@@ -711,12 +711,20 @@ def test_limits_and_budgets(tmp_path: Path) -> None:
     assert config.models["m"].limits == Limits(output_tokens_per_minute=9)
 
 
+NO_CONTACT = (
+    "limits.contact: must be 1 to 200 characters, on one line: whom people are told to ask; leave "
+    "it out for the usual words"
+)
 BAD_LIMITS = {
     "[limits.key]\nrequests_per_minut = 1": (
         'limits.key.requests_per_minut: unknown key; did you mean "requests_per_minute"?'
     ),
     "[limits.key]\nconcurrent = -1": "limits.key.concurrent: expected integer >= 0",
     "[limits]\nkey = 3": "limits.key: expected table, got integer",
+    '[limits]\ncontact = ""': NO_CONTACT,
+    '[limits]\ncontact = " "': NO_CONTACT,
+    '[limits]\ncontact = "a\\nb"': NO_CONTACT,
+    f'[limits]\ncontact = "{"x" * 201}"': NO_CONTACT,
     '[limits]\nwhen_unreachable = "opn"': (
         'limits.when_unreachable: expected one of open, closed, got "opn"; did you mean "open"?'
     ),

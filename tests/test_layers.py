@@ -35,6 +35,7 @@ TOP_LEVEL: dict[str, str] = {
     "store_urls": "settings",
     "config": "machine",
     "config_rules": "machine",
+    "variables": "machine",
     "routing_rules": "machine",
     "downloads": "machine",
     "engine": "machine",

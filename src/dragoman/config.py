@@ -36,6 +36,7 @@ from dragoman.settings import (
     UsageConfig,
 )
 from dragoman.tables import ConfigError, S, TableReader, join, unknown_name
+from dragoman.variables import unread_variables, without_service_links
 
 __all__ = [
     "Config",
@@ -125,11 +126,14 @@ def examine_config(
     path = path or find_config(environ)
     document = _read_document(path) if path else {}
     reader = TableReader(environ)
+    own = without_service_links(environ)
     for name in document:
         if name not in _TABLES:
             reader.problems.append(unknown_name(name, "unknown table", name=name, known=_TABLES))
-    builder = _Builder(reader, document, environ=environ)
+    builder = _Builder(reader, document, environ=own)
     config = builder.build(overrides or {}, source=path)
+    unread = unread_variables(own, reader.references | builder.variables)
+    config = msgspec.structs.replace(config, unread=tuple(unread))
     problems = (*reader.problems, *rule_problems(config))
     return Examined(config=config, problems=problems, warnings=rule_warnings(config))
 
@@ -216,7 +220,12 @@ def _read_document(path: Path) -> dict[str, Any]:
 
 
 class _Builder:
-    """Builds one Config out of a document; problems go to the reader."""
+    """
+    Builds one Config out of a document; problems go to the reader.
+
+    Attributes:
+        variables: Of the environment, that are settings.
+    """
 
     def __init__(
         self, reader: TableReader, document: dict[str, Any], *, environ: Mapping[str, str]
@@ -225,6 +234,7 @@ class _Builder:
         self._document = document
         self._environ = environ
         self._catalog = load_catalog()
+        self.variables = {_CONFIG_VARIABLE, _KEY_VARIABLE, *_SHORT_NAMES}
 
     def build(self, overrides: Mapping[str, Any], *, source: Path | None) -> Config:
         server = self._server(overrides)
@@ -306,6 +316,7 @@ class _Builder:
         """Return what the environment says about a table; the short names count for less."""
         fields = {known.name: known for known in msgspec.structs.fields(type_)}
         known = {f"{prefix}{name.upper()}": name for name in fields}
+        self.variables |= known.keys()
         changes: dict[str, Any] = {}
         for variable, name in {**short_names, **known}.items():
             text = self._environ.get(variable, "")
@@ -321,6 +332,7 @@ class _Builder:
             if variable.startswith(prefix) and variable not in known:
                 line = unknown_name(variable, "unknown setting", name=variable, known=known)
                 self._reader.problems.append(line)
+                self.variables.add(variable)  # that is told of
         return changes
 
     def _keys(self) -> tuple[KeyConfig, ...]:

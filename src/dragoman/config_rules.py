@@ -21,6 +21,7 @@ _MIN_OPEN_KEY: Final = 16  # characters; a key that a network can try must not b
 _MIN_SIGNING_SECRET: Final = 16
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,512}")
 _SERVICE_NAME: Final = re.compile(r"[^\x00-\x1f\x7f]{1,100}")
+_CONTACT: Final = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
 _TOKEN: Final = re.compile(r"[\x21-\x7e]{16,512}")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _ALIAS: Final = re.compile(r"[^\s\x00-\x1f\x7f]{1,200}")
@@ -56,6 +57,7 @@ def rule_problems(config: Config) -> tuple[str, ...]:
         choice_problems,
         routing_problems,
         _role_problems,
+        _limits_problems,
         _redis_problems,
     )
     return tuple(line for check in checks for line in check(config))
@@ -308,6 +310,14 @@ def _role_problems(config: Config) -> Iterator[str]:
             yield unknown_name(f"roles.{role}", what, name=alias, known=config.models)
 
 
+def _limits_problems(config: Config) -> Iterator[str]:
+    if not _CONTACT.fullmatch(config.limits.contact) or config.limits.contact.isspace():
+        yield (
+            "limits.contact: must be 1 to 200 characters, on one line: whom people are told to "
+            "ask; leave it out for the usual words"
+        )
+
+
 def _redis_problems(config: Config) -> Iterator[str]:
     redis = config.redis
     if redis is None:
@@ -338,6 +348,7 @@ def _redis_url_problem(url: str) -> str | None:
 
 
 def _warnings(config: Config) -> Iterator[str]:
+    yield from config.unread
     used = {name for model in config.models.values() for name in model.upstream}
     for name, upstream in config.upstreams.items():
         path = join("upstreams", name)

@@ -324,6 +324,7 @@ class Config(Struct, frozen=True, kw_only=True):
         implied: Models that only a role names; they are asked of the one upstream there is.
         redis: None: nothing is shared with gateways on other machines.
         prices: The user's own first, then those that come with the package.
+        unread: What is to be said of variables that bear our name and mean nothing.
         source: The file, None without one.
     """
 
@@ -344,6 +345,7 @@ class Config(Struct, frozen=True, kw_only=True):
     implied: tuple[str, ...] = ()
     redis: RedisConfig | None = None
     prices: tuple[PriceConfig, ...] = ()
+    unread: tuple[str, ...] = ()
     source: Path | None = None
 
     def upstream_model(self, alias: str, upstream: str) -> str:

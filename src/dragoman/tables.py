@@ -76,11 +76,13 @@ class TableReader:
 
     Attributes:
         problems: One line each, in the order of the document.
+        references: The variables that the document names.
     """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
         self.problems: list[str] = []
+        self.references: set[str] = set()
 
     def read(self, table: object, type_: type[S], path: str) -> S | None:
         """Return *table* as a *type_*; None if it cannot be one at all."""
@@ -149,6 +151,7 @@ class TableReader:
         """Replace references to the environment, at any depth."""
         if isinstance(value, str) and value.startswith(_REFERENCE):
             name = value.removeprefix(_REFERENCE)
+            self.references.add(name)
             # Variables that were read from files end with a line end.
             if found := self._environ.get(name, "").strip():
                 return found
