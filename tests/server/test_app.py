@@ -540,6 +540,8 @@ def test_what_never_reaches_the_app_has_the_same_shape() -> None:
 @pytest.mark.parametrize("error", [ClientGone(), RequestTooLarge("x"), Broken("x")])
 def test_whatever_reading_the_body_raises(error: Exception) -> None:
     class Unread(FakeExchange):
+        is_body_at_hand = False
+
         async def read_body(self, max_bytes: int) -> bytes:
             raise error
 
@@ -557,6 +559,8 @@ def test_whatever_reading_the_body_raises(error: Exception) -> None:
 
 def test_a_refusal_of_a_client_that_has_left() -> None:
     class Leaving(FakeExchange):
+        is_body_at_hand = False
+
         async def read_body(self, max_bytes: int) -> bytes:
             self.leave()
             return b"{"

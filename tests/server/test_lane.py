@@ -115,6 +115,7 @@ def test_a_client_that_has_just_left_sees_no_beginning() -> None:
 def test_a_lane_reads_and_cuts_like_its_client() -> None:
     lane = Lane()
     assert asyncio.run(lane.exchange.read_body(100)) == b"body"
+    assert lane.exchange.body_at_hand(100) == b"body"
     lane.exchange.start_reply(200, HEAD)
     lane.write(b"content")
     lane.exchange.watch(None)
@@ -138,6 +139,7 @@ def test_each_gets_the_same_with_its_own_id() -> None:
     async def case() -> None:
         reply = FanOut(FakeExchange(b"body"))
         assert await reply.read_body(9) == b"body"
+        assert reply.body_at_hand(9) == b"body"
         one, two = members(reply, 2)
         reply.start_reply(200, HEAD)
         reply.write(b"event: message_start\n\n")

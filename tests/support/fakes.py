@@ -18,6 +18,8 @@ from dragoman.server.transport.seams import (
 class FakeExchange:
     """A client's request whose reply is kept."""
 
+    is_body_at_hand = True
+
     def __init__(
         self,
         body: bytes = b"",
@@ -46,6 +48,9 @@ class FakeExchange:
     @property
     def reply_started(self) -> bool:
         return self.status != 0
+
+    def body_at_hand(self, max_bytes: int) -> bytes | None:
+        return self._body if self.is_body_at_hand and not self.gone else None
 
     async def read_body(self, max_bytes: int) -> bytes:
         if self.gone:

@@ -44,7 +44,7 @@ def read_side_role(
         headers: Of the request, names in lower case.
         program: The client's own name, as ``Sender.client``.
     """
-    return role_by_shape(request, program=program) or role_of_marks(headers)
+    return (has_shapes(program) and role_by_shape(request)) or role_of_marks(headers)
 
 
 def role_of_marks(headers: Mapping[bytes, bytes]) -> SideRole:
@@ -57,10 +57,13 @@ def role_of_marks(headers: Mapping[bytes, bytes]) -> SideRole:
     return "background" if is_background else ""
 
 
-def role_by_shape(request: MessagesRequest, *, program: str) -> SideRole:
-    """Return what *request* itself shows that it is for, where Claude Code has sent it."""
-    if program != _PROGRAM:
-        return ""
+def has_shapes(program: str) -> bool:
+    """Tell whether requests of *program* show by themselves what they are for: Claude Code's do."""
+    return program == _PROGRAM
+
+
+def role_by_shape(request: MessagesRequest) -> SideRole:
+    """Return what *request* itself shows that it is for, of a program that ``has_shapes``."""
     if request.tools:
         return "web_search" if _only_searches(request) else ""
     if _asks_for_verdict(request):

@@ -106,7 +106,7 @@ class App:
     ) -> None:
         self._callers = callers
         self._allowed_hosts = allowed_hosts
-        self._messages = messages
+        self._posted = {_MESSAGES: messages.serve, f"{_MESSAGES}/count_tokens": self._count}
         self._count_tokens = count_tokens
         self._routes = routes
         self._readiness = readiness
@@ -127,30 +127,38 @@ class App:
         path = path if path in _POSTED else _normal_path(path)  # nearly all are
         record = RequestRecord(request_id, method, path, exchange.peer, started_s=time.monotonic())
         headers: HeaderList = ((b"request-id", request_id.encode()), VERSION_HEADER)
-        if (origin := exchange.headers.get(b"origin")) is not None:
-            headers = (*headers, *self._cross_origin.headers(origin))
+        origin = exchange.headers.get(b"origin")
+        headers = headers if origin is None else (*headers, *self._cross_origin.headers(origin))
+        metrics, is_inside = self._metrics, False
+        serve = self._posted.get(path) if method == "POST" else None
         try:
-            if method == "POST" and path in _POSTED:
-                await self._work(exchange, path, record=record, headers=headers)
+            if serve is not None:
+                head = facts_of(exchange.headers)
+                if not self._recognise(exchange, head, record=record):
+                    await self._look_up(exchange, record)
+                if metrics.open_requests >= self._max_inside:
+                    raise _too_many(metrics.open_requests)
+                metrics.open_requests += 1
+                is_inside = True
+                work = serve(exchange, record, head, headers=headers)
+                del head  # keys stand in it, and a reply may take minutes
+                await work
             else:
                 await self._dispatch(exchange, path, record=record, headers=headers)
-        except ClientGone:
-            record.status = record.status or CLIENT_GONE
-            record.error_type = "client_gone"
+        except Exception as error:
+            self._tell(exchange, error, record=record, headers=headers)
         except asyncio.CancelledError:
             if not record.status:  # else a reply has begun, and whoever began it has ended it
                 refuse(exchange, GatewayStopping(), record=record, headers=headers)
             record.error_type = "stopped"
             raise
-        except GatewayError as error:
-            refuse(exchange, error, record=record, headers=headers)
-        except Exception as error:
-            self._crash(exchange, error, record=record, headers=headers)
         finally:
+            if is_inside:
+                metrics.open_requests -= 1
             if path not in _QUIET or record.status != 200:
                 now_s = time.monotonic()
                 self._log.request(record, now_s)
-                self._metrics.observe(record, now_s)
+                metrics.observe(record, now_s)
                 if record.trace is not None:
                     self._tracing.end(record, now_s)
             if self._meter is not None and path == _MESSAGES and record.caller is not NOBODY:
@@ -230,31 +238,11 @@ class App:
                 allowed_hosts=self._allowed_hosts,
             )
 
-    async def _work(
-        self, exchange: Exchange, path: str, *, record: RequestRecord, headers: HeaderList
-    ) -> None:
-        """Answer a message or a count, if there is room for it."""
-        metrics = self._metrics
-        # Nobody keeps what a head says: keys stand in it, and a reply may take minutes.
-        if not self._recognise(exchange, facts_of(exchange.headers), record=record):
-            await self._look_up(exchange, record)
-        if metrics.open_requests >= self._max_inside:
-            raise Overloaded(
-                f"{counted(metrics.open_requests, 'request')} at work or in line; try again",
-                retry_after_s=_RETRY_AFTER_S,
-            )
-        metrics.open_requests += 1
-        try:
-            if path == _MESSAGES:
-                await self._messages.serve(exchange, record, headers=headers)
-            else:
-                await self._count(exchange, record, headers=headers)
-        finally:
-            metrics.open_requests -= 1
-
     async def _count(
-        self, exchange: Exchange, record: RequestRecord, *, headers: HeaderList
+        self, exchange: Exchange, record: RequestRecord, head: HeadFacts, *, headers: HeaderList
     ) -> None:
+        """Count when it is its turn; what the head says is forgotten until then."""
+        del head
         if not self._line.try_enter():
             await self._line.enter(record.caller.key_id, is_background=record.is_background)
         try:
@@ -310,6 +298,23 @@ class App:
         ]
         return headers, render_error(error, request_id)
 
+    def _tell(
+        self,
+        exchange: Exchange,
+        error: Exception,
+        *,
+        record: RequestRecord,
+        headers: HeaderList,
+    ) -> None:
+        """Tell client and record how a request has failed."""
+        if isinstance(error, ClientGone):
+            record.status = record.status or CLIENT_GONE
+            record.error_type = "client_gone"
+        elif isinstance(error, GatewayError):
+            refuse(exchange, error, record=record, headers=headers)
+        else:
+            self._crash(exchange, error, record=record, headers=headers)
+
     def _crash(
         self,
         exchange: Exchange,
@@ -331,6 +336,13 @@ def _normal_path(path: str) -> str:
     """Return the path as if the base URL had neither a slash nor ``/v1`` at its end."""
     path = _BASE.sub("/", f"{path}/", count=1).rstrip("/") or "/"
     return path.removeprefix("/v1") or "/" if path in _BELOW_V1 else path
+
+
+def _too_many(n_inside: int) -> Overloaded:
+    return Overloaded(
+        f"{counted(n_inside, 'request')} at work or in line; try again",
+        retry_after_s=_RETRY_AFTER_S,
+    )
 
 
 def _unknown(method: str, path: str) -> UnknownPath:

@@ -7,7 +7,7 @@ from dragoman.server.transport.seams import HeaderList
 from dragoman.wire.anthropic import MessagesRequest
 
 
-class Asked(Struct, kw_only=True):
+class Asked(Struct):
     """One client's request: its bytes, decoded, and what native upstreams get beside them."""
 
     body: bytes

@@ -152,6 +152,10 @@ class FanOut:
 
     # -- as an exchange
 
+    def body_at_hand(self, max_bytes: int) -> bytes | None:
+        """Return the same of the first request."""
+        return self._first.body_at_hand(max_bytes)
+
     async def read_body(self, max_bytes: int) -> bytes:
         """Return the body of the first request."""
         return await self._first.read_body(max_bytes)

@@ -7,7 +7,7 @@ from msgspec import Struct
 from dragoman.policy.access import Caller
 from dragoman.policy.keys import KeyRing, sent_keys
 from dragoman.policy.senders import Sender, read_sender
-from dragoman.policy.side_traffic import SideRole, role_of_marks
+from dragoman.policy.side_traffic import SideRole, has_shapes, role_of_marks
 from dragoman.server.transport.seams import HeaderList, SentHeaders
 from dragoman.server.upstream_requests import native_headers
 
@@ -20,7 +20,8 @@ class HeadFacts(Struct):
 
     Attributes:
         sender: What the client says of itself.
-        role: What the request is for, where the client marks that; its body may say more.
+        role: What the request is for, where the client marks that.
+        has_shapes: Its body may say more of that.
         keys: Which were sent.
         native_headers: What native upstreams get of it.
         is_traced: It names a trace.
@@ -30,6 +31,7 @@ class HeadFacts(Struct):
 
     sender: Sender
     role: SideRole
+    has_shapes: bool
     keys: tuple[bytes, ...]
     native_headers: HeaderList
     is_traced: bool
@@ -51,9 +53,11 @@ def facts_of(sent: SentHeaders) -> HeadFacts:
     facts = sent.facts.get(_NAME)
     if isinstance(facts, HeadFacts):
         return facts
+    sender = read_sender(sent)
     facts = sent.facts[_NAME] = HeadFacts(
-        sender=read_sender(sent),
+        sender=sender,
         role=role_of_marks(sent),
+        has_shapes=has_shapes(sender.client),
         keys=tuple(sent_keys(sent.get(b"x-api-key"), sent.get(b"authorization"))),
         native_headers=native_headers(sent),
         is_traced=b"traceparent" in sent,

@@ -31,6 +31,10 @@ class LaneExchange:
         self._held: list[bytes] = []
         self._watcher: ExchangeWatcher | None = None
 
+    def body_at_hand(self, max_bytes: int) -> bytes | None:
+        """Return the same of the client's request."""
+        return self._real.body_at_hand(max_bytes)
+
     async def read_body(self, max_bytes: int) -> bytes:
         """Return the body of the client's request."""
         return await self._real.read_body(max_bytes)

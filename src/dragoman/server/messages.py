@@ -8,7 +8,6 @@ POST /v1/messages: the request path, top to bottom.
 from collections.abc import Awaitable
 from functools import partial
 
-from dragoman.core.errors import GatewayError
 from dragoman.core.validate import parse_request
 from dragoman.policy.allowances import RuleSet
 from dragoman.policy.routes import Route, Routes
@@ -17,7 +16,7 @@ from dragoman.policy.side_traffic import role_by_shape
 from dragoman.server.asked import Asked
 from dragoman.server.attempts import Attempts
 from dragoman.server.delivery import deliver
-from dragoman.server.head_facts import HeadFacts, facts_of
+from dragoman.server.head_facts import HeadFacts
 from dragoman.server.joins import Joins
 from dragoman.server.services import Services
 from dragoman.server.telemetry import RequestRecord
@@ -41,29 +40,68 @@ class Messages:
         self._services = services
         self.joins = Joins()
 
-    async def serve(
-        self, exchange: Exchange, record: RequestRecord, *, headers: HeaderList
-    ) -> None:
+    def serve(
+        self, exchange: Exchange, record: RequestRecord, head: HeadFacts, *, headers: HeaderList
+    ) -> Awaitable[None]:
         """
-        Answer one request; *headers* stand in every reply to it.
+        Return the work of answering one request.
+
+        Args:
+            exchange: The request.
+            record: Of it.
+            head: What its head says; forgotten before anybody is asked.
+            headers: Stand in every reply to it.
 
         Raises:
             GatewayError: Nothing has been sent; the caller answers.
             ClientGone: The client left.
         """
-        max_bytes = self._services.limits.max_body_bytes
-        try:
-            asked, route = self._read(
-                await exchange.read_body(max_bytes), record, facts_of(exchange.headers)
-            )
-        except GatewayError as error:
-            error.headers = (*error.headers, *await self._services.admission.standing(record))
-            raise
+        body = exchange.body_at_hand(self._services.limits.max_body_bytes)
+        if body is None:
+            return self._serve_later(exchange, record, head, headers=headers)
+        return self._begin(body, exchange, record=record, head=head, headers=headers)
+
+    async def _serve_later(
+        self, exchange: Exchange, record: RequestRecord, head: HeadFacts, *, headers: HeaderList
+    ) -> None:
+        """Do the same for a request whose body has not come yet, or must be inflated."""
+        body = await exchange.read_body(self._services.limits.max_body_bytes)
+        work = self._begin(body, exchange, record=record, head=head, headers=headers)
+        del body, head  # a reply may take minutes
+        await work
+
+    def _begin(
+        self,
+        body: bytes,
+        exchange: Exchange,
+        *,
+        record: RequestRecord,
+        head: HeadFacts,
+        headers: HeaderList,
+    ) -> Awaitable[None]:
+        """Read what is asked for, and find who may be asked; return the work of answering it."""
+        services = self._services
+        limits = services.limits
+        request = parse_request(
+            body,
+            max_messages=limits.max_messages,
+            max_nesting=limits.max_nesting,
+            memory=services.planner.memory,
+        )
+        record.model, record.is_stream = request.model, request.stream
+        if request.metadata is not None:
+            record.sender = with_user_id(record.sender, request.metadata.user_id)
+        role = head.role
+        if head.has_shapes:
+            role = role_by_shape(request) or role
+        record.side_role = role
+        route = self._routes.choose(request.model, role=role, caller=record.caller)
+        record.alias = route.alias
+        asked = Asked(body, request, route.alias, head.native_headers)
         if route.joins_resends:
             answer = partial(self._answer, asked=asked, route=route, headers=headers)
-            await self.joins.serve(exchange, record, asked=asked, answer=answer)
-        else:
-            await self._answer(exchange, record, asked=asked, route=route, headers=headers)
+            return self.joins.serve(exchange, record, asked=asked, answer=answer)
+        return self._answer(exchange, record, asked=asked, route=route, headers=headers)
 
     def _answer(
         self,
@@ -103,27 +141,3 @@ class Messages:
         finally:
             usage, cost = attempts.counted_usage, record.cost_micros
             admission.settle(admitted, asked, usage=usage, cost_micros=cost)
-
-    def _read(self, body: bytes, record: RequestRecord, head: HeadFacts) -> tuple[Asked, Route]:
-        """Return what is asked for, and who may be asked; nobody but ``Asked`` holds it then."""
-        limits, memory = self._services.limits, self._services.planner.memory
-        request = parse_request(
-            body,
-            max_messages=limits.max_messages,
-            max_nesting=limits.max_nesting,
-            memory=memory,
-        )
-        record.model, record.is_stream = request.model, request.stream
-        if request.metadata is not None:
-            record.sender = with_user_id(record.sender, request.metadata.user_id)
-        role = role_by_shape(request, program=head.sender.client) or head.role
-        record.side_role = role
-        route = self._routes.choose(request.model, role=role, caller=record.caller)
-        record.alias = route.alias
-        asked = Asked(
-            body=body,
-            request=request,
-            alias=route.alias,
-            native_headers=head.native_headers,
-        )
-        return asked, route

@@ -94,6 +94,45 @@ async def test_a_body_is_read_once(body) -> None:
         assert (await place.ask(post(body))).status == 200
 
 
+@on_each_loop
+async def test_a_body_that_came_with_its_head_is_at_hand_once() -> None:
+    async def handler(exchange: Exchange) -> None:
+        assert exchange.body_at_hand(4) is None
+        with pytest.raises(RequestTooLarge):
+            await exchange.read_body(4)
+        reply_whole(exchange, b"")
+
+    async def taker(exchange: Exchange) -> None:
+        assert exchange.body_at_hand(5) == b"hello"
+        assert exchange.body_at_hand(5) is None
+        with pytest.raises(RuntimeError, match="read once"):
+            await exchange.read_body(5)
+        reply_whole(exchange, b"")
+
+    for each in (handler, taker):
+        async with serving(each) as place:
+            assert (await place.ask(post(b"hello"))).status == 200
+
+
+@on_each_loop
+async def test_a_body_that_must_be_inflated_or_waited_for_is_not_at_hand() -> None:
+    async def handler(exchange: Exchange) -> None:
+        assert exchange.body_at_hand(100_000) is None
+        assert await exchange.read_body(100_000) == b"x" * 50_000
+        assert exchange.body_at_hand(100_000) is None
+        reply_whole(exchange, b"")
+
+    async with serving(handler) as place:
+        squeezed = gzip.compress(b"x" * 50_000)
+        assert (await place.ask(post(squeezed, b"content-encoding: gzip"))).status == 200
+        async with place.client() as client:
+            whole = post(b"x" * 50_000)
+            await client.send(whole[:20_000])
+            await until(lambda: place.server.n_exchanges)
+            await client.send(whole[20_000:])
+            assert (await client.reply()).status == 200
+
+
 BAD_CHUNKS = {
     "at once": b"zz\r\nhello\r\n",
     "after a good one": b"5\r\nhello\r\nxyz\r\n",

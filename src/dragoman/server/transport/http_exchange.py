@@ -100,6 +100,13 @@ class HttpExchange:
             return False
         return self.headers.get(b"expect", b"").lower() == b"100-continue"
 
+    def body_at_hand(self, max_bytes: int) -> bytes | None:
+        whole = self._whole
+        if whole is None or self._body is not None or self.gone or len(whole) > max_bytes:
+            return None
+        self._whole = None
+        return whole
+
     async def read_body(self, max_bytes: int) -> bytes:
         if self.gone:
             raise ClientGone

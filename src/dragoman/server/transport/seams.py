@@ -65,6 +65,10 @@ class Exchange(Protocol):
     peer: str  # address of the client, for the log
     gone: bool  # the client has left (end of file counts)
 
+    def body_at_hand(self, max_bytes: int) -> bytes | None:
+        """Return the whole body, once, if it has come; None: ``read_body`` waits, or says why."""
+        ...
+
     async def read_body(self, max_bytes: int) -> bytes:
         """
         Return the whole body, inflated (gzip, deflate, zstd).
