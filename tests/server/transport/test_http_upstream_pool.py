@@ -240,7 +240,7 @@ async def test_a_call_given_up_while_its_connection_opens(monkeypatch: pytest.Mo
 
     def open_and_give_up(of: pool.Pool, connection: Any) -> None:
         really_open(of, connection)
-        for call in [*of._calls]:
+        for call in [*of._dials]:
             call.abort()
 
     monkeypatch.setattr(pool.Pool, "open", open_and_give_up)

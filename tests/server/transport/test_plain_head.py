@@ -2,7 +2,7 @@
 
 import pytest
 
-from dragoman.server.transport.plain_head import PlainHead, PlainHeads, take_apart
+from dragoman.server.transport.plain_head import PlainHeads, ReplyHead, take_apart
 
 OK = b"HTTP/1.1 200 OK\r\n"
 
@@ -44,7 +44,7 @@ def test_others_are_left_to_the_parser(raw) -> None:
 
 
 def test_few_and_short_heads_are_kept() -> None:
-    heads, head = PlainHeads(), PlainHead(200, {})
+    heads, head = PlainHeads(), ReplyHead(200, {})
     heads.keep(b"first", head)
     heads.keep(b"x" * 2049, head)
     assert list(heads) == [b"first"]

@@ -43,7 +43,7 @@ def read(
 ) -> Read:
     """Feed *pieces* until the reply is done, then perhaps the end of the connection."""
     reader = ReplyReader(PlainHeads(), max_header_bytes=max_header)
-    reader.begin(method, max_body_bytes=max_body)
+    reader.begin(method, max_body)
     body = b""
     for piece in pieces:
         body += reader.feed(piece)
@@ -51,15 +51,15 @@ def read(
             break
     if eof:
         reader.feed_eof()
-    error = reader.error
+    error, head = reader.error, reader.head
     assert error is None or isinstance(error, UpstreamProtocolError)
     result = Read(
-        reader.status,
-        reader.headers if reader.has_head else {},
+        0 if head is None else head.status,
+        {} if head is None else dict(head.headers),
         body,
         reader.is_done,
         reader.is_reusable,
-        reader.keep_alive_s,
+        None if head is None else head.keep_alive_s,
         "" if error is None else error.message,
     )
     reader.close()
@@ -80,6 +80,12 @@ COMPLETE = {
     "no reason": (b"HTTP/1.1 200\r\ncontent-length: 2\r\n\r\nok", b"ok", True),
     "until the end": (OK + b"\r\nhello", b"hello", False),
     "close": (OK + b"connection: close\r\ncontent-length: 5\r\n\r\nhello", b"hello", False),
+    "close among others": (
+        OK + b"Connection: x, Close\r\ntransfer-encoding: chunked\r\n\r\n" + HELLO,
+        b"hello world",
+        False,
+    ),
+    "kept": (OK + b"connection: keep-alive\r\ncontent-length: 5\r\n\r\nhello", b"hello", True),
     "old": (b"HTTP/1.0 200 OK\r\ncontent-length: 5\r\n\r\nhello", b"hello", False),
     "old but kept": (
         b"HTTP/1.0 200 OK\r\nconnection: keep-alive\r\ncontent-length: 5\r\n\r\nhello",
@@ -372,18 +378,38 @@ def test_one_reader_reads_the_replies_of_a_connection(is_cut) -> None:
     reader = ReplyReader(PlainHeads(), max_header_bytes=LIMIT)
     replies = [(sent, body) for sent, body, is_reusable in COMPLETE.values() if is_reusable]
     for sent, body in [*replies, *reversed(replies)]:
-        reader.begin("POST", max_body_bytes=0)
-        assert (reader.has_head, reader.is_done, reader.headers) == (False, False, {})
+        reader.begin("POST", 0)
+        assert (reader.head, reader.is_done) == (None, False)
         pieces = bytewise(sent) if is_cut else [sent]
         assert b"".join(map(reader.feed, pieces)) == body
         assert (reader.is_done, reader.is_reusable, reader.error) == (True, True, None)
     reader.close()
 
 
+@CASES
+def test_a_head_that_came_before_says_the_same(sent: bytes, body: bytes, is_reusable: bool) -> None:
+    heads = PlainHeads()
+    for _ in range(3):
+        reader = ReplyReader(heads, max_header_bytes=LIMIT)
+        reader.begin("POST", 0)
+        assert reader.feed(sent) == body
+        reader.feed_eof()
+        assert (reader.error, reader.is_done, reader.is_reusable) == (None, True, is_reusable)
+
+
+def test_a_whole_reply_behind_the_end_spoils_the_connection() -> None:
+    reply = OK + b"content-length: 5\r\n\r\nhello"
+    reader = ReplyReader(PlainHeads(), max_header_bytes=LIMIT)
+    reader.begin("POST", 0)
+    assert reader.feed(reply[:-2]) == b"hel"
+    assert reader.feed(reply[-2:] + reply) == b"lo"
+    assert (reader.is_done, reader.is_reusable) == (True, False)
+
+
 def test_a_message_that_begins_behind_the_end_spoils_the_connection() -> None:
     reader = ReplyReader(PlainHeads(), max_header_bytes=LIMIT)
     for surplus, is_reusable in ((b"", True), (b"HTTP/1.1 200 OK\r\ncontent-le", False)):
-        reader.begin("POST", max_body_bytes=0)
+        reader.begin("POST", 0)
         assert reader.feed(CHUNKED + HELLO + surplus) == b"hello world"
         assert (reader.is_done, reader.is_reusable) == (True, is_reusable)
     reader.close()

@@ -40,8 +40,18 @@ class Owner(Protocol):
     def lost(self, connection: "Connection") -> None:
         """Take note that the socket is closed."""
 
-    def release(self, connection: "Connection") -> None:
-        """Take a connection back that can carry another call."""
+    def release(self, connection: "Connection", promised_s: int | None) -> float:
+        """
+        Take a connection back that can carry another call.
+
+        Args:
+            connection: Without a call.
+            promised_s: For how long the server has promised to keep it; None: not said.
+
+        Returns:
+            Seconds that it may be idle; 0: it is not.
+        """
+        ...
 
     def drop(self, connection: "Connection") -> None:
         """Forget a connection that cannot; idempotent."""
@@ -50,7 +60,7 @@ class Owner(Protocol):
         """Put a call before all that wait: the next connection to be opened is for it."""
 
     def forget(self, call: "HttpCall") -> None:
-        """Take note that a call is over."""
+        """Give up opening a connection for a call that has none, or let it leave the line."""
 
 
 class HttpCall(Struct, eq=False):  # made in C, and little is written to it later
@@ -81,15 +91,6 @@ class HttpCall(Struct, eq=False):  # made in C, and little is written to it late
         self._end()
         if connection is not None:
             connection.cut()
-
-    def succeed(self) -> None:
-        """Tell the receiver that the reply is complete."""
-        self.is_over = True
-        self.owner.forget(self)
-        try:
-            self.receiver.on_end()
-        except Exception as bug:
-            self.blame(bug)
 
     def fail(self, error: UpstreamError) -> None:
         """Tell the receiver of *error*, unless it has given the call up."""
@@ -150,7 +151,6 @@ class Connection(asyncio.Protocol):
         "_timer_s",
         "_transport",
         "_unsent_bytes",
-        "keep_alive_s",
     )
 
     def __init__(self, owner: Owner) -> None:
@@ -170,42 +170,41 @@ class Connection(asyncio.Protocol):
         self._silence_s = math.inf
         self._timer: asyncio.TimerHandle | None = None
         self._timer_s = math.inf
-        self.keep_alive_s: int | None = None  # how long the server promised to wait
-
-    @property
-    def is_open(self) -> bool:
-        """Tell whether a request can be sent; that the server has closed may not be known yet."""
-        return self._transport is not None and not self._transport.is_closing()
 
     # -- for the pool
 
-    def start(self, call: HttpCall) -> None:
-        """Send the request of *call*; its receiver is told from the loop, never from in here."""
-        request, timeouts = call.request, call.request.timeouts
-        if call.timer is not None:
-            call.stop_timer()
-        self._call, call.connection = call, self
-        self._reply.begin(request.method, max_body_bytes=request.max_body_bytes)
-        self._has_begun = self._is_early = self._is_told = False
+    def start(self, call: HttpCall) -> bool:
+        """
+        Send the request of *call*; its receiver is told from the loop, never from in here.
+
+        Return False if the connection is closed, as far as that is known; nothing is done then.
+        """
         transport = self._transport
-        assert transport is not None
-        if len(request.body) <= _ONE_WRITE_BYTES:
-            transport.write(call.head + request.body)
+        if transport is None or transport.is_closing():
+            return False
+        self._call, call.connection = call, self
+        request = call.request
+        self._reply.begin(request.method, request.max_body_bytes)
+        self._has_begun = self._is_told = False
+        body, timeouts = request.body, request.timeouts
+        if len(body) <= _ONE_WRITE_BYTES:
+            transport.write(call.head + body)
         else:
             transport.write(call.head)
-            transport.write(request.body)
+            transport.write(body)
         silence_s = timeouts.idle_s if self._is_writing else timeouts.first_byte_s
-        self._since_s, self._silence_s = self._loop.time(), silence_s
-        if self._since_s + silence_s < self._timer_s:  # mostly it goes off in time already
+        self._since_s = since_s = self._loop.time()
+        self._silence_s = silence_s
+        if since_s + silence_s < self._timer_s:  # mostly it goes off in time already
             self._set_timer()
-        if call.is_paused:
-            self.pause()
+        return True
 
-    def rest(self, idle_s: float) -> None:
-        """Be idle from the last sign of life on, and close after *idle_s*."""
-        self._silence_s = idle_s
-        if self._since_s + idle_s < self._timer_s:
-            self._set_timer()
+    def fail(self, error: UpstreamError) -> None:
+        """Close now; if there is a call, it fails with *error*."""
+        if self._call is not None:
+            self._fail(self._call, error)
+        else:
+            self.cut()
 
     def cut(self) -> None:
         """Close now and tell no receiver; idempotent."""
@@ -251,13 +250,15 @@ class Connection(asyncio.Protocol):
         body = reply.feed(data)
         if not self._is_told:
             self._take_head(call, reply)
-        call.is_complete = reply.is_done
+        is_done = reply.is_done
+        if is_done:
+            call.is_complete = True
         if body and self._call is call:
             try:
                 call.receiver.on_data(body)
             except Exception as bug:
                 call.blame(bug)
-        if reply.is_done and self._call is call:
+        if is_done and self._call is call:
             self._finish(call, reply)
 
     def eof_received(self) -> None:
@@ -295,36 +296,40 @@ class Connection(asyncio.Protocol):
         if not self._has_begun:
             self._has_begun, self._is_early = True, self._is_writing
             call.head = b""  # it is not sent again
-            self._silence_s = call.request.timeouts.idle_s
-            if self._since_s + self._silence_s < self._timer_s:
+            self._silence_s = idle_s = call.request.timeouts.idle_s
+            if self._since_s + idle_s < self._timer_s:
                 self._set_timer()
-        if reply.has_head:
+        head = reply.head
+        if head is not None:
             self._is_told = True
             try:
-                call.receiver.on_head(reply.status, reply.headers)
+                call.receiver.on_head(head.status, head.headers)
             except Exception as bug:
                 call.blame(bug)
 
     def _finish(self, call: HttpCall, reply: ReplyReader) -> None:
-        transport = self._transport
-        if reply.error is not None:
-            self._fail(call, reply.error)
-        elif (
-            reply.is_reusable
-            and not (self._is_early or self._is_writing)
-            and transport is not None
-            and not transport.is_closing()  # as is_open
-        ):
-            self.keep_alive_s = reply.keep_alive_s
-            self._is_reused = True
+        head = reply.head
+        if reply.is_reusable and not (self._is_early or self._is_writing):
             self._call = call.connection = None
             if self._paused_s is not None:
                 self._detach()
-            self._owner.release(self)  # first, so that the receiver's next call can have it
-            call.succeed()
+            self._is_reused = True
+            # First, so that the receiver's next call can have it.
+            idle_s = self._owner.release(self, None if head is None else head.keep_alive_s)
+            if idle_s:
+                self._silence_s = idle_s
+                if self._since_s + idle_s < self._timer_s:
+                    self._set_timer()
+        elif reply.error is not None:
+            self._fail(call, reply.error)
+            return
         else:
             self.cut()
-            call.succeed()
+        call.is_over = True
+        try:
+            call.receiver.on_end()
+        except Exception as bug:
+            call.blame(bug)
 
     def _fail(self, call: HttpCall, error: UpstreamError) -> None:
         self.cut()

@@ -11,11 +11,10 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from dragoman import __version__
-from dragoman.server.transport.connection import HttpCall
 from dragoman.server.transport.dial import Dialer
 from dragoman.server.transport.pool import Pool
 from dragoman.server.transport.proxy import Proxy, is_local, parse_base_url, parse_proxy
-from dragoman.server.transport.seams import HeaderList, Receiver, UpstreamRequest
+from dragoman.server.transport.seams import HeaderList, UpstreamRequest
 from dragoman.server.url_guard import Target
 
 _MAX_BEGINS: Final = 32  # of requests that differ in method or path; a handful is asked for
@@ -75,9 +74,13 @@ class HttpUpstream:
         self._head = _HeadWriter(target, headers=_fixed(credential, headers), proxy=via)
         self._pool = Pool(
             Dialer(target, proxy=via, tls_context=tls_context),
+            self._head.render,
             max_connections=max_connections,
             max_header_bytes=max_header_bytes,
         )
+        # Each request calls it, so no method of ours stands between. Raises ValueError where the
+        # method, the path or a header cannot be sent: a bug of the caller.
+        self.send = self._pool.send
 
     @property
     def n_connections(self) -> int:
@@ -93,15 +96,6 @@ class HttpUpstream:
     def n_calls(self) -> int:
         """How many calls are under way, those that wait for a connection included."""
         return self._pool.n_calls
-
-    def send(self, request: UpstreamRequest, receiver: Receiver) -> HttpCall:
-        """
-        Start a call. The receiver is never called before this returns.
-
-        Raises:
-            ValueError: The method, the path or a header cannot be sent: a bug of the caller.
-        """
-        return self._pool.send(request, self._head.render(request), receiver=receiver)
 
     def describe(self, request: UpstreamRequest) -> tuple[str, list[tuple[str, str]]]:
         """Return the URL and all headers that ``send`` would write, credentials included."""

@@ -17,37 +17,58 @@ _MAX_KNOWN: Final = 16
 _KEEP_ALIVE_TIMEOUT: Final = re.compile(rb"timeout\s*=\s*([0-9]{1,6})")
 
 
-class PlainHead:
+class ReplyHead:
     """
-    A final reply, of HTTP/1.1, whose body has no content coding.
+    The head of a final reply.
 
     Attributes:
+        is_lasting: Another reply can follow on the connection; the parser says so.
         has_length: Its framing says where the body ends; else only the end of the connection does.
         keep_alive_s: For how long the server promises to keep an idle connection; None: not said.
     """
 
-    __slots__ = ("has_length", "headers", "keep_alive_s", "status")
+    __slots__ = ("has_length", "headers", "is_lasting", "keep_alive_s", "status")
 
-    def __init__(self, status: int, headers: Headers) -> None:
-        self.status, self.headers = status, headers
+    def __init__(self, status: int, headers: Headers, *, is_lasting: bool = False) -> None:
+        self.status, self.headers, self.is_lasting = status, headers, is_lasting
         self.has_length = b"transfer-encoding" in headers or b"content-length" in headers
-        self.keep_alive_s = keep_alive_in(headers)
+        self.keep_alive_s = _keep_alive_in(headers)
 
 
-class PlainHeads(dict[bytes, PlainHead]):
-    """Those of one server that came lately: engines send the same head all the time."""
+class PlainHeads(dict[bytes, ReplyHead]):
+    """
+    Those of one server that came lately: engines send the same head all the time.
 
-    __slots__ = ()
+    Attributes:
+        last: The one that came last.
+        last_raw: Its bytes.
+    """
 
-    def keep(self, raw: bytes, head: PlainHead) -> None:
-        """Remember a head that the parser has accepted."""
+    __slots__ = ("last", "last_raw")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last: ReplyHead | None = None
+        self.last_raw = END
+
+    def find(self, data: bytes) -> ReplyHead | None:
+        """Return the head that *data* begins with, if it has come lately; it is the last then."""
+        raw = data[: data.find(END) + len(END)]
+        head = self.get(raw)
+        if head is not None:
+            self.last, self.last_raw = head, raw
+        return head
+
+    def keep(self, raw: bytes, head: ReplyHead) -> None:
+        """Remember a head that the parser has accepted; it came last."""
         if len(raw) <= _MAX_KNOWN_BYTES:
             if len(self) >= _MAX_KNOWN:
                 self.clear()
-            self[raw] = head
+            self[raw] = self.last = head
+            self.last_raw = raw
 
 
-def keep_alive_in(headers: Headers) -> int | None:
+def _keep_alive_in(headers: Headers) -> int | None:
     """Return what the server promises by its Keep-Alive field."""
     value = headers.get(b"keep-alive")
     if value is None:
@@ -56,7 +77,7 @@ def keep_alive_in(headers: Headers) -> int | None:
     return int(match[1]) if match else None
 
 
-def take_apart(raw: bytes) -> PlainHead | None:
+def take_apart(raw: bytes) -> ReplyHead | None:
     """Return the head that *raw* is; None: it has not come whole, or is not plain."""
     first, *lines = raw.split(b"\r\n")
     status = first[9:12]
@@ -72,4 +93,4 @@ def take_apart(raw: bytes) -> PlainHead | None:
     coding = headers.get(b"transfer-encoding", b"chunked")
     if status < b"200" or b"content-encoding" in headers or coding.lower() != b"chunked":
         return None
-    return PlainHead(int(status), headers)
+    return ReplyHead(int(status), headers)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Final
 
 from dragoman.core.errors import UpstreamError, UpstreamOverloaded, UpstreamUnavailable
@@ -26,16 +27,24 @@ class Pool:
     of the line.
     """
 
-    def __init__(self, dialer: Dialer, *, max_connections: int, max_header_bytes: int) -> None:
+    def __init__(
+        self,
+        dialer: Dialer,
+        render: Callable[[UpstreamRequest], bytes],
+        *,
+        max_connections: int,
+        max_header_bytes: int,
+    ) -> None:
         self._dialer = dialer
+        self._render = render  # of heads
         self._max_connections = max_connections
         self.max_header_bytes = max_header_bytes
         self.heads = PlainHeads()
-        self._calls: set[HttpCall] = set()  # all under way
         self._waiting: OrderedDict[HttpCall, None] = OrderedDict()
         self._dials: dict[HttpCall, tuple[asyncio.Task[None], Connection]] = {}
         self._connections: set[Connection] = set()  # all that have a slot
         self._idle: dict[Connection, None] = {}  # in order of use: the last is taken first
+        self._max_idle = _MAX_IDLE
         self._sockets: set[Connection] = set()  # open, even if cut
         self._tasks: set[asyncio.Task[None]] = set()
         self._all_lost: asyncio.Future[None] | None = None
@@ -51,32 +60,32 @@ class Pool:
 
     @property
     def n_calls(self) -> int:
-        return len(self._calls)
+        return len(self._connections) - len(self._idle) + len(self._waiting)
 
-    def send(self, request: UpstreamRequest, head: bytes, *, receiver: Receiver) -> HttpCall:
-        """Start a call; *head* is what is written before the request's body."""
-        call = HttpCall(self, request, head, receiver)
-        self._calls.add(call)
+    def send(self, request: UpstreamRequest, receiver: Receiver) -> HttpCall:
+        """Start a call; see ``Upstream``."""
+        call = HttpCall(self, request, self._render(request), receiver)
+        idle = self._idle
+        while idle:
+            connection, _ = idle.popitem()
+            if connection.start(call):
+                return call
+            connection.cut()
         if self._is_closed:
             asyncio.get_running_loop().call_soon(call.fail, _shutting_down())
             return call
-        while self._idle:
-            connection, _ = self._idle.popitem()
-            if connection.is_open:
-                connection.start(call)
-                return call
-            connection.cut()
         self._line_up(call)
         self._serve()
         return call
 
     async def close(self) -> None:
         """Fail all calls, close all connections, and wait until their sockets are gone."""
-        self._is_closed = True
-        for call in list(self._calls):
+        self._is_closed, self._max_idle = True, 0
+        self._idle.clear()
+        for call in [*self._waiting, *self._dials]:
             call.fail(_shutting_down())
         for connection in list(self._connections):
-            connection.cut()
+            connection.fail(_shutting_down())
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._sockets:
             self._all_lost = asyncio.get_running_loop().create_future()
@@ -92,17 +101,19 @@ class Pool:
         if self._all_lost is not None and not self._sockets and not self._all_lost.done():
             self._all_lost.set_result(None)
 
-    def release(self, connection: Connection) -> None:
-        promised_s = connection.keep_alive_s
+    def release(self, connection: Connection, promised_s: int | None) -> float:
         idle_s = _IDLE_S if promised_s is None else min(_IDLE_S, promised_s - _KEEP_ALIVE_MARGIN_S)
         if self._waiting:
-            call, _ = self._waiting.popitem(last=False)
-            connection.start(call)
-        elif idle_s <= 0 or self._is_closed or len(self._idle) >= _MAX_IDLE:
+            if self._start(connection, next(iter(self._waiting))):
+                self._waiting.popitem(last=False)
+            else:
+                connection.cut()
+        elif idle_s <= 0 or len(self._idle) >= self._max_idle:
             connection.cut()
         else:
             self._idle[connection] = None
-            connection.rest(idle_s)
+            return idle_s
+        return 0.0
 
     def drop(self, connection: Connection) -> None:
         self._idle.pop(connection, None)
@@ -114,15 +125,22 @@ class Pool:
         self._waiting.move_to_end(call, last=False)
 
     def forget(self, call: HttpCall) -> None:
-        self._calls.discard(call)
-        if self._waiting:
-            self._waiting.pop(call, None)
-        if self._dials and (dial := self._dials.pop(call, None)) is not None:
+        self._waiting.pop(call, None)
+        if (dial := self._dials.pop(call, None)) is not None:
             task, connection = dial
             task.cancel()
             connection.cut()
 
     # --
+
+    def _start(self, connection: Connection, call: HttpCall) -> bool:
+        """Send a call that has waited for *connection*; return False if that is closed."""
+        if not connection.start(call):
+            return False
+        call.stop_timer()
+        if call.is_paused:
+            connection.pause()
+        return True
 
     def _line_up(self, call: HttpCall) -> None:
         self._waiting[call] = None
@@ -156,14 +174,13 @@ class Pool:
             asyncio.get_running_loop().call_exception_handler(
                 {"message": "Opening a connection to an upstream failed", "exception": bug}
             )
-        if error is None and not connection.is_open:
-            error = UpstreamUnavailable("The model's server closed the connection at once.")
         del self._dials[call]
         if error is None:
-            connection.start(call)
-        else:
-            connection.cut()
-            call.fail(error)
+            if self._start(connection, call):
+                return
+            error = UpstreamUnavailable("The model's server closed the connection at once.")
+        connection.cut()
+        call.fail(error)
 
     def _end_waiting(self, call: HttpCall) -> None:
         limit = f"within {call.request.timeouts.connect_s:g} s"
