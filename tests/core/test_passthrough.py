@@ -244,6 +244,35 @@ def test_a_start_that_we_have_sent_is_not_sent_again(before, size, model) -> Non
     assert subject.usage.input_tokens == 7
 
 
+NO_STARTS = {
+    "a comment": b": message_start\n\n",
+    "a comment in its own event": b":message_start\r\n\r\n: event: message_start\n\n",
+    "an id": b"id: message_start\n\n",
+    "a ping": b'event: ping\ndata: {"type":"ping","note":"message_start"}\n\n',
+    "another event": b"event: message_start_soon\ndata: {}\n\n",
+}
+
+
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+@pytest.mark.parametrize("before", NO_STARTS.values(), ids=NO_STARTS)
+def test_only_the_event_itself_is_the_start(before: bytes, size: int) -> None:
+    stream = before + STREAM
+    pieces = [stream[i : i + size] for i in range(0, len(stream), size)]
+    renaming, skipping = turn(), turn(skips_start=True)
+    assert b"".join(map(renaming.feed, pieces)) + renaming.close() == before + RENAMED
+    without = STREAM[STREAM.index(b"event: content_block_start") :]
+    assert b"".join(map(skipping.feed, pieces)) + skipping.close() == before + without
+
+
+@pytest.mark.parametrize("begin", [b"event:message_start\ndata:", b"data:", b"\xef\xbb\xbfdata: "])
+def test_the_start_is_known_in_every_spelling(begin: bytes) -> None:
+    stream = STREAM.replace(b"event: message_start\ndata: ", begin, 1)
+    subject = turn(skips_start=True)
+    out = subject.feed(stream)
+    assert out.startswith(b"event: content_block_start")
+    assert subject.usage.input_tokens == 7
+
+
 def test_a_start_without_an_end_is_an_error() -> None:
     with pytest.raises(UpstreamProtocolError, match="in a way of its own"):
         turn(skips_start=True).feed(b"event: message_start\ndata: " + b"x" * 2**19)

@@ -26,6 +26,11 @@ from dragoman.wire.anthropic import Block, MessagesRequest, decode_any
 
 _encode: Final = msgspec.json.Encoder().encode
 _MODEL: Final = re.compile(rb'"model"\s*:\s*"(?:[^"\\]|\\.)*"')
+# The field that says so: in a comment, or in an event before it, the word means nothing.
+_START: Final = re.compile(
+    rb'^(?:\xef\xbb\xbf)?(?:event: ?message_start\r?$|data:[^\n]*"type"\s*:\s*"message_start")',
+    re.MULTILINE,
+)
 _PING: Final = b'event: ping\ndata: {"type":"ping"}\n\n'
 _MAX_PREAMBLE_BYTES: Final = 2**16  # comments and pings
 _MAX_START_BYTES: Final = 2**19  # message_start holds no content
@@ -269,15 +274,15 @@ class PassthroughTurn:
 
     def _take_head(self, head: bytes) -> bytes:
         """Put the asked name into message_start; hold the stream back until content follows."""
-        at = head.find(b"message_start")
-        if at < 0 or not self._is_begun:
-            limit = _MAX_PREAMBLE_BYTES if at < 0 else _MAX_START_BYTES
+        start = _START.search(head)
+        if start is None or not self._is_begun:
+            limit = _MAX_PREAMBLE_BYTES if start is None else _MAX_START_BYTES
             if self.is_done or len(head) >= limit:
                 message = "The model's server began a message in a way of its own."
                 raise UpstreamProtocolError(message)
             self._head = head
             return b""
-        self._head = None
+        self._head, at = None, start.start()
         if self._skips_start:
             return _without_event(head, at)
         if not self._renames:
