@@ -362,7 +362,7 @@ def test_an_end_without_an_empty_line_is_given_one(size: int) -> None:
 def test_a_stream_that_does_not_begin_as_one_is_a_status(model: str, body: bytes) -> None:
     async def main() -> None:
         case = AppCase({"native": [[head(content_type="text/plain"), data(body), end()]]})
-        case.app._messages._routes._routes["real-m"] = case.app._messages._routes._routes["m"]
+        case.messages._routes._routes["real-m"] = case.messages._routes._routes["m"]
         exchange = await case.ask(ASK | {"model": model, "stream": True})
         assert (exchange.status, error_of(exchange)["type"]) == (502, "api_error")
 

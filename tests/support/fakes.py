@@ -50,7 +50,8 @@ class FakeExchange:
         return self.status != 0
 
     def body_at_hand(self, max_bytes: int) -> bytes | None:
-        return self._body if self.is_body_at_hand and not self.gone else None
+        is_short = len(self._body) <= max_bytes
+        return self._body if is_short and self.is_body_at_hand and not self.gone else None
 
     async def read_body(self, max_bytes: int) -> bytes:
         if self.gone:

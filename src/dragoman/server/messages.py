@@ -7,7 +7,9 @@ POST /v1/messages: the request path, top to bottom.
 
 from collections.abc import Awaitable
 from functools import partial
+from typing import Never
 
+from dragoman.core.errors import RequestError
 from dragoman.core.validate import parse_request
 from dragoman.policy.allowances import RuleSet
 from dragoman.policy.routes import Route, Routes
@@ -56,19 +58,30 @@ class Messages:
             GatewayError: Nothing has been sent; the caller answers.
             ClientGone: The client left.
         """
-        body = exchange.body_at_hand(self._services.limits.max_body_bytes)
-        if body is None:
-            return self._serve_later(exchange, record, head, headers=headers)
-        return self._begin(body, exchange, record=record, head=head, headers=headers)
+        try:
+            body = exchange.body_at_hand(self._services.limits.max_body_bytes)
+            if body is None:
+                return self._serve_later(exchange, record, head, headers=headers)
+            return self._begin(body, exchange, record=record, head=head, headers=headers)
+        except RequestError as error:
+            return self._refuse(error, record)
 
     async def _serve_later(
         self, exchange: Exchange, record: RequestRecord, head: HeadFacts, *, headers: HeaderList
     ) -> None:
         """Do the same for a request whose body has not come yet, or must be inflated."""
-        body = await exchange.read_body(self._services.limits.max_body_bytes)
-        work = self._begin(body, exchange, record=record, head=head, headers=headers)
+        try:
+            body = await exchange.read_body(self._services.limits.max_body_bytes)
+            work = self._begin(body, exchange, record=record, head=head, headers=headers)
+        except RequestError as error:
+            await self._refuse(error, record)
         del body, head  # a reply may take minutes
         await work
+
+    async def _refuse(self, error: RequestError, record: RequestRecord) -> Never:
+        """Raise *error* with what is left of the caller's limits, of which nothing was taken."""
+        error.headers = await self._services.admission.standing(record)
+        raise error
 
     def _begin(
         self,
