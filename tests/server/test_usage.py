@@ -151,6 +151,8 @@ def test_requests_that_are_cut(tmp_path: Path, how: str, status: int, error: str
         await usage.meter.close()
         (record,) = store.records.values()
         assert (record.status, record.error_type, record.key_id) == (status, error, "local")
+        assert record.input_tokens > 0, "the upstream had taken it up, and bills that"
+        assert record.output_tokens == 0
 
     run(main())
 
@@ -160,9 +162,27 @@ NATIVE = [head(), data(f"event: message_start\ndata: {json.dumps(START)}\n\n".en
 HEDGED = {"native": {}, "model": {"hedge_percentile": 90.0, "hedge_min_s": 15.0}}
 CUT: dict[str, tuple[dict[str, list[Script]], bool, dict[str, Any]]] = {
     "a whole reply": ({"lab": [[head(), data(chunk(content="Hello you")), 30.0]]}, False, {}),
+    "a stream of which nothing has come": ({"lab": [[head(), 30.0]]}, True, {}),
+    "nothing of two": ({"lab": [[head(), 30.0]], "native": []}, True, HEDGED),
     "a native stream": ({"native": [NATIVE]}, True, {}),
     "one that another may be asked beside": ({"native": [NATIVE], "lab": []}, True, HEDGED),
 }
+
+
+@pytest.mark.parametrize("script", [[30.0], [head(503), 30.0]], ids=["no reply", "a refusal"])
+def test_what_no_upstream_has_taken_up_costs_nothing(script: Script) -> None:
+    async def main() -> None:
+        made = AppCase({"lab": [script]})
+        exchange = exchange_of({**ASK, "stream": True})
+        task = asyncio.create_task(made.app.handle(exchange))
+        await asyncio.sleep(0.05)
+        exchange.leave()
+        await task
+        await made.close()
+        assert made.record["error"] == "client_gone"
+        assert "input_tokens" not in made.record
+
+    run(main())
 
 
 @pytest.mark.parametrize(("scripts", "is_stream", "options"), CUT.values(), ids=CUT)
@@ -197,7 +217,7 @@ def test_what_is_recorded_of_a_cut_request_is_what_limits_count(
         await usage.meter.close()
         (record,) = store.records.values()
         assert (record.error_type, record.attempts) == ("client_gone", 1)
-        assert record.output_tokens > 0
+        assert record.input_tokens > 0
         tokens = [(each.input_tokens, each.output_tokens) for each in settled]
         assert tokens == [(record.input_tokens, record.output_tokens)]
 

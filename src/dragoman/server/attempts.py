@@ -57,6 +57,8 @@ class Attempts:
         may_wait: Whether the same target may be asked again, after a pause; set before each.
     """
 
+    _is_left_at_work = False  # somebody has cut the request, and its upstream had taken it up
+
     def __init__(
         self,
         services: Services,
@@ -131,9 +133,10 @@ class Attempts:
                     on_content=on_content,
                 )
             except BaseException as error:
-                relay.give_up()
+                is_taken_up = relay.give_up()
                 end_badly(services, target, call, error=error)
                 if not isinstance(error, GatewayError):
+                    self._is_left_at_work = is_taken_up
                     raise
                 failed += 1
                 is_last = failed > (target.retries if retries is None else retries)
@@ -162,13 +165,19 @@ class Attempts:
 
     @property
     def counted_usage(self) -> Usage | None:
-        """Tokens that were used; None: no upstream has answered, so that nothing was."""
+        """
+        Tokens that were used; None: no upstream has answered, so that nothing was.
+
+        One that was at work when somebody cut the request has read its prompt, and bills that.
+        """
         if self.answered_by is not None:
             return self.answered_by.counted_usage
         turn = self._turn
-        if turn is None or not (turn.has_content or not turn.usage.is_estimate):
+        if turn is None:
             return None
-        return turn.usage
+        usage = turn.usage
+        is_used = turn.has_content or not usage.is_estimate or self._is_left_at_work
+        return usage if is_used else None
 
     def head(self) -> MessageHead:
         """Return how the client's message begins."""
@@ -232,6 +241,7 @@ class Attempts:
     def follow(self, other: "Attempts") -> None:
         """Count what came of *other*, made beside these, though it has not answered."""
         self._turn = other._turn
+        self._is_left_at_work = other._is_left_at_work
 
     def cost_so_far_micros(self) -> int:
         """Estimate what a call costs that was given up: its prompt, and what came of a reply."""
@@ -256,8 +266,8 @@ class Attempts:
             return
         record.stop_reason = turn.stop_reason or ""
         usage = turn.usage
-        # As for ``counted_usage``: our estimate of a prompt that nobody has answered is none.
-        if not usage.is_estimate or turn.has_content:
+        # As for ``counted_usage``: our estimate of a prompt that nobody has read is none.
+        if not usage.is_estimate or turn.has_content or self._is_left_at_work:
             record.usage = usage
             record.cost_micros = self.services.prices.cost_micros(
                 usage, model=record.upstream_model, upstream=record.upstream

@@ -186,12 +186,14 @@ class Relay(Struct, eq=False):  # made in C
             attempt.pause()
         return waiter
 
-    def give_up(self) -> None:
-        """Abort what was begun, if anything of it still goes on."""
+    def give_up(self) -> bool:
+        """Abort what was begun, if it goes on; tell whether the upstream was at work on it."""
         attempt, self._attempt = self._attempt, None
         self._waiter = None
-        if attempt is not None:
-            attempt.leave()
+        if attempt is None:
+            return False
+        attempt.leave()
+        return attempt.is_taken_up
 
     async def sleep(self, delay_s: float) -> None:
         """

@@ -51,6 +51,11 @@ class Attempt(Struct, eq=False):  # made in C
     _is_over: bool = False  # the message is complete or has failed
     _timer: asyncio.TimerHandle | None = None
 
+    @property
+    def is_taken_up(self) -> bool:
+        """Tell whether the upstream has begun a reply that is no refusal."""
+        return self._status == 200
+
     def pause(self) -> None:
         if self.call is not None:
             self.call.pause()
