@@ -158,6 +158,8 @@ class PassthroughTurn:
         skips_start: A message_start of ours has gone out already: the upstream's is left out.
     """
 
+    prompt_tokens_estimate = 0  # the upstream says everything about it itself
+
     def __init__(
         self,
         *,

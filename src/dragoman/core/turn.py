@@ -84,6 +84,11 @@ class ChatTurn:
         return self._meter.total
 
     @property
+    def prompt_tokens_estimate(self) -> int:
+        """What we have taken the prompt for."""
+        return self.plan.input_tokens_estimate
+
+    @property
     def server_calls(self) -> list[ServerCall]:
         """Calls of tools that the API itself would run; the message goes on after them."""
         return self._blocks.server_calls
@@ -334,7 +339,8 @@ class ChatTurn:
         said = chunk.error
         if not said or isinstance(said, bool):
             said = {"message": chunk.message, "code": chunk.code, "type": chunk.type}
-        error = error_of_event(said, self._context.reply)
+        context = self._context.reply.of_prompt(self.prompt_tokens_estimate)
+        error = error_of_event(said, context)
         if not isinstance(error, RefusedByUpstream):
             raise error
         self._finish, self._reason = "content_filter", self._reason_of("content_filter")

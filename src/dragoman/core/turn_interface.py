@@ -15,6 +15,11 @@ class Turn(Protocol):
         ...
 
     @property
+    def prompt_tokens_estimate(self) -> int:
+        """What we have taken the prompt for, before anybody has counted; 0: nobody has."""
+        ...
+
+    @property
     def stop_reason(self) -> str | None:
         """Why the message ended; None: it has not."""
         ...

@@ -185,6 +185,10 @@ class ReplyContext(msgspec.Struct, frozen=True, kw_only=True):
     is_native: bool = False  # the upstream speaks the Anthropic API: its own errors may go on
     secrets: Sequence[str] = ()
 
+    def of_prompt(self, tokens_estimate: int) -> "ReplyContext":
+        """Return the same for a request of that length, for all that fail share the rest."""
+        return msgspec.structs.replace(self, prompt_tokens_estimate=tokens_estimate)
+
 
 def read_complaint(error: object) -> Complaint:
     """Return what an error value says: an object, a string, or a list of either."""

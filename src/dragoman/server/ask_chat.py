@@ -1,9 +1,12 @@
 """One target that speaks chat completions: plan, send, and go on where one reply is not enough."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
+from functools import partial
 from math import floor, inf
-from typing import Final
+from typing import Any, Final
+
+from msgspec import structs
 
 from dragoman.core.dialects.profile import DialectProfile
 from dragoman.core.errors import GatewayError, UpstreamRejected
@@ -13,12 +16,12 @@ from dragoman.core.holding_sink import HoldingSink
 from dragoman.core.plan import Plan, plan_after_server_tools, plan_once_more, with_max_tokens
 from dragoman.core.sinks import MessageSink, Sink
 from dragoman.core.turn import ChatTurn
-from dragoman.core.turn_context import TurnContext
-from dragoman.core.upstream_errors import OutputTooLong, ReplyContext
+from dragoman.core.upstream_errors import OutputTooLong
 from dragoman.core.usage import Usage
 from dragoman.policy.routes import Target
 from dragoman.server.attempts import Attempts
-from dragoman.server.ids import new_nonce
+from dragoman.server.line import Stay
+from dragoman.server.services import CallFrame
 from dragoman.server.upstream_requests import chat_request
 from dragoman.server.vault import VaultReader
 
@@ -34,77 +37,85 @@ class ChatAsk:
     Args:
         attempts: Makes the calls.
         target: Whom to ask.
+        frame: Of its calls.
     """
 
-    def __init__(self, attempts: Attempts, target: Target) -> None:
+    def __init__(self, attempts: Attempts, target: Target, frame: CallFrame) -> None:
         self._attempts = attempts
         self._services = attempts.services
-        self._asked = attempts.asked
-        self._record = attempts.record
-        self._relay = attempts.relay
         self._target = target
+        self._frame = frame
         # Set as each plan is made, and as it is begun.
         self._reader: VaultReader | None
         self._has_asked_again: bool
-        self._begun: tuple[Plan, ReplyContext]  # what is asked first, maybe again
         self._sink: Sink  # of the message, whichever turn writes to it
 
-    async def run(self) -> None:
+    async def run(self, stay: Stay) -> None:
         """
-        Send the request, and relay what comes until the message is complete.
+        Send the request, and relay what comes until the message is complete; then leave *stay*.
 
         Raises:
             GatewayError: The upstream failed, or the request cannot be translated.
             ClientGone: The client left.
         """
-        attempts, n_healed = self._attempts, 0
-        plan = self._plan_at_once()
-        if plan is None or self._reader is not None:
-            plan = await self._complete(plan)
-        self._take(plan)
-        if attempts.has_longer:
-            attempts.check_length(plan)
-        while True:
-            context = self._begin(plan)
-            request = chat_request(plan, self._target)
-            try:
-                turn = await attempts.until_answered(
-                    self._target, request, context=context, new_turn=self._first_turn
-                )
-                self._compare_estimate(turn.usage, plan)
-                last = plan
-                while turn.stop_reason is None:  # at most twice: once for each of the two
-                    go_on = self._ask_once_more if turn.lacks else self._tell_of_server_tools
-                    last, turn = await go_on(last, turn)
-            except UpstreamRejected as error:
-                n_healed += 1
-                if n_healed > _MAX_HEALED or self._relay.has_content:
-                    raise
-                if (healed := await self._heal(plan, error)) is None:
-                    raise
-                plan = healed
-            else:
-                self._learn(turn, last)
-                return
+        attempts, frame, n_healed = self._attempts, self._frame, 0
+        try:
+            plan = self._plan_at_once()
+            if plan is None or self._reader is not None:
+                plan = await self._complete(plan)
+            self._take(plan)
+            if attempts.has_longer:
+                attempts.check_length(plan)
+            while True:
+                attempts.forget_replies()
+                self._has_asked_again = False
+                try:
+                    turn = await attempts.until_answered(
+                        self._target,
+                        chat_request(plan, frame.timeouts),
+                        frame=frame,
+                        new_turn=partial(self._first_turn, plan),
+                    )
+                    self._compare_estimate(turn.usage, plan)
+                    last = plan
+                    while turn.stop_reason is None:  # at most twice: once for each of the two
+                        go_on = self._ask_once_more if turn.lacks else self._tell_of_server_tools
+                        last, turn = await go_on(last, turn)
+                except UpstreamRejected as error:
+                    n_healed += 1
+                    if n_healed > _MAX_HEALED or attempts.relay.has_content:
+                        raise
+                    if (healed := await self._heal(plan, error)) is None:
+                        raise
+                    plan = healed
+                else:
+                    self._learn(turn, last)
+                    return
+        finally:
+            stay.leave()
 
     def _plan_at_once(self) -> Plan | None:
         """Return the plan as far as it can be made without waiting; None: it cannot at all."""
         self._reader = None
         planner = self._services.planner
-        return planner.plan_at_once(self._asked.request, self._target, recall=self._recall)
+        return planner.plan_at_once(self._attempts.asked.request, self._target, recall=self._recall)
 
     async def _complete(self, plan: Plan | None) -> Plan:
         """Return the plan with all that must be waited for; *plan* is of ``_plan_at_once``."""
-        planner, request, target = self._services.planner, self._asked.request, self._target
+        relay = self._attempts.relay
         if plan is None:
-            plan = await self._relay.wait(planner.plan(request, target, recall=self._recall))
+            plan = await relay.wait(self._plan_later())
         # Only where the upstream wants reasoning that neither the client nor this process has.
         if self._reader is not None and (missing := self._reader.missing):
             fetching = self._services.vault.fetch(missing, now_s=time.monotonic())
-            if await self._relay.wait(fetching):
+            if await relay.wait(fetching):
                 self._reader = None
-                plan = await self._relay.wait(planner.plan(request, target, recall=self._recall))
+                plan = await relay.wait(self._plan_later())
         return plan
+
+    def _plan_later(self) -> Coroutine[Any, Any, Plan]:
+        request = self._attempts.asked.request
+        return self._services.planner.plan(request, self._target, recall=self._recall)
 
     def _take(self, plan: Plan) -> Plan:
         """Write down what has become of the request."""
@@ -118,8 +129,8 @@ class ChatAsk:
         if self._reader is None:
             self._reader = VaultReader(
                 self._services.vault,
-                owner=self._record.caller.owner,
-                model=self._asked.alias,
+                owner=self._attempts.record.caller.owner,
+                model=self._attempts.asked.alias,
                 now_s=time.monotonic(),
             )
         return self._reader(call_id, name, arguments)
@@ -155,15 +166,6 @@ class ChatAsk:
         if narrower:
             self._services.learned.add(self._target.deployment, narrower)
 
-    def _begin(self, plan: Plan) -> ReplyContext:
-        """Make ready for the first reply to *plan*; return what a turn must know of it."""
-        attempts = self._attempts
-        attempts.forget_replies()
-        self._has_asked_again = False
-        context = attempts.reply_context(self._target, plan)
-        self._begun = plan, context
-        return context
-
     def _learn(self, turn: ChatTurn, plan: Plan) -> None:
         """Keep what later requests will need of a message that is complete."""
         if turn.written_calls:
@@ -171,38 +173,39 @@ class ChatAsk:
         if turn.learnt:
             self._services.learned.add(self._target.deployment, dict(turn.learnt))
 
-    def _first_turn(self) -> ChatTurn:
+    def _first_turn(self, plan: Plan) -> ChatTurn:
         """Return a turn that begins the message, unless a stream has begun already."""
-        plan, context = self._begun
-        self._sink = sink = self._attempts.stream_sink or MessageSink(self._attempts.head())
-        if plan.forced_by_hint and plan.deployment.guards.ask_again_for_call:
-            return self._turn(plan, HoldingSink(sink), reply=context)
-        return self._turn(plan, sink, reply=context)
+        stream_sink, frame = self._attempts.stream_sink, self._frame
+        context = frame.whole if stream_sink is None else frame.streamed
+        sink: Sink = stream_sink or MessageSink(self._attempts.head())
+        self._sink = sink
+        if plan.forced_by_hint and context.continues_without_call:
+            sink = HoldingSink(sink)
+        return ChatTurn(plan, sink, context=context)
 
     async def _tell_of_server_tools(self, plan: Plan, turn: ChatTurn) -> tuple[Plan, ChatTurn]:
         """Go on after a reply that has called server tools; they are not called again."""
-        attempts, target = self._attempts, self._target
+        attempts, target, frame = self._attempts, self._target, self._frame
         attempts.repairs.go_on(turn)
         plan = plan_after_server_tools(
             plan, turn.written_text, turn.server_calls, thinking=turn.taken_thinking
         )
-        context = attempts.reply_context(target, plan)
-        following = self._turn(plan, self._sink, reply=context, before=turn.usage)
-        await attempts.once(target, chat_request(plan, target), turn=following, context=context)
+        following = self._following_turn(plan, turn.usage)
+        request = chat_request(plan, frame.timeouts)
+        await attempts.once(target, request, turn=following, frame=frame)
         return plan, following
 
     async def _ask_once_more(self, plan: Plan, turn: ChatTurn) -> tuple[Plan, ChatTurn]:
         """Go on after a reply that lacks its answer or its call; return what comes of it."""
-        attempts, target = self._attempts, self._target
+        attempts, target, frame = self._attempts, self._target, self._frame
         what = turn.lacks
         self._has_asked_again = True
         attempts.repairs.ask_again(turn, what)
         again = plan_once_more(plan, turn.written_text, _NOTES[what], thinking=turn.taken_thinking)
-        context = attempts.reply_context(target, again)
-        second = self._turn(again, self._sink, reply=context, before=turn.usage)
+        second = self._following_turn(again, turn.usage)
+        request = chat_request(again, frame.timeouts)
         try:
-            request = chat_request(again, target)
-            await attempts.once(target, request, turn=second, context=context)
+            await attempts.once(target, request, turn=second, frame=frame)
         except GatewayError as error:
             if second.has_written:
                 raise
@@ -217,7 +220,7 @@ class ChatAsk:
         if usage.is_estimate or not counted:
             return
         error = plan.input_tokens_estimate / counted - 1
-        self._record.estimate_error_pct = floor(1000 * error + 0.5) / 10
+        self._attempts.record.estimate_error_pct = floor(1000 * error + 0.5) / 10
         self._services.planner.observe(plan, counted)
 
     def _keep_reasoning(self, turn: ChatTurn, plan: Plan) -> None:
@@ -226,30 +229,16 @@ class ChatAsk:
         if thinking and plan.deployment.profile.echo_reasoning != "never":
             self._services.vault.keep(
                 thinking,
-                owner=self._record.caller.owner,
-                model=self._asked.alias,
+                owner=self._attempts.record.caller.owner,
+                model=self._attempts.asked.alias,
                 calls=[(call.id, call.name, call.arguments) for call in calls],
                 now_s=time.monotonic(),
             )
 
-    def _turn(
-        self,
-        plan: Plan,
-        sink: Sink,
-        *,
-        reply: ReplyContext,
-        before: Usage | None = None,
-    ) -> ChatTurn:
-        when = plan.deployment.guards.continue_empty
-        if when == "unsent" and self._attempts.stream_sink is None:
-            when = "always"  # of a whole reply nothing is sent before its end
-        context = TurnContext(
-            signer=self._services.signer,
-            nonce=new_nonce,
-            reply=reply,
-            max_event_bytes=self._services.limits.max_event_bytes,
-            usage_before=before,
-            continues_empty="never" if self._has_asked_again else when,
-            continues_without_call=plan.deployment.guards.ask_again_for_call,
-        )
-        return ChatTurn(plan, sink, context=context)
+    def _following_turn(self, plan: Plan, before: Usage) -> ChatTurn:
+        """Return a turn that goes on with the message, after replies that took *before*."""
+        frame = self._frame
+        context = frame.whole if self._attempts.stream_sink is None else frame.streamed
+        when = "never" if self._has_asked_again else context.continues_empty
+        context = structs.replace(context, usage_before=before, continues_empty=when)
+        return ChatTurn(plan, self._sink, context=context)

@@ -18,7 +18,6 @@ from dragoman.core.plan import Plan
 from dragoman.core.sinks import MessageHead, SseSink
 from dragoman.core.turn import ChatTurn
 from dragoman.core.turn_interface import Turn
-from dragoman.core.upstream_errors import ReplyContext
 from dragoman.core.usage import Usage
 from dragoman.policy.retries import MAX_WAIT_S, retry_delay_s
 from dragoman.policy.routes import Target
@@ -26,7 +25,7 @@ from dragoman.server.asked import Asked
 from dragoman.server.ids import new_message_id, new_span_id
 from dragoman.server.relay import Relay
 from dragoman.server.reply_repairs import ReplyRepairs
-from dragoman.server.services import Services
+from dragoman.server.services import CallFrame, Services
 from dragoman.server.telemetry import RequestRecord, UpstreamCall
 from dragoman.server.tracing import parent_headers
 from dragoman.server.transport.seams import Exchange, HeaderList, UpstreamRequest
@@ -100,7 +99,7 @@ class Attempts:
         target: Target,
         request: UpstreamRequest,
         *,
-        context: ReplyContext,
+        frame: CallFrame,
         new_turn: Callable[[], _Turn],
         retries: int | None = None,
     ) -> _Turn:
@@ -110,7 +109,7 @@ class Attempts:
         Args:
             target: Whom to ask.
             request: What to send.
-            context: What a turn must know of the reply.
+            frame: Of its calls.
             new_turn: Makes the turn through which the reply goes to the client.
             retries: How often at most; None: as the target says.
         """
@@ -126,10 +125,10 @@ class Attempts:
                 on_content = partial(self._take_content, target, call, request=request)
             try:
                 await relay.begin(
-                    services.upstreams[target.endpoint],
+                    frame.upstream,
                     request,
                     turn=turn,
-                    context=context,
+                    context=frame.reply,
                     on_content=on_content,
                 )
             except BaseException as error:
@@ -151,12 +150,10 @@ class Attempts:
             await relay.sleep(delay_s)
 
     async def once(
-        self, target: Target, request: UpstreamRequest, *, turn: Turn, context: ReplyContext
+        self, target: Target, request: UpstreamRequest, *, turn: Turn, frame: CallFrame
     ) -> None:
         """Make one call; its reply goes through *turn* to the client."""
-        await self.until_answered(
-            target, request, context=context, new_turn=lambda: turn, retries=0
-        )
+        await self.until_answered(target, request, frame=frame, new_turn=lambda: turn, retries=0)
 
     def end_with(self, turn: ChatTurn) -> None:
         """End the reply with what an earlier turn holds."""
@@ -185,17 +182,6 @@ class Attempts:
             message_id=self._message_id,
             model=self.asked.request.model,
             request_id=self.record.request_id,
-        )
-
-    def reply_context(self, target: Target, plan: Plan | None) -> ReplyContext:
-        """Return what a turn must know of the reply; no *plan*: the upstream is a native one."""
-        deployment = target.deployment
-        return ReplyContext(
-            prompt_tokens_estimate=plan.input_tokens_estimate if plan else 0,
-            context_window=deployment.profile.context_window,
-            max_reply_bytes=self.services.limits.max_reply_bytes,
-            is_native=plan is None,
-            secrets=self.services.secrets.get(deployment.upstream, ()),
         )
 
     def check_length(self, plan: Plan) -> None:

@@ -217,6 +217,7 @@ class Explainer:
         self, target: Target, body: bytes, *, request: MessagesRequest, headers: Headers
     ) -> ShownTarget:
         base, planner = self._base(target), self._services.planner
+        timeouts = self._services.frame_of(target).timeouts
         if target.deployment.kind == "anthropic":
             await planner.check_urls(request, target)
             sent = rewrite_request(
@@ -227,7 +228,7 @@ class Explainer:
                 is_streamed=request.stream,
                 adjustments=adjust_for_native(request, is_trusted=target.trusted),
                 request=self._request(
-                    target, native_request(sent, native_headers(headers), target)
+                    target, native_request(sent, native_headers(headers), timeouts)
                 ),
             )
         plan = planner.plan_at_once(request, target) or await planner.plan(request, target)
@@ -236,7 +237,7 @@ class Explainer:
             is_streamed=bool(plan.body.get("stream")),
             input_tokens_estimate=plan.input_tokens_estimate,
             adjustments=plan.adjustments,
-            request=self._request(target, chat_request(plan, target)),
+            request=self._request(target, chat_request(plan, timeouts)),
         )
 
     def _base(self, target: Target) -> ShownTarget:

@@ -3,12 +3,19 @@
 import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, Protocol
 
 from dragoman.core.counted import counted
 from dragoman.core.errors import GatewayStopping, Overloaded
 
 _RETRY_AFTER_S: Final = 1.0
+
+
+class Stay(Protocol):
+    """A place that somebody has; whoever is handed it leaves it."""
+
+    def leave(self) -> None:
+        """Give it back."""
 
 
 class Line:

@@ -129,8 +129,9 @@ class Attempt(Struct, eq=False):  # made in C
         """Fail with what an error reply says, as far as it has come."""
         body = bytes(self._whole or b"")
         try:
+            context = self.context.of_prompt(self.turn.prompt_tokens_estimate)
             error: Exception = error_of_reply(
-                self._status, self._reply_headers, body=body, context=self.context
+                self._status, self._reply_headers, body=body, context=context
             )
         except Exception as bug:  # told to who waits, not to the transport
             error = bug
