@@ -76,6 +76,7 @@ class FakeExchange:
     def end_reply(self) -> None:
         assert not self.is_ended, "ended twice"
         self.is_ended = True
+        self._watcher = None
 
     def abort(self) -> None:
         self.is_aborted = True

@@ -109,6 +109,11 @@ class ChatTurn:
         return self._blocks.written_calls
 
     @property
+    def has_repairs(self) -> bool:
+        """Tell whether anything had to be put right in the reply so far."""
+        return self._blocks.has_repairs
+
+    @property
     def repairs(self) -> tuple[Adjustment, ...]:
         """What had to be put right in the reply so far."""
         return self._blocks.repairs.adjustments if self._blocks.has_repairs else ()

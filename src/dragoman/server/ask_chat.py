@@ -45,9 +45,8 @@ class ChatAsk:
         self._services = attempts.services
         self._target = target
         self._frame = frame
-        # Set as each plan is made, and as it is begun.
-        self._reader: VaultReader | None
-        self._has_asked_again: bool
+        self._reader: VaultReader | None = None  # of the plan in use
+        self._has_asked_again = False  # after the first reply to it
         self._sink: Sink  # of the message, whichever turn writes to it
 
     async def run(self, stay: Stay) -> None:
@@ -63,12 +62,10 @@ class ChatAsk:
             plan = self._plan_at_once()
             if plan is None or self._reader is not None:
                 plan = await self._complete(plan)
-            self._take(plan)
+            attempts.take(plan)
             if attempts.has_longer:
                 attempts.check_length(plan)
             while True:
-                attempts.forget_replies()
-                self._has_asked_again = False
                 try:
                     turn = await attempts.until_answered(
                         self._target,
@@ -88,6 +85,8 @@ class ChatAsk:
                     if (healed := await self._heal(plan, error)) is None:
                         raise
                     plan = healed
+                    attempts.take(plan)
+                    self._has_asked_again = False
                 else:
                     self._learn(turn, last)
                     return
@@ -96,7 +95,6 @@ class ChatAsk:
 
     def _plan_at_once(self) -> Plan | None:
         """Return the plan as far as it can be made without waiting; None: it cannot at all."""
-        self._reader = None
         planner = self._services.planner
         return planner.plan_at_once(self._attempts.asked.request, self._target, recall=self._recall)
 
@@ -117,13 +115,6 @@ class ChatAsk:
         request = self._attempts.asked.request
         return self._services.planner.plan(request, self._target, recall=self._recall)
 
-    def _take(self, plan: Plan) -> Plan:
-        """Write down what has become of the request."""
-        self._attempts.adjustments = plan.adjustments
-        if plan.is_looping:
-            self._attempts.repairs.notice("loop")
-        return plan
-
     def _recall(self, call_id: str, name: str, arguments: str) -> str | None:
         """Return the reasoning that led to a call, or None; most requests ask for none."""
         if self._reader is None:
@@ -143,7 +134,7 @@ class ChatAsk:
                 return None
             self._attempts.log_failure(error, "fewer tokens")
             self._learn_limits(plan.deployment.profile, error.limits)
-            return self._take(with_max_tokens(plan, fitting))
+            return with_max_tokens(plan, fitting)
         if error.refusal is None:
             return None
         text, param = error.refusal
@@ -154,7 +145,8 @@ class ChatAsk:
         self._services.learned.add(self._target.deployment, facts)
         shown = ", ".join(f"{name} = {value!r}" for name, value in facts.items())
         self._attempts.log_failure(error, f"learnt {shown}")
-        return self._take(await self._complete(self._plan_at_once()))
+        self._reader = None
+        return await self._complete(self._plan_at_once())
 
     def _learn_limits(self, profile: DialectProfile, limits: Mapping[str, int]) -> None:
         """Remember limits that are narrower than those that were known."""

@@ -1,13 +1,13 @@
 """One target, whichever API it speaks."""
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Coroutine
+from typing import Any
 
 from dragoman.policy.routes import Target
 from dragoman.server.ask_chat import ChatAsk
 from dragoman.server.ask_native import ask_native
 from dragoman.server.attempts import Attempts
 from dragoman.server.line import Stay
-from dragoman.server.services import CallFrame
 from dragoman.server.telemetry import RequestRecord
 from dragoman.server.waiting import UpstreamStay
 
@@ -23,35 +23,35 @@ def ask_target(attempts: Attempts, target: Target, *, is_last: bool) -> Awaitabl
         GatewayError: It failed, or the request cannot be sent there.
         ClientGone: The client left.
     """
-    record, services = attempts.record, attempts.services
-    note_target(record, target)
+    record, services, deployment = attempts.record, attempts.services, target.deployment
+    record.upstream, record.upstream_model = deployment.upstream, deployment.model
+    record.endpoint = target.endpoint
     frame = services.frame_of(target)
     if record.caller.workspace is not None:
         target = target.for_caller(record.caller)
     line, rules = frame.line, frame.rules
     if attempts.stand_in:
-        rules = services.admission.rules.of_call(target.deployment.upstream, attempts.stand_in)
-    if rules is None and line.try_enter():
-        return _ask(attempts, target, frame, stay=line)
-    stay = UpstreamStay(attempts, target, line=line, rules=rules)
-    return _ask_in_turn(attempts, target, frame, stay=stay, may_wait=is_last)
+        rules = services.admission.rules.of_call(deployment.upstream, attempts.stand_in)
+    stay: Stay = line
+    if rules is not None or not line.try_enter():
+        stay = UpstreamStay(attempts, target, line=line, rules=rules)
+    if deployment.kind == "anthropic":
+        work = ask_native(attempts, target, frame, stay=stay)
+    else:
+        work = ChatAsk(attempts, target, frame).run(stay)
+    return work if stay is line else _in_turn(work, stay, may_wait=is_last)
 
 
-async def _ask_in_turn(
-    attempts: Attempts, target: Target, frame: CallFrame, *, stay: UpstreamStay, may_wait: bool
-) -> None:
+async def _in_turn(work: Coroutine[Any, Any, None], stay: Stay, *, may_wait: bool) -> None:
+    """Do *work*, which leaves *stay*, when it is its turn."""
+    assert isinstance(stay, UpstreamStay)
     try:
         await stay.begin(may_wait=may_wait)
     except BaseException:
+        work.close()
         stay.leave()
         raise
-    await _ask(attempts, target, frame, stay=stay)
-
-
-def _ask(attempts: Attempts, target: Target, frame: CallFrame, *, stay: Stay) -> Awaitable[None]:
-    if target.deployment.kind == "anthropic":
-        return ask_native(attempts, target, frame, stay=stay)
-    return ChatAsk(attempts, target, frame).run(stay)
+    await work
 
 
 def note_target(record: RequestRecord, target: Target) -> None:

@@ -19,6 +19,7 @@ from dragoman.core.sinks import MessageHead, SseSink
 from dragoman.core.turn import ChatTurn
 from dragoman.core.turn_interface import Turn
 from dragoman.core.usage import Usage
+from dragoman.policy.prices import cost_micros
 from dragoman.policy.retries import MAX_WAIT_S, retry_delay_s
 from dragoman.policy.routes import Target
 from dragoman.server.asked import Asked
@@ -81,6 +82,7 @@ class Attempts:
         self._turn: Turn | None = None
         self._chat_turn: ChatTurn | None = None  # the same, where it is one
         self._repairs: ReplyRepairs | None = None
+        self._frame: CallFrame | None = None  # of the call that was made last
         self._wait_left_s = MAX_WAIT_S
         self._message_id = new_message_id()
         is_stream = asked.request.stream
@@ -114,10 +116,14 @@ class Attempts:
             retries: How often at most; None: as the target says.
         """
         relay, services, failed = self.relay, self.services, 0
+        self._frame = frame
         own_headers = request.headers
         while True:
-            turn = new_turn()
-            call, on_content = self._begin_call(target, turn), None
+            self._turn = turn = new_turn()
+            self._chat_turn = turn if isinstance(turn, ChatTurn) else None
+            if self._repairs is not None:
+                self._repairs.current = self._chat_turn
+            call, on_content = begin_trial(services, target, self.record), None
             if (trace := self.record.trace) is not None and trace.goes_on:
                 call.span_id = new_span_id()
                 request.headers = [*own_headers, *parent_headers(trace, call.span_id)]
@@ -226,38 +232,33 @@ class Attempts:
 
     def follow(self, other: "Attempts") -> None:
         """Count what came of *other*, made beside these, though it has not answered."""
-        self._turn = other._turn
+        self._turn, self._frame = other._turn, other._frame
         self._is_left_at_work = other._is_left_at_work
 
     def cost_so_far_micros(self) -> int:
         """Estimate what a call costs that was given up: its prompt, and what came of a reply."""
-        record, turn = self.record, self._turn
-        if turn is None:
-            return 0
-        cost = self.services.prices.cost_micros(
-            turn.usage, model=record.upstream_model, upstream=record.upstream
-        )
-        return cost or 0
+        turn, price = self._turn, None if self._frame is None else self._frame.price
+        return 0 if turn is None or price is None else cost_micros(turn.usage, price)
 
     def fill_record(self) -> None:
         """Write down how it ended."""
         if self.answered_by is not None:
             return
-        record, turn = self.record, self._turn
-        record.status = self.relay.status
-        record.first_content_s = self.relay.first_content_s
+        record, relay, turn, chat = self.record, self.relay, self._turn, self._chat_turn
+        record.status, record.first_content_s = relay.status, relay.first_content_s
         record.adjustments = self._all_adjustments()
-        record.repairs = self._repair_counts()
+        if self._repairs is not None:
+            record.repairs = self._repairs.counts
+        elif chat is not None and chat.has_repairs:
+            record.repairs = {**chat.repair_counts}
         if turn is None:
             return
-        record.stop_reason = turn.stop_reason or ""
-        usage = turn.usage
+        record.stop_reason, usage = turn.stop_reason or "", turn.usage
         # As for ``counted_usage``: our estimate of a prompt that nobody has read is none.
         if not usage.is_estimate or turn.has_content or self._is_left_at_work:
             record.usage = usage
-            record.cost_micros = self.services.prices.cost_micros(
-                usage, model=record.upstream_model, upstream=record.upstream
-            )
+            price = None if self._frame is None else self._frame.price
+            record.cost_micros = None if price is None else cost_micros(usage, price)
 
     @property
     def repairs(self) -> ReplyRepairs:
@@ -266,19 +267,14 @@ class Attempts:
             self._repairs = ReplyRepairs(self._chat_turn)
         return self._repairs
 
-    def forget_replies(self) -> None:
-        """Forget what has come back: the first reply is asked for now."""
+    def take(self, plan: Plan) -> None:
+        """Write down what has become of the request; the first reply to it is asked for now."""
+        self.adjustments = plan.adjustments
         self._chat_turn = None
         if self._repairs is not None:
             self._repairs.begin()
-
-    def _begin_call(self, target: Target, turn: Turn) -> UpstreamCall:
-        """Write down a call whose reply will go through *turn*."""
-        self._turn = turn
-        self._chat_turn = turn if isinstance(turn, ChatTurn) else None
-        if self._repairs is not None:
-            self._repairs.current = self._chat_turn
-        return begin_trial(self.services, target, self.record)
+        if plan.is_looping:
+            self.repairs.notice("loop")
 
     def _take_content(
         self, target: Target, call: UpstreamCall, *, request: UpstreamRequest
@@ -301,18 +297,14 @@ class Attempts:
         return delay_s if delay_s is not None and delay_s <= self._wait_left_s else None
 
     def _all_adjustments(self) -> tuple[Adjustment, ...]:
+        of_replies: tuple[Adjustment, ...] = ()
         if self._repairs is not None:
             of_replies = self._repairs.adjustments
-        else:
-            of_replies = self._chat_turn.repairs if self._chat_turn is not None else ()
+        elif self._chat_turn is not None and self._chat_turn.has_repairs:
+            of_replies = self._chat_turn.repairs
         if self.model_adjustment is not None:
             return (self.model_adjustment, *self.adjustments, *of_replies)
         return (*self.adjustments, *of_replies) if of_replies else self.adjustments
-
-    def _repair_counts(self) -> dict[str, int]:
-        if self._repairs is not None:
-            return self._repairs.counts
-        return {**self._chat_turn.repair_counts} if self._chat_turn is not None else {}
 
     def _headers(self) -> HeaderList:
         adjustments = self._all_adjustments()

@@ -187,6 +187,7 @@ class FanOut:
         self.has_content = True
         for member in self._members:
             member.end()
+        self._watcher = None
 
     def abort(self) -> None:
         for member in [*self._members]:

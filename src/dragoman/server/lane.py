@@ -59,6 +59,7 @@ class LaneExchange:
             self._claim()
         if self._is_open and not self.gone:
             self._real.end_reply()
+        self._watcher = None
 
     def abort(self) -> None:
         if self._is_open:

@@ -123,8 +123,9 @@ class Relay(Struct, eq=False):  # made in C
     def hand_over(self) -> bool:
         """Leave the reply to another relay from now on; tell whether it has a head already."""
         is_begun = self._is_started
-        self._is_started = self._is_ended = self._is_handed_over = True
+        self._is_started = self._is_handed_over = True
         self.close()
+        self._is_ended = True
         return is_begun
 
     async def wait(self, work: Coroutine[Any, Any, _T]) -> _T:
@@ -224,7 +225,7 @@ class Relay(Struct, eq=False):  # made in C
 
     def end(self) -> None:
         """
-        End the reply after its last byte.
+        End the reply after its last byte; ``close`` follows.
 
         Raises:
             ClientGone: Nobody is there who would see it.
@@ -234,11 +235,11 @@ class Relay(Struct, eq=False):  # made in C
         if self._is_started and not self._is_ended:
             self._is_ended = True
             self.exchange.end_reply()
-        self.close()
 
     def fail(self, error: GatewayError) -> None:
         """
-        Tell the client of *error*: as a status while that is possible, else as an event.
+        Tell the client of *error*: as a status while that is possible, else as an event; ``close``
+        follows.
 
         Raises:
             ClientGone: Nobody is there to be told.
@@ -259,9 +260,8 @@ class Relay(Struct, eq=False):  # made in C
         """Stop all timers; the reply is over, or the client has left."""
         if self._ping_timer is not None or self._early_timer is not None:
             self._stop_timers()
-        elif self.headers is tuple:
-            return  # mostly the second time
-        self.exchange.watch(None)
+        if not self._is_ended:  # else the exchange has done so by itself
+            self.exchange.watch(None)
         # Whoever gave it has us, too. Without that circle all of a request goes at once, and the
         # next one finds its memory warm; left to the collector, it cost a tenth more.
         self.headers, self._on_content = tuple, None

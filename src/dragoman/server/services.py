@@ -24,6 +24,7 @@ from dragoman.server.planner import Planner
 from dragoman.server.telemetry import EventLog
 from dragoman.server.transport.seams import Timeouts, Upstream
 from dragoman.server.vault import Vault
+from dragoman.settings import PriceConfig
 
 _MAX_FRAMES: Final = 10_000  # far over any configuration
 
@@ -50,6 +51,7 @@ class CallFrame(Struct, frozen=True, kw_only=True):
         line: Where they wait for their turn.
         rules: What holds for them where the target answers in its own name; None: nothing does.
         timeouts: How long they may take.
+        price: What their tokens cost; None: nobody knows.
         reply: What must be known of a reply.
         whole: What a turn must know, where the client wants a whole reply.
         streamed: The same, where it wants a stream.
@@ -60,6 +62,7 @@ class CallFrame(Struct, frozen=True, kw_only=True):
     line: Line
     rules: RuleSet | None
     timeouts: Timeouts
+    price: PriceConfig | None
     reply: ReplyContext
     whole: TurnContext
     streamed: TurnContext
@@ -141,6 +144,7 @@ class Services(Struct, frozen=True, kw_only=True):
             timeouts=Timeouts(
                 target.connect_timeout_s, target.first_byte_timeout_s, target.idle_timeout_s
             ),
+            price=self.prices.find(deployment.model, upstream=deployment.upstream),
             reply=reply,
             whole=whole,
             streamed=streamed,

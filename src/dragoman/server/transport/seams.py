@@ -91,7 +91,7 @@ class Exchange(Protocol):
         """Send a piece of the body, now."""
 
     def end_reply(self) -> None:
-        """End the body; the connection may then serve the next request."""
+        """End the body; the connection may then serve the next request. Nobody watches any more."""
 
     def abort(self) -> None:
         """Cut the connection: the reply cannot be ended honestly."""
