@@ -8,7 +8,7 @@ import pytest
 
 from dragoman.config import ConfigError, examine_config, load_config
 from dragoman.core.usage import Usage
-from dragoman.policy.prices import Prices
+from dragoman.policy.prices import Prices, cost_micros
 from dragoman.price_files import read_prices
 
 FIGURES: dict[str, dict[str, Any]] = json.loads(
@@ -49,7 +49,8 @@ def test_the_users_own_prices_count_more(tmp_path: Path) -> None:
     found = book.find("deepseek-v3.2", upstream="vendor")
     assert found is not None
     assert (found.input_per_mtok, found.output_per_mtok) == (9, 9.5)
-    cost = book.cost_micros(Usage(input_tokens=10), model="deepseek-v4-pro", upstream="vendor")
+    price = book.find("deepseek-v4-pro", upstream="vendor")
+    cost = None if price is None else cost_micros(Usage(input_tokens=10), price)
     assert cost == 13  # 13.2
 
 

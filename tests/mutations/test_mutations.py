@@ -40,10 +40,9 @@ from dragoman.core.tool_calls import ToolCall, ToolCallAssembler
 from dragoman.core.tool_grammars.code_tracker import CodeTracker
 from dragoman.core.tool_text import ToolTextCutter
 from dragoman.core.turn import ChatTurn
-from dragoman.policy import prices
 from dragoman.policy.calibration import Calibration
 from dragoman.policy.learned import LearnedFacts
-from dragoman.server import vault
+from dragoman.server import attempts, vault
 from dragoman.server.ask_chat import ChatAsk
 from dragoman.server.reply_repairs import ReplyRepairs
 from laws import test_family_promises as promises
@@ -186,7 +185,7 @@ MUTATIONS = [
     Mutation("healing", LearnedFacts, "_add", "**facts", ""),
     Mutation("healing", ChatAsk, "_heal", "if not facts", "if True"),
     Mutation("counts", Calibration, "observe", "known.add", "abs"),
-    Mutation("cost", prices, "cost_micros", "exact + _TOKENS // 2", "exact"),
+    Mutation("cost", attempts, "cost_micros", "exact + _TOKENS // 2", "exact"),
     Mutation("names", registry, "_find", '.replace(":", "-")', '.split(":")[0]'),
     Mutation("names", registry, "_find", ".casefold()", ""),
 ]

@@ -40,11 +40,6 @@ class Prices:
             found = self._found[model, upstream] = self._search(model, upstream)
         return found
 
-    def cost_micros(self, usage: Usage, *, model: str, upstream: str) -> int | None:
-        """Return the cost of *usage* in millionths of a dollar, rounded; None: it is not known."""
-        price = self.find(model, upstream=upstream)
-        return None if price is None else cost_micros(usage, price)
-
     def _search(self, model: str, upstream: str) -> PriceConfig | None:
         platform = self._platforms.get(upstream, "")
         for price in self._prices.get(_plain(model), ()):
