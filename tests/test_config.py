@@ -734,6 +734,9 @@ BAD_LIMITS = {
     'KEY budgets = [{ period = "week", tokens = 1 }]': (
         'keys[0].budgets[0].period: expected one of day, month, got "week"'
     ),
+    'KEY budgets = [{ period = "day", cost_usd = 1e-7 }]': (
+        "keys[0].budgets[0].cost_usd: is less than a millionth of a dollar; 0 allows nothing"
+    ),
     "KEY budgets = [{ tokens = 1 }]": "keys[0].budgets[0].period: required",
     'KEY budgets = [{ period = "day", tokens = 1 }, { period = "day", tokens = 2 }]': (
         "keys[0].budgets[1].tokens: given twice for a day"

@@ -119,7 +119,14 @@ def test_copies_that_cannot_be_made(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert (code, "PATH: copy.db exists already" in err) == (2, True)
     assert Path("copy.db").read_text() == "something dear"
     code, _, err = run(capsys, "db", "backup", "no/folder/copy.db")
-    assert (code, "No such file or directory" in err) == (2, True)
+    assert (code, "PATH: no/folder/copy.db: No such file or directory" in err) == (2, True)
+    for path in ("", "/"):
+        code, _, err = run(capsys, "db", "backup", path)
+        assert (code, f"PATH: '{path or '.'}' is no file" in err) == (2, True)
+    Path("new.db.part").write_text("half of one")
+    code, _, err = run(capsys, "db", "backup", "new.db")
+    assert (code, "new.db.part exists: another backup is being made" in err) == (2, True)
+    assert Path("new.db.part").read_text() == "half of one"
 
 
 def test_a_copy_where_there_are_no_links(

@@ -58,6 +58,7 @@ def test_it_leaves_nothing_behind(folder: Path) -> None:
     ("args", "line"),
     [
         (["nowhere.json"], "nowhere.json: No such file or directory"),
+        ([""], "FILE: is empty; name a file, or - for stdin"),
         (["dragoman.toml"], "dragoman.toml: invalid_request_error: "),
         (["bad.json"], "bad.json: invalid_request_error: max_tokens"),
         (["unknown.json"], "unknown.json: not_found_error: model: "),

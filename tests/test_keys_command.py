@@ -238,10 +238,10 @@ def test_a_change_leaves_what_it_does_not_name(shell: Shell) -> None:
 @pytest.mark.parametrize(
     ("args", "line"),
     [
-        (("create", "x", "--model", "gpt-*"), "allowed_models.0: 'gpt-*' fits no model"),
+        (("create", "x", "--model", "gpt-*"), "--model: 'gpt-*' fits no model"),
         (("create", "x", "--workspace", "no"), "there is no workspace 'no'"),
         (("create", "x", "--expires", "soon"), "--expires soon: is no time; use 2026-12-31"),
-        (("create", "x", "--expires", "2020-01-01"), "expires_at: must be in the future"),
+        (("create", "x", "--expires", "2020-01-01"), "--expires: must be in the future"),
         (
             ("create", "x", "--concurrent", "-1"),
             "'--concurrent': -1 is not from 0 to 9007199254740992",
@@ -250,21 +250,31 @@ def test_a_change_leaves_what_it_does_not_name(shell: Shell) -> None:
         (("create", "x", "--warn-at", "50"), "--warn-at 50: of which budget? give it, too"),
         (("change", "ci", "--warn-at", "80"), "--warn-at 80: of which budget? give it, too"),
         (("create", "x", "--tokens-per-day", "1e99"), "'--tokens-per-day'"),
-        (("create", "x" * 101), "name: expected `str` of length <= 100"),
+        (("create", "x" * 101), "name: String should have at most 100 characters"),
         (("create", " x"), "name: must be printable characters without spaces"),
-        (("create", "x", "--owner", "o" * 201), "owner: expected `str` of length <= 200"),
+        (
+            ("create", "x", "--owner", "o" * 201),
+            "--owner: String should have at most 200 characters",
+        ),
+        (("create", "x", "--model", ""), "--model: String should have at least 1 character"),
+        (
+            ("create", "x", "--usd-per-day", "1e-9"),
+            "cost_usd: is less than a millionth of a dollar",
+        ),
+        (("list", "--config", ""), "'.' is no file; give one, or leave --config out"),
         (("show", "no"), "there is no key 'no'; see dragoman keys list"),
+        (("show", "no" * 5000), "nono'; see dragoman keys list"),
         (("show", "apikey_no"), "there is no key 'apikey_no'"),
         (("show", "\udcff"), "'\\udcff': is no text in UTF-8"),
         (("revoke", "no"), "there is no key 'no'"),
         (("change", "ci"), "nothing to change: give a flag"),
         (("change", "ci", "--model", "gpt-*"), "fits no model"),
-        (("change", "ci", "--expires", "2020-01-01"), "expires_at: must be in the future"),
+        (("change", "ci", "--expires", "2020-01-01"), "--expires: must be in the future"),
         (("rotate", "ci", "--overlap", "long"), "--overlap long: use 7d, 24h, 30m"),
         (("rotate", "ci", "--overlap", "91d"), "overlap: must be from 0 to 90 days"),
         (("list", "--status", "lost"), "'--status': 'lost' is not one of 'active'"),
         (("list", "--limit", "0"), "'--limit'"),
-        (("list", "--after", "apikey_no"), "after_id: is not the id of an entry of this list"),
+        (("list", "--after", "apikey_no"), "--after: is not the id of an entry of this list"),
     ],
 )
 def test_bad_input_is_one_line_and_changes_nothing(
@@ -350,7 +360,7 @@ def test_workspaces(shell: Shell) -> None:
         (("change", "research"), "nothing to change"),
         (("change", "research", "--model", "gpt-*"), "fits no model"),
         (("create", "x", "--concurrent", "-1"), "'--concurrent'"),
-        (("create", ""), "name: expected `str` of length >= 1"),
+        (("create", ""), "name: String should have at least 1 character"),
         (("create", "Default"), "name: 'default' is where keys without a workspace are"),
         (("change", "research", "--name", "default"), "name: 'default' is where"),
         (("archive", "no"), "there is no workspace 'no'"),
@@ -391,13 +401,20 @@ def test_everything_is_written_down(shell: Shell) -> None:
     assert listed[1]["details"]["owner"] == "ada"
     older = shell.json("audit", "--limit", "1", "--after", listed[0]["id"])
     assert older == [listed[1]]
-    assert "after_id: is not the id" in shell.fails("audit", "--after", "audit_no")
+    assert "--after: is not the id" in shell.fails("audit", "--after", "audit_no")
     head, first, *_ = shell.ok("audit", "--limit", "2").splitlines()
     assert head.split() == ["TIME", "WHO", "ACTION", "SUBJECT", "DETAILS"]
     assert "key.revoke" in first
     shell.ok("keys", "create", "two", "--concurrent", "4", "--model", "glm-*")
     line = shell.ok("audit", "--limit", "1").splitlines()[1]
     assert 'allowed_models=["glm-*"] limits={"concurrent":4}' in line
+    shell.ok("keys", "change", "two", "--no-limits", "--owner", "")
+    line = shell.ok("audit", "--limit", "1").splitlines()[1]
+    assert line.endswith("owner= limits={}"), "what was taken away is a change"
+
+
+def test_what_was_typed_is_not_repeated_without_end(shell: Shell) -> None:
+    assert len(shell.fails("workspaces", "show", "no" * 5000)) < 1100
 
 
 def test_without_a_store(shell: Shell) -> None:

@@ -39,6 +39,7 @@ from dragoman.workers import serve_with_workers
 # The base of all usage errors; typer does not export it under a name of its own.
 _USAGE_ERROR: Final[type[Exception]] = typer.BadParameter.__bases__[0]
 _REFERENCE: Final = "env:"
+_MAX_LINE: Final = 1000
 _FOR_CLAUDE: Final = "options of claude itself come after --: dragoman claude -- -p ..."
 
 
@@ -96,7 +97,10 @@ def run(args: Sequence[str]) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"dragoman: {printable(message)}", file=sys.stderr)  # noqa: T201
+    line = printable(message)
+    if len(line) > _MAX_LINE:  # somebody's own words are in it: how it begins, and what to do
+        line = f"{line[: _MAX_LINE // 2]} [...] {line[-_MAX_LINE // 2 :]}"
+    print(f"dragoman: {line}", file=sys.stderr)  # noqa: T201
     return code
 
 
@@ -107,7 +111,7 @@ def _usage_line(error: Exception) -> str:
     line = " ".join(message.split()).replace(": Value error, ", ": ")
     if command.endswith(" claude") and line.startswith("No such option"):
         return f"{line}; {_FOR_CLAUDE}"
-    return f"{line} (see {command} --help)"
+    return f"{line.rstrip('.')} (see {command} --help)"
 
 
 def _print_version(is_wanted: bool) -> None:

@@ -124,6 +124,8 @@ def examine_config(
         ConfigError: The file cannot be read, or is not TOML.
     """
     path = path or find_config(environ)
+    if path is not None and not path.name:
+        raise ConfigError([f"'{path}' is no file; give one, or leave --config out"])
     document = _read_document(path) if path else {}
     reader = TableReader(environ)
     own = without_service_links(environ)

@@ -107,10 +107,11 @@ def show_audit(*, page: Page, options: StoreOptions, environ: Mapping[str, str])
 
 
 def _row(entry: AuditEntry) -> tuple[str, ...]:
+    is_new = entry.action.endswith(".create")  # what is empty was not given; else it is now
     given = [
         f"{name}={_shown(value)}"
         for name, value in entry.details.items()
-        if value not in ("", [], {})
+        if not is_new or value not in ("", [], {})
     ]
     details = " ".join(given)[:_MAX_DETAILS] or NONE
     return (shown_time(entry.at), entry.actor, entry.action, entry.subject, details)

@@ -98,6 +98,8 @@ def _read(name: str, max_bytes: int) -> bytes:
     try:
         if name == _STDIN:
             body = sys.stdin.buffer.read(max_bytes + 1)
+        elif not name:
+            raise CommandFailed("FILE: is empty; name a file, or - for stdin", code=USAGE)
         else:
             with Path(name).open("rb") as file:
                 body = file.read(max_bytes + 1)

@@ -56,6 +56,8 @@ def budget_problems(budgets: Collection[BudgetConfig]) -> Iterator[tuple[int, st
         given = [name for name, amount in amounts.items() if amount is not None]
         if not given:
             yield index, "", "needs cost_usd or tokens"
+        if budget.cost_usd and not budget.budget().cost_micros:
+            yield index, "cost_usd", "is less than a millionth of a dollar; 0 allows nothing"
         for name in given:
             if (budget.period, name) in seen:
                 yield index, name, f"given twice for a {budget.period}"

@@ -13,7 +13,8 @@ from msgspec import Struct
 from rich.console import Console
 
 from dragoman.config import Config, examine_config
-from dragoman.core.errors import RequestError, StoreUnavailable
+from dragoman.core.errors import InvalidRequest, RequestError, StoreUnavailable
+from dragoman.core.validate import explain_mismatch
 from dragoman.exit_codes import CANNOT_START, USAGE, CommandFailed
 from dragoman.local import find_local_engines, with_found_engines
 from dragoman.policy.registry import By, Registry
@@ -29,6 +30,16 @@ S = TypeVar("S", bound=Struct)
 # What is wrong there stops a gateway, but says nothing about where the store is. A host that other
 # machines can reach is wrong just until the first key is made.
 _OTHER_PROBLEMS: Final = ("upstreams.", "models.", "roles.", "keys[", "server.host:")
+# Fields whose flags have another name.
+_FLAGS: Final = {
+    "after_id": "--after",
+    "allowed_models": "--model",
+    "expires_at": "--expires",
+    "fetch_hosts": "--fetch-host",
+    "overlap": "--overlap",
+    "owner": "--owner",
+    "workspace_id": "--workspace",
+}
 _SPAN: Final = re.compile(r"(\d{1,5})(d|h|m)")
 _SPANS: Final = {
     "d": dt.timedelta(days=1),
@@ -120,6 +131,8 @@ def explained(main: Callable[[], Coroutine[Any, Any, T]], url: StoreUrl) -> T:
     except StoreUnavailable as error:
         line = f"the store ({url}) cannot be used: {error.log_detail}"
         raise CommandFailed(line, code=CANNOT_START) from None
+    except InvalidRequest as error:
+        raise _wrong(error) from None
     except RequestError as error:
         raise CommandFailed(error.message, code=USAGE) from None
     except UnicodeEncodeError as error:  # bytes of the command line that are no text
@@ -156,9 +169,15 @@ def checked(asked: S) -> S:
     try:
         return msgspec.convert(msgspec.to_builtins(asked), type(asked))
     except msgspec.ValidationError as error:
-        what, _, where = str(error).partition(" - at `$.")
-        name = where.removesuffix("`").replace("[...]", "")
-        raise CommandFailed(f"{name}: {what[:1].lower()}{what[1:]}", code=USAGE) from None
+        raise _wrong(explain_mismatch(str(error))) from None
+
+
+def _wrong(error: InvalidRequest) -> CommandFailed:
+    """Say what is wrong with a field as whoever has typed the flag for it knows it."""
+    flag = _FLAGS.get(error.path.partition(".")[0])
+    if flag is None:
+        return CommandFailed(error.message, code=USAGE)
+    return CommandFailed(f"{flag}: {error.message.removeprefix(f'{error.path}: ')}", code=USAGE)
 
 
 def _user(environ: Mapping[str, str]) -> str:

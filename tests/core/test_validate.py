@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dragoman.core.errors import InvalidRequest
-from dragoman.core.validate import parse_request
+from dragoman.core.validate import explain_mismatch, parse_request
 from dragoman.wire.anthropic import MessagesRequest
 from support.plans import MINIMAL, plan, said, text, tool, user
 
@@ -489,3 +489,25 @@ json_values = st.recursive(
 def test_no_values_raise_anything_else(fields: dict) -> None:
     body = json.dumps(MINIMAL | fields).encode()
     test_no_bytes_raise_anything_else.hypothesis.inner_test(body)
+
+
+BOUNDS = {
+    "Expected `str` of length >= 1 - at `$.name`": "name: String should have at least 1 character",
+    "Expected `str` of length <= 100 - at `$.a[0].b`": (
+        "a.0.b: String should have at most 100 characters"
+    ),
+    "Expected `array` of length <= 9": "List should have at most 9 items",
+    "Expected `int` >= 0 - at `$.n`": "n: Input should be greater than or equal to 0",
+    "Expected `float` <= 2.5": "Input should be less than or equal to 2.5",
+    "Expected `float` > 0.0": "Input should be greater than 0",
+    "Expected `float` < -1": "Input should be less than -1",
+    "Invalid RFC3339 encoded datetime - at `$.at`": (
+        "at: Input should be a time such as 2026-12-31T00:00:00Z"
+    ),
+    "Something new - at `$.at`": "at: Something new",
+}
+
+
+@pytest.mark.parametrize(("said", "message"), BOUNDS.items(), ids=BOUNDS)
+def test_bounds_are_told_in_the_words_of_the_api(said: str, message: str) -> None:
+    assert explain_mismatch(said).message == message

@@ -252,6 +252,10 @@ WRONG = {
         {"name": "x", "expires_at": "9999-12-31T23:59:59-10:00"},
         "expires_at",
     ),
+    "less money than there is": (
+        {"name": "x", "budgets": [{"period": "day", "cost_usd": 1e-9}]},
+        "budgets.0.cost_usd",
+    ),
     "an owner nobody can print": ({"name": "x", "owner": "a\0b"}, "owner"),
     "a workspace nobody can print": ({"name": "x", "workspace_id": "\0"}, "workspace_id"),
     "no UTF-8": (b'{"name": "\xff"}', ""),

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
+from dragoman.core.counted import counted
 from dragoman.core.errors import InvalidRequest
 from dragoman.core.tool_memory import ToolMemory
 from dragoman.core.validate_blocks import blank_unknown_blocks, check_blocks
@@ -59,6 +60,15 @@ _INDEX: Final = re.compile(r"\[(\d+)\]")
 _UNKNOWN: Final = re.compile(r"Object contains unknown field `(.*)`")
 _MISSING: Final = re.compile(r"Object missing required field `(.*)`")
 _EXPECTED: Final = re.compile(r"Expected `(.*)`, got `(.*)`")
+_LENGTH: Final = re.compile(r"Expected `(str|array)` of length ([<>]=) (\d+)")
+_SIZE: Final = re.compile(r"Expected `(?:int|float)` ([<>]=?) (-?[\d.]+)")
+_NO_TIME: Final = "Invalid RFC3339 encoded datetime"
+_SIGNS: Final = {
+    ">=": "greater than or equal to",
+    "<=": "less than or equal to",
+    ">": "greater than",
+    "<": "less than",
+}
 _KINDS: Final = {
     "str": "a string",
     "int": "an integer",
@@ -322,11 +332,25 @@ def explain_mismatch(said: str, choices: Mapping[str, str] = _ENUMS) -> InvalidR
         wanted = " or ".join(_KINDS.get(kind, kind) for kind in expected[1].split(" | "))
         got = _KINDS.get(expected[2], expected[2])
         return InvalidRequest(path, f"Input should be {wanted}, not {got}")
+    if bound := _bound(reason):
+        return InvalidRequest(path, bound)
     if reason.startswith("Invalid enum value"):
         for name, values in choices.items():
             if path.endswith(name):
                 return InvalidRequest(path, f"Input should be {values}")
     return InvalidRequest(path, reason)
+
+
+def _bound(reason: str) -> str:
+    """Return which bound was passed, in the API's words; empty: it is not about one."""
+    if found := _LENGTH.fullmatch(reason):
+        kind, sign, number = found.groups()
+        what, unit = ("String", "character") if kind == "str" else ("List", "item")
+        end = "least" if sign == ">=" else "most"
+        return f"{what} should have at {end} {counted(int(number), unit)}"
+    if found := _SIZE.fullmatch(reason):
+        return f"Input should be {_SIGNS[found[1]]} {found[2].removesuffix('.0')}"
+    return "Input should be a time such as 2026-12-31T00:00:00Z" if reason == _NO_TIME else ""
 
 
 # -- fields

@@ -21,13 +21,18 @@ def copy_sqlite(source: Path, target: Path) -> int:
         InvalidRequest: *target* exists, or cannot be made; nothing was changed.
         StoreUnavailable: *source* cannot be read.
     """
+    if not target.name:
+        raise InvalidRequest("PATH", f"'{target}' is no file")
     draft = target.with_name(f"{target.name}.part")
     if target.exists():
         raise InvalidRequest("PATH", f"{target} exists already")
     try:
         os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:
+        reason = f"{draft} exists: another backup is being made, or broke off; remove it then"
+        raise InvalidRequest("PATH", reason) from None
     except OSError as error:
-        raise InvalidRequest("PATH", f"{draft}: {error.strerror or error}") from None
+        raise InvalidRequest("PATH", f"{target}: {error.strerror or error}") from None
     try:
         _copy(source, draft)
         _put_in_place(draft, target)
