@@ -18,7 +18,7 @@ _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder().decode
 
 
-class MessageHead(msgspec.Struct, frozen=True, kw_only=True):
+class MessageHead(msgspec.Struct, frozen=True):
     """What a message says before its first block; *model* is the name the client asked for."""
 
     message_id: str

@@ -124,6 +124,11 @@ class ChatTurn:
         return self._text.learnt
 
     @property
+    def teaches(self) -> bool:
+        """Tell whether later requests may need something of the reply: calls, or facts."""
+        return bool(self._blocks.written_calls or self._text.learnt)
+
+    @property
     def repair_counts(self) -> Mapping[str, int]:
         """How often each kind of repair was made."""
         return self._blocks.repairs.counts if self._blocks.has_repairs else {}

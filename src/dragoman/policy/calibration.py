@@ -39,15 +39,17 @@ class Calibration:
     The usual ratio of an upstream's count to our estimate, by deployment.
 
     Belongs to one event loop. A restart begins anew: eight replies later it is known again.
+
+    Attributes:
+        has_any: Something was observed that is comparable.
     """
 
     def __init__(self) -> None:
+        self.has_any = False
         self._observed: dict[tuple[str, str], _Observed] = {}
 
     def ratio(self, deployment: Deployment) -> float:
         """Return what to multiply estimates by; 1.0: nothing is known yet."""
-        if not self._observed:
-            return 1.0
         known = self._observed.get((deployment.upstream, deployment.model))
         if known is None or len(known.ratios) < _MIN_OBSERVATIONS:
             return 1.0
@@ -71,3 +73,4 @@ class Calibration:
                 self._observed.pop(next(iter(self._observed)))
             known = self._observed[key] = _Observed(deque(maxlen=_WINDOW), [])
         known.add(counted / estimated)
+        self.has_any = True

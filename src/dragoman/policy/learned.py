@@ -26,20 +26,22 @@ class LearnedFacts:
 
     Args:
         board: Tells the other processes what one has learnt; None: there are none.
+
+    Attributes:
+        has_any: Something was learnt: mostly nothing is.
     """
 
     def __init__(self, board: Board | None = None) -> None:
         self._facts: dict[tuple[str, str], dict[str, Any]] = {}
         # What came of it last, so that plans find the same profile again.
         self._applied: dict[tuple[str, str], tuple[Deployment, Deployment]] = {}
+        self.has_any = False
         self._board = board
         if board is not None:
             board.watch(_TOPIC, self._read)
 
     def apply(self, deployment: Deployment) -> Deployment:
         """Return *deployment* with what was learnt of it."""
-        if not self._facts:
-            return deployment
         key = (deployment.upstream, deployment.model)
         facts = self._facts.get(key)
         if not facts:
@@ -70,6 +72,7 @@ class LearnedFacts:
             del self._facts[oldest]
             self._applied.pop(oldest, None)
         self._facts[key] = {**self._facts.get(key, {}), **facts}
+        self.has_any = True
         self._applied.pop(key, None)
 
     def _read(self, notice: Notice) -> None:

@@ -6,7 +6,7 @@ from functools import partial
 from math import floor, inf
 from typing import Any, Final
 
-from msgspec import structs
+from msgspec import Struct, structs
 
 from dragoman.core.dialects.profile import DialectProfile
 from dragoman.core.errors import GatewayError, UpstreamRejected
@@ -30,7 +30,7 @@ _MAX_HEALED: Final = 3  # refusals of one request that are learnt from; each nam
 _NOTES: Final = {"answer": NO_ANSWER, "call": CALL_NOW, "announced call": LOST_CALL}
 
 
-class ChatAsk:
+class ChatAsk(Struct, eq=False):  # made in C
     """
     Ask one target.
 
@@ -40,14 +40,12 @@ class ChatAsk:
         frame: Of its calls.
     """
 
-    def __init__(self, attempts: Attempts, target: Target, frame: CallFrame) -> None:
-        self._attempts = attempts
-        self._services = attempts.services
-        self._target = target
-        self._frame = frame
-        self._reader: VaultReader | None = None  # of the plan in use
-        self._has_asked_again = False  # after the first reply to it
-        self._sink: Sink  # of the message, whichever turn writes to it
+    attempts: Attempts
+    target: Target
+    frame: CallFrame
+    _reader: VaultReader | None = None  # of the plan in use
+    _has_asked_again: bool = False  # after the first reply to it
+    _whole: MessageSink | None = None  # of the message, whichever turn writes to it; not streamed
 
     async def run(self, stay: Stay) -> None:
         """
@@ -57,9 +55,10 @@ class ChatAsk:
             GatewayError: The upstream failed, or the request cannot be translated.
             ClientGone: The client left.
         """
-        attempts, frame, n_healed = self._attempts, self._frame, 0
+        attempts, target, frame, n_healed = self.attempts, self.target, self.frame, 0
         try:
-            plan = self._plan_at_once()
+            planner, request = attempts.services.planner, attempts.asked.request
+            plan = planner.plan_at_once(request, target, recall=self._recall)
             if plan is None or self._reader is not None:
                 plan = await self._complete(plan)
             attempts.take(plan)
@@ -68,7 +67,7 @@ class ChatAsk:
             while True:
                 try:
                     turn = await attempts.until_answered(
-                        self._target,
+                        target,
                         chat_request(plan, frame.timeouts),
                         frame=frame,
                         new_turn=partial(self._first_turn, plan),
@@ -88,40 +87,36 @@ class ChatAsk:
                     attempts.take(plan)
                     self._has_asked_again = False
                 else:
-                    self._learn(turn, last)
+                    if turn.teaches:
+                        self._learn(turn, last)
                     return
         finally:
             stay.leave()
 
-    def _plan_at_once(self) -> Plan | None:
-        """Return the plan as far as it can be made without waiting; None: it cannot at all."""
-        planner = self._services.planner
-        return planner.plan_at_once(self._attempts.asked.request, self._target, recall=self._recall)
-
     async def _complete(self, plan: Plan | None) -> Plan:
-        """Return the plan with all that must be waited for; *plan* is of ``_plan_at_once``."""
-        relay = self._attempts.relay
+        """Return the plan with all that must be waited for; *plan* is of ``plan_at_once``."""
+        relay = self.attempts.relay
         if plan is None:
             plan = await relay.wait(self._plan_later())
         # Only where the upstream wants reasoning that neither the client nor this process has.
         if self._reader is not None and (missing := self._reader.missing):
-            fetching = self._services.vault.fetch(missing, now_s=time.monotonic())
+            fetching = self.attempts.services.vault.fetch(missing, now_s=time.monotonic())
             if await relay.wait(fetching):
                 self._reader = None
                 plan = await relay.wait(self._plan_later())
         return plan
 
     def _plan_later(self) -> Coroutine[Any, Any, Plan]:
-        request = self._attempts.asked.request
-        return self._services.planner.plan(request, self._target, recall=self._recall)
+        request = self.attempts.asked.request
+        return self.attempts.services.planner.plan(request, self.target, recall=self._recall)
 
     def _recall(self, call_id: str, name: str, arguments: str) -> str | None:
         """Return the reasoning that led to a call, or None; most requests ask for none."""
         if self._reader is None:
             self._reader = VaultReader(
-                self._services.vault,
-                owner=self._attempts.record.caller.owner,
-                model=self._attempts.asked.alias,
+                self.attempts.services.vault,
+                owner=self.attempts.record.caller.owner,
+                model=self.attempts.asked.alias,
                 now_s=time.monotonic(),
             )
         return self._reader(call_id, name, arguments)
@@ -132,7 +127,7 @@ class ChatAsk:
             fitting = error.fitting_max_tokens
             if fitting >= plan.body[plan.deployment.profile.max_tokens_field]:
                 return None
-            self._attempts.log_failure(error, "fewer tokens")
+            self.attempts.log_failure(error, "fewer tokens")
             self._learn_limits(plan.deployment.profile, error.limits)
             return with_max_tokens(plan, fitting)
         if error.refusal is None:
@@ -142,11 +137,13 @@ class ChatAsk:
         facts = learn_from_refusal(plan.deployment.profile, plan.body, refusal)
         if not facts:
             return None
-        self._services.learned.add(self._target.deployment, facts)
+        self.attempts.services.learned.add(self.target.deployment, facts)
         shown = ", ".join(f"{name} = {value!r}" for name, value in facts.items())
-        self._attempts.log_failure(error, f"learnt {shown}")
+        self.attempts.log_failure(error, f"learnt {shown}")
         self._reader = None
-        return await self._complete(self._plan_at_once())
+        planner, request = self.attempts.services.planner, self.attempts.asked.request
+        plan_again = planner.plan_at_once(request, self.target, recall=self._recall)
+        return await self._complete(plan_again)
 
     def _learn_limits(self, profile: DialectProfile, limits: Mapping[str, int]) -> None:
         """Remember limits that are narrower than those that were known."""
@@ -156,28 +153,30 @@ class ChatAsk:
             if value >= _MIN_LIMIT and value < (getattr(profile, name) or inf)
         }
         if narrower:
-            self._services.learned.add(self._target.deployment, narrower)
+            self.attempts.services.learned.add(self.target.deployment, narrower)
 
     def _learn(self, turn: ChatTurn, plan: Plan) -> None:
         """Keep what later requests will need of a message that is complete."""
         if turn.written_calls:
             self._keep_reasoning(turn, plan)
         if turn.learnt:
-            self._services.learned.add(self._target.deployment, dict(turn.learnt))
+            self.attempts.services.learned.add(self.target.deployment, dict(turn.learnt))
 
     def _first_turn(self, plan: Plan) -> ChatTurn:
         """Return a turn that begins the message, unless a stream has begun already."""
-        stream_sink, frame = self._attempts.stream_sink, self._frame
-        context = frame.whole if stream_sink is None else frame.streamed
-        sink: Sink = stream_sink or MessageSink(self._attempts.head())
-        self._sink = sink
+        attempts, frame = self.attempts, self.frame
+        sink: Sink | None = attempts.stream_sink
+        context = frame.streamed
+        if sink is None:
+            context = frame.whole
+            sink = self._whole = MessageSink(attempts.head())
         if plan.forced_by_hint and context.continues_without_call:
             sink = HoldingSink(sink)
         return ChatTurn(plan, sink, context=context)
 
     async def _tell_of_server_tools(self, plan: Plan, turn: ChatTurn) -> tuple[Plan, ChatTurn]:
         """Go on after a reply that has called server tools; they are not called again."""
-        attempts, target, frame = self._attempts, self._target, self._frame
+        attempts, target, frame = self.attempts, self.target, self.frame
         attempts.repairs.go_on(turn)
         plan = plan_after_server_tools(
             plan, turn.written_text, turn.server_calls, thinking=turn.taken_thinking
@@ -189,7 +188,7 @@ class ChatAsk:
 
     async def _ask_once_more(self, plan: Plan, turn: ChatTurn) -> tuple[Plan, ChatTurn]:
         """Go on after a reply that lacks its answer or its call; return what comes of it."""
-        attempts, target, frame = self._attempts, self._target, self._frame
+        attempts, target, frame = self.attempts, self.target, self.frame
         what = turn.lacks
         self._has_asked_again = True
         attempts.repairs.ask_again(turn, what)
@@ -211,26 +210,30 @@ class ChatAsk:
         counted = usage.prompt_tokens
         if usage.is_estimate or not counted:
             return
+        record, services = self.attempts.record, self.attempts.services
         error = plan.input_tokens_estimate / counted - 1
-        self._attempts.record.estimate_error_pct = floor(1000 * error + 0.5) / 10
-        self._services.planner.observe(plan, counted)
+        record.estimate_error_pct = floor(1000 * error + 0.5) / 10
+        services.planner.calibration.observe(
+            plan.deployment, estimated=plan.uncalibrated_tokens, counted=counted
+        )
 
     def _keep_reasoning(self, turn: ChatTurn, plan: Plan) -> None:
         """Keep what the client may drop and the upstream will want back with the calls."""
         calls, thinking = turn.written_calls, turn.taken_thinking
         if thinking and plan.deployment.profile.echo_reasoning != "never":
-            self._services.vault.keep(
+            self.attempts.services.vault.keep(
                 thinking,
-                owner=self._attempts.record.caller.owner,
-                model=self._attempts.asked.alias,
+                owner=self.attempts.record.caller.owner,
+                model=self.attempts.asked.alias,
                 calls=[(call.id, call.name, call.arguments) for call in calls],
                 now_s=time.monotonic(),
             )
 
     def _following_turn(self, plan: Plan, before: Usage) -> ChatTurn:
         """Return a turn that goes on with the message, after replies that took *before*."""
-        frame = self._frame
-        context = frame.whole if self._attempts.stream_sink is None else frame.streamed
+        sink, frame = self.attempts.stream_sink or self._whole, self.frame
+        assert sink is not None, "the first turn has made one"
+        context = frame.whole if sink is self._whole else frame.streamed
         when = "never" if self._has_asked_again else context.continues_empty
         context = structs.replace(context, usage_before=before, continues_empty=when)
-        return ChatTurn(plan, self._sink, context=context)
+        return ChatTurn(plan, sink, context=context)

@@ -87,13 +87,14 @@ class Attempts:
         self._message_id = new_message_id()
         is_stream = asked.request.stream
         self.stream_sink: SseSink | None = SseSink(self.head()) if is_stream else None
+        limits = services.limits
         self.relay = Relay(
             exchange,
-            is_stream=is_stream,
-            request_id=record.request_id,
-            headers=self._headers,
-            early_start_s=services.limits.early_start_s,
-            ping_interval_s=services.limits.ping_interval_s,
+            is_stream,
+            record.request_id,
+            self._headers,
+            limits.early_start_s,
+            limits.ping_interval_s,
         )
 
     async def until_answered(
@@ -184,11 +185,7 @@ class Attempts:
 
     def head(self) -> MessageHead:
         """Return how the client's message begins."""
-        return MessageHead(
-            message_id=self._message_id,
-            model=self.asked.request.model,
-            request_id=self.record.request_id,
-        )
+        return MessageHead(self._message_id, self.record.model, self.record.request_id)
 
     def check_length(self, plan: Plan) -> None:
         """

@@ -177,7 +177,8 @@ class CountTokens:
         counter = target.deployment.profile.count_tokens
         tokens = await self._count(counter, plan, body=body, target=target)
         if tokens is not None:
-            self._planner.observe(plan, tokens)
+            estimated, calibration = plan.uncalibrated_tokens, self._planner.calibration
+            calibration.observe(plan.deployment, estimated=estimated, counted=tokens)
             return tokens, adjustments
         tokens, how = await self._count_here(plan)
         return tokens, [how, *adjustments]

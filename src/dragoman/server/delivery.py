@@ -35,13 +35,13 @@ async def deliver(attempts: Attempts, route: Route) -> None:
     """
     relay, services = attempts.relay, attempts.services
     line = services.lines.own
-    place = line if line.try_enter() else Place(line)
+    waiting = None if line.try_enter() else Place(line)
     is_stream = attempts.record.is_stream
     if is_stream:
         services.metrics.open_streams += 1
     try:
-        if isinstance(place, Place):
-            await place.wait(attempts)
+        if waiting is not None:
+            await waiting.wait(attempts)
         if route.is_alone and services.health.is_clear:
             await ask_target(attempts, route.targets[0], is_last=True)
         else:
@@ -66,7 +66,7 @@ async def deliver(attempts: Attempts, route: Route) -> None:
     finally:
         if is_stream:
             services.metrics.open_streams -= 1
-        place.leave()
+        (waiting or line).leave()
         relay.close()
         attempts.fill_record()
 

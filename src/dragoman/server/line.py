@@ -34,6 +34,7 @@ class Line:
 
     Attributes:
         n_inside: How many are at work.
+        n_waiting: How many are in line.
         n_refused: How many were sent away so far.
     """
 
@@ -48,13 +49,8 @@ class Line:
         self._interactive = _Turns()
         self._background = _Turns()
         self._is_closed = False
-        self.n_inside = 0
+        self.n_inside = self.n_waiting = 0
         self.n_refused = 0
-
-    @property
-    def n_waiting(self) -> int:
-        """How many are in line."""
-        return self._interactive.n + self._background.n
 
     def try_enter(self) -> bool:
         """Take a place if one is free; nobody waits then."""
@@ -77,6 +73,7 @@ class Line:
         self._check_room(key)
         waiter = asyncio.get_running_loop().create_future()
         turns.add(key, waiter)
+        self.n_waiting += 1
         try:
             async with asyncio.timeout(self._max_wait_s):
                 await waiter
@@ -84,14 +81,16 @@ class Line:
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
                 self.leave()  # the place came as it was too late
             turns.remove(key, waiter)
+            self._count()
             if isinstance(error, TimeoutError):
                 raise self._full(f"and no turn came within {self._max_wait_s:g} s") from None
             raise
 
     def leave(self) -> None:
         """Give the place back; who is next gets it."""
-        if self._interactive.n or self._background.n:
+        if self.n_waiting:
             waiter = self._interactive.pop() or self._background.pop()
+            self._count()
             if waiter is not None:
                 waiter.set_result(None)
                 return
@@ -103,6 +102,10 @@ class Line:
         while (waiter := self._interactive.pop() or self._background.pop()) is not None:
             self.n_refused += 1
             waiter.set_exception(GatewayStopping())
+        self._count()
+
+    def _count(self) -> None:
+        self.n_waiting = self._interactive.n + self._background.n
 
     def _check_room(self, key: str) -> None:
         if self._is_closed:

@@ -38,6 +38,7 @@ class Planner:
         calibration: What upstreams have counted beside our estimates.
 
     Attributes:
+        calibration: The same, to be told of further counts.
         memory: Of tools, also for whoever reads requests that are to be planned here.
     """
 
@@ -54,7 +55,7 @@ class Planner:
         self._fetcher = fetcher
         self._signer = signer
         self._learned = learned
-        self._calibration = calibration
+        self.calibration = calibration
         self.memory = ToolMemory()
 
     def plan_at_once(
@@ -66,7 +67,9 @@ class Planner:
         Raises:
             InvalidRequest: As ``make_plan``.
         """
-        deployment = self._learned.apply(target.deployment)
+        deployment, learned, calibration = target.deployment, self._learned, self.calibration
+        if learned.has_any:
+            deployment = learned.apply(deployment)
         if find_attachments(request, sees_images=deployment.profile.sees_images):
             return None
         return make_plan(
@@ -75,7 +78,7 @@ class Planner:
             signer=self._signer,
             texts={},
             recall=recall,
-            estimate_ratio=self._calibration.ratio(deployment),
+            estimate_ratio=calibration.ratio(deployment) if calibration.has_any else 1.0,
             memory=self.memory,
         )
 
@@ -105,18 +108,13 @@ class Planner:
             signer=self._signer,
             texts=resolved.texts,
             recall=recall,
-            estimate_ratio=self._calibration.ratio(deployment),
+            estimate_ratio=self.calibration.ratio(deployment),
             memory=self.memory,
         )
         if resolved.reasons:
             said = (*plan.adjustments, *_document_adjustments(found, resolved))
             plan = msgspec.structs.replace(plan, adjustments=said)
         return plan
-
-    def observe(self, plan: Plan, counted: int) -> None:
-        """Learn from the tokens that the upstream has *counted* in the prompt of *plan*."""
-        estimated = plan.uncalibrated_tokens
-        self._calibration.observe(plan.deployment, estimated=estimated, counted=counted)
 
     async def check_urls(self, request: MessagesRequest, target: Target) -> None:
         """

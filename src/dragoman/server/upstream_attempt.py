@@ -12,6 +12,9 @@ from dragoman.server.transport.seams import NO_HEADERS, Call, Headers
 
 _MAX_ERROR_BODY_BYTES: Final = 64 * 2**10
 _EVENT_BEGINS: Final = frozenset({b"d", b"e", b":"})  # data, event, a comment: no JSON
+_USUAL_TYPES: Final = frozenset(
+    {b"text/event-stream", b"text/event-stream; charset=utf-8", b"application/json", None}
+)
 # After the finish reason only token counts can come, and after the end nothing: we wait this long.
 _FINISH_GRACE_S: Final = 5.0
 _DRAIN_GRACE_S: Final = 1.0
@@ -77,7 +80,7 @@ class Attempt(Struct, eq=False):  # made in C
             self._whole, self._blank = bytearray(), None
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(_ERROR_GRACE_S, self._end_error)
-        elif headers.get(b"content-type", b"").lower().find(b"html") >= 0:
+        elif (kind := headers.get(b"content-type")) not in _USUAL_TYPES and _is_html(kind):
             self._fail(UpstreamProtocolError("The model's server sent a web page, not a reply."))
 
     def on_data(self, data: bytes) -> None:
@@ -179,11 +182,13 @@ class Attempt(Struct, eq=False):  # made in C
         self._is_over = True
         if self._timer is not None:
             self._stop_timer()
-        if self.turn.is_cut:
-            self._abort()
-        elif self.call is not None and not self.call.is_complete:
-            # Let the connection end its body, so that it can be used again.
-            self._timer = asyncio.get_running_loop().call_later(_DRAIN_GRACE_S, self._abort)
+        call = self.call
+        if call is not None and not call.is_complete:
+            if self.turn.is_cut:
+                self._abort()
+            else:  # let the connection end its body, so that it can be used again
+                loop = asyncio.get_running_loop()
+                self._timer = loop.call_later(_DRAIN_GRACE_S, self._abort)
         self.relay.finish(self, None)
 
     def _fail(self, error: Exception) -> None:
@@ -206,3 +211,7 @@ class Attempt(Struct, eq=False):  # made in C
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _is_html(content_type: bytes | None) -> bool:
+    return content_type is not None and b"html" in content_type.lower()
