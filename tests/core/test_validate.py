@@ -504,6 +504,9 @@ BOUNDS = {
     "Invalid RFC3339 encoded datetime - at `$.at`": (
         "at: Input should be a time such as 2026-12-31T00:00:00Z"
     ),
+    f"Object contains unknown field `{'x' * 9000}` - at `$.a`": (
+        f"a.{'x' * 60}: Extra inputs are not permitted"
+    ),
     "Something new - at `$.at`": "at: Something new",
 }
 

@@ -275,6 +275,16 @@ def test_a_wrong_body_names_its_field_and_changes_nothing(run, body: Any, path: 
     run(case)
 
 
+def test_an_id_is_not_repeated_without_end(run) -> None:
+    async def case(admin: Admin) -> None:
+        status, answer = await admin.ask("POST", f"/admin/v1/keys/{'x' * 9000}", {"name": "y"})
+        assert (status, message(answer)) == (404, f"there is no API key '{'x' * 60}'")
+        status, answer = await admin.ask("POST", "/admin/v1/keys", {"y" * 9000: 1})
+        assert (status, len(message(answer)) < 200) == (400, True)
+
+    run(case)
+
+
 @pytest.mark.parametrize(
     ("path", "body", "line"),
     [

@@ -90,7 +90,7 @@ def test_what_is_not_there(url: StoreUrl) -> None:
         for change in (store.change_key, store.change_workspace, store.change_admin_key):
             with pytest.raises(UnknownId, match="id_0"):
                 await change("id_0", lambda entry: entry, entry=new_entry())
-        with pytest.raises(UnknownId, match="no workspace wrkspc_0"):
+        with pytest.raises(UnknownId, match="no workspace 'wrkspc_0'"):
             await store.add_key(new_key(workspace_id="wrkspc_0"), new_entry())
         assert await store.list_keys(Page()) == await store.list_audit(Page()) == []
         assert (await store.key_changes(-1)).revision == 0  # nothing was written down

@@ -324,7 +324,8 @@ def explain_mismatch(said: str, choices: Mapping[str, str] = _ENUMS) -> InvalidR
     known = (at or "").partition("[...]")[0]  # inside plain JSON it does not say where
     path = _INDEX.sub(r".\1", known).removeprefix(".")
     if unknown := _UNKNOWN.fullmatch(reason):
-        return InvalidRequest(f"{path}.{unknown[1]}".lstrip("."), "Extra inputs are not permitted")
+        field = f"{path}.{unknown[1][:_MAX_NAME]}".lstrip(".")
+        return InvalidRequest(field, "Extra inputs are not permitted")
     if missing := _MISSING.fullmatch(reason):
         field = f"{path}.{missing[1]}" if path else missing[1]
         return InvalidRequest(field, "Field required")

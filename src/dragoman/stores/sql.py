@@ -249,7 +249,7 @@ async def _row_of(
     found = await connection.execute(select(table).where(table.c.id == row_id))
     row = found.mappings().first()
     if row is None:
-        raise UnknownId(f"there is no {what} {row_id}")
+        raise UnknownId(f"there is no {what} {row_id[:60]!a}")
     return row
 
 
@@ -258,7 +258,7 @@ async def _add_key(connection: AsyncConnection, key: VirtualKey, revision: int) 
         await connection.execute(insert(keys).values({**_KEYS.encode(key), "revision": revision}))
     except IntegrityError:
         # Ids and keys are random: what is left is the workspace.
-        raise UnknownId(f"there is no workspace {key.workspace_id}") from None
+        raise UnknownId(f"there is no workspace {key.workspace_id!a}") from None
 
 
 def _revoke_all(workspace_id: str, at: dt.datetime) -> Update:
