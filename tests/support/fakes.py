@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from copy import copy
 
 from dragoman.core.errors import RequestTooLarge, UpstreamError
+from dragoman.server.transport.reply_head import with_length
 from dragoman.server.transport.seams import (
     ClientGone,
     ExchangeWatcher,
@@ -62,6 +63,11 @@ class FakeExchange:
 
     def watch(self, watcher: ExchangeWatcher | None) -> None:
         self._watcher = watcher
+
+    def reply_whole(self, status: int, headers: HeaderList, body: bytes) -> None:
+        self.start_reply(status, with_length(headers, body))
+        self.write(body)
+        self.end_reply()
 
     def start_reply(self, status: int, headers: HeaderList) -> None:
         assert self.status == 0, "the reply was started twice"

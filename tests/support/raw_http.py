@@ -155,10 +155,7 @@ async def serving(handler: Handler, **limits: float) -> AsyncIterator[Place]:
 
 
 def reply_whole(exchange: Exchange, body: bytes, *headers: tuple[bytes, bytes]) -> None:
-    fields = [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body)), *headers]
-    exchange.start_reply(200, fields)
-    exchange.write(body)
-    exchange.end_reply()
+    exchange.reply_whole(200, [(b"content-type", b"text/plain"), *headers], body)
 
 
 async def echo(exchange: Exchange) -> None:

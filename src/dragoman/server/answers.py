@@ -23,9 +23,7 @@ def answer(
     """Send *body* as the whole reply; an empty one has no content type."""
     record.status = status
     kind = ((b"content-type", content_type),) if body else ()
-    exchange.start_reply(status, [*kind, (b"content-length", b"%d" % len(body)), *headers])
-    exchange.write(body)
-    exchange.end_reply()
+    exchange.reply_whole(status, [*kind, *headers], body)
 
 
 def refuse(

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from dragoman.server.telemetry import RequestRecord
+from dragoman.server.transport.reply_head import with_length
 from dragoman.server.transport.seams import ClientGone, Exchange, ExchangeWatcher, HeaderList
 
 _MAX_REPLAY_BYTES: Final = 64 * 2**10  # before the first content there are signs of life alone
@@ -166,6 +167,11 @@ class FanOut:
             watcher.on_gone()
         elif watcher is not None and self._is_paused:
             watcher.on_pause()
+
+    def reply_whole(self, status: int, headers: HeaderList, body: bytes) -> None:
+        self.start_reply(status, with_length(headers, body))
+        self.write(body)
+        self.end_reply()
 
     def start_reply(self, status: int, headers: HeaderList) -> None:
         self._head = (status, headers)

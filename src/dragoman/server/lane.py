@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from dragoman.server.transport.reply_head import with_length
 from dragoman.server.transport.seams import Exchange, ExchangeWatcher, HeaderList
 
 
@@ -41,6 +42,11 @@ class LaneExchange:
 
     def watch(self, watcher: ExchangeWatcher | None) -> None:
         self._watcher = watcher
+
+    def reply_whole(self, status: int, headers: HeaderList, body: bytes) -> None:
+        self.start_reply(status, with_length(headers, body))
+        self.write(body)
+        self.end_reply()
 
     def start_reply(self, status: int, headers: HeaderList) -> None:
         self._head = (status, headers)

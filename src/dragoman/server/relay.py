@@ -31,6 +31,7 @@ _SSE_HEADERS: Final = (
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 )
+_JSON: Final = (b"content-type", b"application/json")
 _T = TypeVar("_T")
 
 
@@ -213,15 +214,19 @@ class Relay(Struct, eq=False):  # made in C
             self._waiter = None
 
     def write(self, data: bytes) -> None:
-        """Send bytes of the reply, its head before the first."""
+        """Send bytes of the reply, its head before the first; all of one that is no stream."""
         exchange = self.exchange
         if exchange.gone:
             return
+        if not self.is_stream:  # it comes whole
+            exchange.reply_whole(200, [_JSON, *self.headers()], data)
+            self._is_started = self._is_ended = True
+            self.status = 200
+            return
         if not self._is_started:
-            self._start_reply(len(data))
+            self._start_reply()
         exchange.write(data)
-        if self.is_stream:
-            self._last_write_s = self.loop.time()
+        self._last_write_s = self.loop.time()
 
     def end(self) -> None:
         """
@@ -329,20 +334,14 @@ class Relay(Struct, eq=False):  # made in C
         else:
             waiter.set_exception(error)
 
-    def _start_reply(self, length: int) -> None:
-        kind: HeaderList = _SSE_HEADERS
-        if not self.is_stream:
-            length_field = (b"content-length", b"%d" % length)
-            kind = ((b"content-type", b"application/json"), length_field)
-        self.exchange.start_reply(200, [*kind, *self.headers()])
+    def _start_reply(self) -> None:
+        self.exchange.start_reply(200, [*_SSE_HEADERS, *self.headers()])
         self._is_started = True
         self.status = 200
         if self._early_timer is not None:
             self._early_timer.cancel()
             self._early_timer = None
-        if self.is_stream:
-            interval = self.ping_interval_s
-            self._ping_timer = self.loop.call_later(interval, self._ping_if_silent)
+        self._ping_timer = self.loop.call_later(self.ping_interval_s, self._ping_if_silent)
 
     def _start_early(self) -> None:
         self._early_timer = None
@@ -370,12 +369,4 @@ def send_error(
 ) -> None:
     """Answer with *error* in the API's shape."""
     body = error.passthrough_body or render_error(error, request_id)
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", b"%d" % len(body)),
-        *error_headers(error),
-        *extra,
-    ]
-    exchange.start_reply(error.status, headers)
-    exchange.write(body)
-    exchange.end_reply()
+    exchange.reply_whole(error.status, [_JSON, *error_headers(error), *extra], body)

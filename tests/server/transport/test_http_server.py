@@ -97,6 +97,26 @@ async def test_a_reply_byte_by_byte(request_, status, expected) -> None:
     assert received == expected + (LAST_REPLY if is_kept else b"")
 
 
+@pytest.mark.parametrize(("request_", "status", "expected"), WIRE.values(), ids=WIRE)
+@on_each_loop
+async def test_a_whole_reply_says_the_same(request_, status, expected) -> None:
+    async def handler(exchange: Exchange) -> None:
+        if exchange.path == "/last":
+            exchange.reply_whole(204, [(b"x", b"y")], b"unseen")
+        else:
+            exchange.reply_whole(status, [(b"content-type", b"text/plain")], b"hi")
+
+    async with serving(handler) as place, place.client() as client:
+        await client.send(request_ + LAST)
+        received = await client.rest()
+    is_kept = b"connection: close" not in expected
+    last = b"HTTP/1.1 204 No Content\r\ncontent-length: 6\r\nx: y\r\nconnection: close\r\n\r\n"
+    wanted = expected + (last if is_kept else b"")
+    assert received[:15] == wanted[:15]
+    assert sorted(received.split(b"\r\n")) == sorted(wanted.split(b"\r\n"))
+    assert received.endswith(wanted[wanted.rindex(b"\r\n\r\n") :])
+
+
 HEAD = b"content-type: text/event-stream\r\n"
 STREAMED = {
     "1.1": (

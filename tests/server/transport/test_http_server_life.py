@@ -31,6 +31,10 @@ async def break_out_of_a_header(exchange: Exchange) -> None:
     exchange.start_reply(200, [(b"x", b"a\r\nset-cookie: b")])
 
 
+async def break_out_of_a_whole_reply(exchange: Exchange) -> None:
+    exchange.reply_whole(200, [(b"x", b"a\nb")], b"unseen")
+
+
 async def write_without_a_head(exchange: Exchange) -> None:
     exchange.write(b"x")
 
@@ -56,6 +60,12 @@ async def start_twice(exchange: Exchange) -> None:
     exchange.start_reply(200, [])
 
 
+async def start_and_reply(exchange: Exchange) -> None:
+    exchange.start_reply(200, [])
+    exchange.write(b"x")
+    exchange.reply_whole(200, [], b"y")
+
+
 async def write_too_much(exchange: Exchange) -> None:
     exchange.start_reply(200, [(b"content-length", b"2")])
     exchange.write(b"x")
@@ -72,10 +82,11 @@ EARLY = [
     raise_early,
     return_early,
     break_out_of_a_header,
+    break_out_of_a_whole_reply,
     write_without_a_head,
     end_without_a_head,
 ]
-LATE = [raise_later, return_later, start_twice, write_too_much, write_too_little]
+LATE = [raise_later, return_later, start_twice, start_and_reply, write_too_much, write_too_little]
 
 
 def take_crash(place) -> BaseException:
@@ -118,7 +129,7 @@ async def test_a_fault_after_the_reply_is_no_business_of_the_client() -> None:
         take_crash(place)
 
 
-@pytest.mark.parametrize("late_call", ["write", "end_reply", "start_reply"])
+@pytest.mark.parametrize("late_call", ["write", "end_reply", "start_reply", "reply_whole"])
 @on_each_loop
 async def test_a_late_call_cannot_reach_the_next_reply(late_call) -> None:
     exchanges: list[Exchange] = []
@@ -130,7 +141,12 @@ async def test_a_late_call_cannot_reach_the_next_reply(late_call) -> None:
             await may_go_on.wait()
         reply_whole(exchange, b"%d" % len(exchanges))
 
-    arguments = {"write": [b"late"], "end_reply": [], "start_reply": [200, []]}
+    arguments = {
+        "write": [b"late"],
+        "end_reply": [],
+        "start_reply": [200, []],
+        "reply_whole": [200, [], b"late"],
+    }
     async with serving(handler) as place, place.client() as client:
         assert (await client.ask(GET)).body == b"1"
         await client.send(GET)

@@ -240,8 +240,9 @@ async def test_a_call_given_up_while_its_connection_opens(monkeypatch: pytest.Mo
 
     def open_and_give_up(of: pool.Pool, connection: Any) -> None:
         really_open(of, connection)
-        for call in [*of._dials]:
-            call.abort()
+        for call, (_, opening) in [*of._dials.items()]:
+            if opening is connection:
+                call.abort()
 
     monkeypatch.setattr(pool.Pool, "open", open_and_give_up)
     async with RawServer([HELLO]) as server, opened(server.url) as upstream:

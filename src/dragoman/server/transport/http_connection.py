@@ -11,7 +11,7 @@ from dragoman.server.transport.http_body import QUARTERS, RequestBody
 from dragoman.server.transport.http_exchange import HttpExchange
 from dragoman.server.transport.http_head import RequestHead
 from dragoman.server.transport.http_site import Site
-from dragoman.server.transport.reply_head import CLOSE, CONTINUE, render_head, with_length
+from dragoman.server.transport.reply_head import CLOSE_FIELD, CONTINUE, render_whole
 from dragoman.server.transport.seams import ClientGone
 
 # What is read of later requests while one is being answered. Reading stops beyond it, and with it
@@ -308,8 +308,8 @@ class Connection(asyncio.Protocol):
     def _refuse(self, error: GatewayError) -> None:
         """Answer a request that never became an exchange."""
         headers, body = self._site.render_refusal(error)
-        head = render_head(error.status, with_length(headers, body), extra=CLOSE)
-        self.transport.write(head + body)
+        headers = [*headers, CLOSE_FIELD]
+        self.transport.write(render_whole(error.status, headers, len(body), body))
         self._linger(None)
 
     def _end(self) -> None:

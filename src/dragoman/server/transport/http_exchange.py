@@ -5,12 +5,19 @@ from typing import Final, Protocol
 
 from dragoman.server.transport.http_body import RequestBody, body_too_large
 from dragoman.server.transport.http_head import RequestHead
-from dragoman.server.transport.reply_head import CHUNKED, CLOSE, length_in, render_head
+from dragoman.server.transport.reply_head import (
+    BODILESS,
+    CHUNKED,
+    CLOSE,
+    CLOSE_FIELD,
+    length_in,
+    render_head,
+    render_whole,
+)
 from dragoman.server.transport.seams import ClientGone, ExchangeWatcher, HeaderList, SentHeaders
 
 # A reply may take minutes, and nobody reads the request's headers by then.
 _FORGOTTEN: Final = SentHeaders()
-_BODILESS: Final = frozenset({204, 304})
 _LAST_CHUNK: Final = b"0\r\n\r\n"
 
 
@@ -127,13 +134,27 @@ class HttpExchange:
         if watcher is not None and self._connection.is_write_paused and not self.is_over:
             watcher.on_pause()
 
+    def reply_whole(self, status: int, headers: HeaderList, body: bytes) -> None:
+        if self.is_over or self.is_started:
+            self._check_not_started()
+            return
+        connection = self._connection
+        if self.closes or not connection.may_go_on(self):
+            self.closes = True
+            headers = [*headers, CLOSE_FIELD]
+        sent = b"" if self.method == "HEAD" or status in BODILESS else body
+        connection.transport.write(render_whole(status, headers, len(body), sent))
+        self.is_started = self.is_over = True
+        self.headers, self._watcher = _FORGOTTEN, None
+        connection.end_exchange(self)
+
     def start_reply(self, status: int, headers: HeaderList) -> None:
         if self.is_over or self.is_started:
             self._check_not_started()
             return
         connection = self._connection
         self._left = length = length_in(headers)
-        self._is_bodiless = self.method == "HEAD" or status in _BODILESS
+        self._is_bodiless = self.method == "HEAD" or status in BODILESS
         is_unbounded = length is None and not self._is_bodiless
         self._is_chunked = is_unbounded and self._is_http11
         self.closes = (

@@ -10,7 +10,6 @@ from dragoman.core.errors import GatewayError
 from dragoman.server.transport.head_memo import HeadMemo, KnownHead
 from dragoman.server.transport.http_body import QUARTERS
 from dragoman.server.transport.http_exchange import HttpExchange
-from dragoman.server.transport.reply_head import with_length
 from dragoman.server.transport.seams import ClientGone, Exchange, HeaderList
 
 
@@ -130,6 +129,4 @@ class Site:
             exchange.abort()
             return
         headers, body = self.render_refusal(GatewayError("The gateway failed on this request."))
-        exchange.start_reply(500, with_length(headers, body))
-        exchange.write(body)
-        exchange.end_reply()
+        exchange.reply_whole(500, headers, body)

@@ -5,14 +5,44 @@ from typing import Final
 
 from dragoman.server.transport.seams import HeaderList
 
+_BREAK: Final = "a header of the reply holds a line break or NUL"
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 CHUNKED: Final = b"transfer-encoding: chunked\r\n"
+BODILESS: Final = frozenset({204, 304})
 CLOSE: Final = b"connection: close\r\n"
+CLOSE_FIELD: Final = (b"connection", b"close")
 _STATUS_LINES: Final = {
     **{status.value: f"HTTP/1.1 {status.value} {status.phrase}".encode() for status in HTTPStatus},
     529: b"HTTP/1.1 529 Overloaded",
 }
+_WHOLE_BEGINS: Final = {
+    status: line + b"\r\ncontent-length: %d" for status, line in _STATUS_LINES.items()
+}
+_OTHER_BEGIN: Final = b"HTTP/1.1 %d \r\ncontent-length: %%d"
+_CR, _LF, _NUL = b"\r\n\0"
 _join_field: Final = b": ".join
+
+
+def render_whole(status: int, headers: HeaderList, n_bytes: int, body: bytes) -> bytes:
+    """
+    Return a whole reply.
+
+    Args:
+        status: Any; the reason phrase of an unknown one is empty.
+        headers: Names in lower case, without content-length.
+        n_bytes: What that says; of a reply to HEAD it is not the length of the body.
+        body: As it is sent.
+
+    Raises:
+        ValueError: A header would break out of its line: a bug of ours.
+    """
+    fields = [*map(_join_field, headers)]
+    # One look at all of them, each by the byte's number: others cost several times as much.
+    together = b"".join(fields)
+    if _LF in together or _CR in together or _NUL in together:
+        raise ValueError(_BREAK)
+    begin = _WHOLE_BEGINS.get(status) or _OTHER_BEGIN % status
+    return b"\r\n".join((begin % n_bytes, *fields, b"", body))
 
 
 def render_head(status: int, headers: HeaderList, *, extra: bytes) -> bytes:
@@ -31,7 +61,7 @@ def render_head(status: int, headers: HeaderList, *, extra: bytes) -> bytes:
     head = b"\r\n".join((line, *map(_join_field, headers), extra + b"\r\n"))
     n_breaks = len(headers) + 2 + (extra.count(b"\n") if extra else 0)
     if len(head) - len(head.translate(None, b"\r\n\0")) != 2 * n_breaks:
-        raise ValueError("a header of the reply holds a line break or NUL")
+        raise ValueError(_BREAK)
     return head
 
 
@@ -44,7 +74,5 @@ def length_in(headers: HeaderList) -> int | None:
 
 
 def with_length(headers: HeaderList, body: bytes) -> HeaderList:
-    """Return *headers* with the length of *body*, unless they have one."""
-    if length_in(headers) is not None:
-        return headers
+    """Return *headers* with the length of *body*."""
     return [*headers, (b"content-length", b"%d" % len(body))]

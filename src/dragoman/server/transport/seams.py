@@ -84,6 +84,9 @@ class Exchange(Protocol):
     def watch(self, watcher: ExchangeWatcher | None) -> None:
         """Tell *watcher* from now on; at once if the client is already gone."""
 
+    def reply_whole(self, status: int, headers: HeaderList, body: bytes) -> None:
+        """Send a whole reply; its content-length is not among *headers*."""
+
     def start_reply(self, status: int, headers: HeaderList) -> None:
         """Send the head; without content-length among *headers* the body is chunked."""
 
