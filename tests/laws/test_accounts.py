@@ -1,7 +1,6 @@
 """Whatever becomes of a request: limits, records and metrics count the same tokens and money."""
 
 import asyncio
-import json
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ from support.app_case import (
     ASK,
     GONE,
     LATE,
-    NATIVE_MESSAGE,
+    NATIVE_BEGUN,
     RESET,
     AppCase,
     Script,
@@ -42,8 +41,6 @@ PLANS: dict[str, dict[str, Any]] = {
     "two at once": {"hedge_percentile": 90.0, "hedge_min_s": 0.01},
     "joined": {"join_resends": True},
 }
-START = {"type": "message_start", "message": {**NATIVE_MESSAGE, "content": []}}
-BEGUN = data(f"event: message_start\ndata: {json.dumps(START)}\n\n".encode())
 SOON = 0.02
 NEVER = 30.0
 FAILURES: list[Script] = [failing(GONE), failing(LATE), refusing(503), refusing(400), [NEVER]]
@@ -54,9 +51,9 @@ CHAT: list[Script] = [
     [head(), data(chunk(content="Hello, all of you")), NEVER],
 ]
 NATIVE: list[Script] = [
-    [head(), BEGUN, SOON, fail(RESET)],
-    [head(), BEGUN, NEVER],
-    [head(), BEGUN, SOON, *native_saying(True)[1:]],
+    [head(), NATIVE_BEGUN, SOON, fail(RESET)],
+    [head(), NATIVE_BEGUN, NEVER],
+    [head(), NATIVE_BEGUN, SOON, *native_saying(True)[1:]],
 ]
 
 

@@ -9,25 +9,9 @@ from dragoman.server.lane import LaneExchange
 from dragoman.server.telemetry import RequestRecord
 from dragoman.server.transport.seams import ClientGone
 from support.app_case import run
-from support.fakes import FakeExchange
+from support.fakes import FakeExchange, Watcher
 
 HEAD = [(b"content-type", b"text/event-stream"), (b"request-id", b"req_first")]
-
-
-class Watcher:
-    """Notes what it is told."""
-
-    def __init__(self) -> None:
-        self.told: list[str] = []
-
-    def on_gone(self) -> None:
-        self.told.append("gone")
-
-    def on_pause(self) -> None:
-        self.told.append("pause")
-
-    def on_resume(self) -> None:
-        self.told.append("resume")
 
 
 class Lane:

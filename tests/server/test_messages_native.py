@@ -14,7 +14,7 @@ from support.app_case import (
     GONE,
     KEY,
     LATE,
-    NATIVE_MESSAGE,
+    NATIVE_START,
     RESET,
     AppCase,
     Script,
@@ -298,7 +298,7 @@ def test_an_error_that_comes_first_is_tried_again() -> None:
     assert case.record["attempts"] == 2
 
 
-START = sse({"type": "message_start", "message": {**NATIVE_MESSAGE, "content": []}})
+START = sse(NATIVE_START)
 PING = sse({"type": "ping"})
 
 

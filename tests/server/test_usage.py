@@ -15,7 +15,7 @@ from dragoman.settings import KeyConfig, PriceConfig, Secret
 from server.test_meter import FakeStore, MeterCase
 from support.app_case import (
     ASK,
-    NATIVE_MESSAGE,
+    NATIVE_BEGUN,
     AppCase,
     Script,
     chunk,
@@ -157,8 +157,7 @@ def test_requests_that_are_cut(tmp_path: Path, how: str, status: int, error: str
     run(main())
 
 
-START = {"type": "message_start", "message": {**NATIVE_MESSAGE, "content": []}}
-NATIVE = [head(), data(f"event: message_start\ndata: {json.dumps(START)}\n\n".encode()), 30.0]
+NATIVE = [head(), NATIVE_BEGUN, 30.0]
 HEDGED = {"native": {}, "model": {"hedge_percentile": 90.0, "hedge_min_s": 15.0}}
 CUT: dict[str, tuple[dict[str, list[Script]], bool, dict[str, Any]]] = {
     "a whole reply": ({"lab": [[head(), data(chunk(content="Hello you")), 30.0]]}, False, {}),

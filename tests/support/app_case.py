@@ -416,6 +416,10 @@ NATIVE_MESSAGE = {
 }
 
 
+NATIVE_START = {"type": "message_start", "message": {**NATIVE_MESSAGE, "content": []}}
+NATIVE_BEGUN = data(f"event: message_start\ndata: {json.dumps(NATIVE_START)}\n\n".encode())
+
+
 def native_saying(is_stream: bool) -> Script:
     if not is_stream:
         return replying(200, json.dumps(NATIVE_MESSAGE))

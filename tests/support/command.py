@@ -4,11 +4,11 @@ import http.server
 import json
 import subprocess
 import sys
-import threading
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from support.gateway import program_environment
+from support.loopback import LoopbackServer
 
 _TIMEOUT_S = 60
 
@@ -30,7 +30,7 @@ def run_command(
     )
 
 
-class TinyServer:
+class TinyServer(LoopbackServer):
     """
     Any HTTP program on loopback: answers paths with fixed replies, and records what it was asked.
 
@@ -47,29 +47,7 @@ class TinyServer:
         class Handler(_Handler):
             owner = server
 
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
-
-    @property
-    def port(self) -> int:
-        """Where it listens."""
-        port: int = self._server.server_address[1]
-        return port
-
-    @property
-    def url(self) -> str:
-        """Without a path."""
-        return f"http://127.0.0.1:{self.port}"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        super().__init__(Handler)
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

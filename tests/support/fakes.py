@@ -16,6 +16,22 @@ from dragoman.server.transport.seams import (
 )
 
 
+class Watcher:
+    """Notes what an exchange tells it, in order."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def on_gone(self) -> None:
+        self.told.append("gone")
+
+    def on_pause(self) -> None:
+        self.told.append("pause")
+
+    def on_resume(self) -> None:
+        self.told.append("resume")
+
+
 class FakeExchange:
     """A client's request whose reply is kept."""
 

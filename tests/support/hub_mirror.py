@@ -3,13 +3,14 @@
 import hashlib
 import http.server
 import json
-import threading
-from typing import Any, Self
+from typing import Any
+
+from support.loopback import LoopbackServer
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
-class HubMirror:
+class HubMirror(LoopbackServer):
     """
     A context manager serving one repository.
 
@@ -31,23 +32,7 @@ class HubMirror:
         class Handler(_Handler):
             hub = mirror
 
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
-
-    @property
-    def url(self) -> str:
-        """For HF_ENDPOINT."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        super().__init__(Handler)
 
     def info(self) -> dict[str, Any]:
         """The metadata of the repository."""

@@ -8,26 +8,11 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from dragoman.server.transport.seams import ClientGone, Exchange
+from support.fakes import Watcher
 from support.loops import on_each_loop, until
 from support.raw_http import Client, Place, chunked, post, reply_whole, serving
 
 GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
-
-
-class Watcher:
-    """Keeps what it is told, in order."""
-
-    def __init__(self) -> None:
-        self.told: list[str] = []
-
-    def on_gone(self) -> None:
-        self.told.append("gone")
-
-    def on_pause(self) -> None:
-        self.told.append("pause")
-
-    def on_resume(self) -> None:
-        self.told.append("resume")
 
 
 class Watched:
