@@ -133,18 +133,10 @@ class Gateway:
         self._admin = admin
         self._app = app
         self._readiness = readiness
-        self._n_open = 0
-        self._emptied: asyncio.Event | None = None
 
-    async def handle(self, exchange: Exchange) -> None:
+    def handle(self, exchange: Exchange) -> Awaitable[None]:
         """Answer one request."""
-        self._n_open += 1
-        try:
-            await self._app.handle(exchange)
-        finally:
-            self._n_open -= 1
-            if self._emptied is not None and not self._n_open:
-                self._emptied.set()
+        return self._app.handle(exchange)
 
     def refuse(self, error: GatewayError) -> tuple[HeaderList, bytes]:
         """Return headers and body for a request that the transport itself refuses."""
@@ -169,9 +161,7 @@ class Gateway:
 
     async def wait_until_empty(self) -> None:
         """Wait until the last request is over; no new ones may come."""
-        if self._n_open:
-            self._emptied = asyncio.Event()
-            await self._emptied.wait()
+        await self._app.wait_until_empty()
 
     async def close(self) -> None:
         """Abort what is under way and close all connections."""

@@ -85,7 +85,7 @@ class BlockWriter(Struct, eq=False):  # made in C: each message has one
     # Of what only some replies hold.
     _tools: ToolSchemas | None = None
     _assembler: ToolCallAssembler | None = None
-    _repairs: RepairLog | None = None
+    repair_log: RepairLog | None = None  # of ``repairs``; None: nothing has been put right
     _space: dict[Kind, list[str]] | None = None  # that waits for more of its kind
     _call_id: str = ""  # of the open tool_use block
     _is_cut: bool = False  # the upstream was stopped before it was done
@@ -116,14 +116,9 @@ class BlockWriter(Struct, eq=False):  # made in C: each message has one
     @property
     def repairs(self) -> RepairLog:
         """What has been put right; made when it is first asked for."""
-        if self._repairs is None:
-            self._repairs = RepairLog()
-        return self._repairs
-
-    @property
-    def has_repairs(self) -> bool:
-        """Tell whether anything has been put right."""
-        return self._repairs is not None
+        if self.repair_log is None:
+            self.repair_log = RepairLog()
+        return self.repair_log
 
     def add(self, kind: Kind, text: str) -> None:
         """Add text or thinking, to the open block if it is of that kind."""

@@ -111,12 +111,12 @@ class ChatTurn:
     @property
     def has_repairs(self) -> bool:
         """Tell whether anything had to be put right in the reply so far."""
-        return self._blocks.has_repairs
+        return self._blocks.repair_log is not None
 
     @property
     def repairs(self) -> tuple[Adjustment, ...]:
         """What had to be put right in the reply so far."""
-        return self._blocks.repairs.adjustments if self._blocks.has_repairs else ()
+        return self._blocks.repairs.adjustments if self.has_repairs else ()
 
     @property
     def learnt(self) -> Mapping[str, Any]:
@@ -131,7 +131,7 @@ class ChatTurn:
     @property
     def repair_counts(self) -> Mapping[str, int]:
         """How often each kind of repair was made."""
-        return self._blocks.repairs.counts if self._blocks.has_repairs else {}
+        return self._blocks.repairs.counts if self.has_repairs else {}
 
     @property
     def is_finishing(self) -> bool:

@@ -3,8 +3,8 @@
 import asyncio
 import re
 import time
-from collections.abc import Collection
-from typing import Final
+from collections.abc import Awaitable, Collection
+from typing import Final, Protocol
 
 import msgspec
 
@@ -61,6 +61,14 @@ _ENDPOINTS: Final = (
 VERSION_HEADER: Final = (b"x-dragoman-version", __version__.encode())
 
 
+class _Serve(Protocol):
+    """Answers what was posted; the head is forgotten before anybody is asked."""
+
+    def __call__(
+        self, exchange: Exchange, record: RequestRecord, head: HeadFacts, *, headers: HeaderList
+    ) -> Awaitable[None]: ...
+
+
 class App:
     """
     Answer every request.
@@ -106,7 +114,12 @@ class App:
     ) -> None:
         self._callers = callers
         self._allowed_hosts = allowed_hosts
-        self._posted = {_MESSAGES: messages.serve, f"{_MESSAGES}/count_tokens": self._count}
+        self._n_open = 0
+        self._emptied: asyncio.Event | None = None
+        self._posted: dict[str, _Serve] = {
+            _MESSAGES: messages.serve,
+            f"{_MESSAGES}/count_tokens": self._count,
+        }
         self._count_tokens = count_tokens
         self._routes = routes
         self._readiness = readiness
@@ -129,8 +142,9 @@ class App:
         headers: HeaderList = ((b"request-id", request_id.encode()), VERSION_HEADER)
         origin = exchange.headers.get(b"origin")
         headers = headers if origin is None else (*headers, *self._cross_origin.headers(origin))
-        metrics, is_inside = self._metrics, False
+        metrics, n_inside = self._metrics, 0
         serve = self._posted.get(path) if method == "POST" else None
+        self._n_open += 1
         try:
             if serve is not None:
                 head = facts_of(exchange.headers)
@@ -139,7 +153,7 @@ class App:
                 if metrics.open_requests >= self._max_inside:
                     raise _too_many(metrics.open_requests)
                 metrics.open_requests += 1
-                is_inside = True
+                n_inside = 1
                 work = serve(exchange, record, head, headers=headers)
                 del head  # keys stand in it, and a reply may take minutes
                 await work
@@ -153,8 +167,10 @@ class App:
             record.error_type = "stopped"
             raise
         finally:
-            if is_inside:
-                metrics.open_requests -= 1
+            metrics.open_requests -= n_inside
+            self._n_open -= 1
+            if self._emptied is not None and not self._n_open:
+                self._emptied.set()
             if path not in _QUIET or record.status != 200:
                 now_s = time.monotonic()
                 self._log.request(record, now_s)
@@ -163,6 +179,12 @@ class App:
                     self._tracing.end(record, now_s)
             if self._meter is not None and path == _MESSAGES and record.caller is not NOBODY:
                 self._meter.note(record)
+
+    async def wait_until_empty(self) -> None:
+        """Wait until the last request is over; no new ones may come."""
+        if self._n_open:
+            self._emptied = asyncio.Event()
+            await self._emptied.wait()
 
     async def _dispatch(
         self, exchange: Exchange, path: str, *, record: RequestRecord, headers: HeaderList

@@ -241,13 +241,10 @@ class Attempts:
         """Write down how it ended."""
         if self.answered_by is not None:
             return
-        record, relay, turn, chat = self.record, self.relay, self._turn, self._chat_turn
+        record, relay, turn = self.record, self.relay, self._turn
         record.status, record.first_content_s = relay.status, relay.first_content_s
-        record.adjustments = self._all_adjustments()
-        if self._repairs is not None:
-            record.repairs = self._repairs.counts
-        elif chat is not None and chat.has_repairs:
-            record.repairs = {**chat.repair_counts}
+        if relay.is_stream or not relay.status:  # else its head has asked for it, at the very end
+            self._add_up()
         if turn is None:
             return
         record.stop_reason, usage = turn.stop_reason or "", turn.usage
@@ -293,18 +290,23 @@ class Attempts:
         delay_s = retry_delay_s(error, failed, jitter=jitter)
         return delay_s if delay_s is not None and delay_s <= self._wait_left_s else None
 
-    def _all_adjustments(self) -> tuple[Adjustment, ...]:
-        of_replies: tuple[Adjustment, ...] = ()
+    def _add_up(self) -> tuple[Adjustment, ...]:
+        """Write down what became of the request and had to be put right in replies; return it."""
+        record, chat = self.record, self._chat_turn
+        said = self.adjustments
         if self._repairs is not None:
-            of_replies = self._repairs.adjustments
-        elif self._chat_turn is not None and self._chat_turn.has_repairs:
-            of_replies = self._chat_turn.repairs
+            said, record.repairs = (*said, *self._repairs.adjustments), self._repairs.counts
+        elif chat is not None and chat.has_repairs:
+            said, record.repairs = (*said, *chat.repairs), {**chat.repair_counts}
+        elif record.repairs:  # of a reply that another one has taken the place of
+            record.repairs = {}
         if self.model_adjustment is not None:
-            return (self.model_adjustment, *self.adjustments, *of_replies)
-        return (*self.adjustments, *of_replies) if of_replies else self.adjustments
+            said = (self.model_adjustment, *said)
+        record.adjustments = said
+        return said
 
     def _headers(self) -> HeaderList:
-        adjustments = self._all_adjustments()
+        adjustments = self._add_up()
         if not adjustments:
             return self._base_headers
         value = render_adjustments(adjustments)

@@ -43,28 +43,57 @@ class Messages:
         self.joins = Joins()
 
     def serve(
-        self, exchange: Exchange, record: RequestRecord, head: HeadFacts, *, headers: HeaderList
+        self,
+        exchange: Exchange,
+        record: RequestRecord,
+        head: HeadFacts,
+        *,
+        headers: HeaderList,
+        body: bytes | None = None,
     ) -> Awaitable[None]:
         """
-        Return the work of answering one request.
+        Read what is asked for, and find who may be asked; return the work of answering it.
 
         Args:
             exchange: The request.
             record: Of it.
             head: What its head says; forgotten before anybody is asked.
             headers: Stand in every reply to it.
+            body: Of the request; None: to be read.
 
         Raises:
             GatewayError: Nothing has been sent; the caller answers.
             ClientGone: The client left.
         """
+        services = self._services
+        limits = services.limits
         try:
-            body = exchange.body_at_hand(self._services.limits.max_body_bytes)
             if body is None:
-                return self._serve_later(exchange, record, head, headers=headers)
-            return self._begin(body, exchange, record=record, head=head, headers=headers)
+                body = exchange.body_at_hand(limits.max_body_bytes)
+                if body is None:
+                    return self._serve_later(exchange, record, head, headers=headers)
+            request = parse_request(
+                body,
+                max_messages=limits.max_messages,
+                max_nesting=limits.max_nesting,
+                memory=services.planner.memory,
+            )
+            record.model, record.is_stream = request.model, request.stream
+            if request.metadata is not None:
+                record.sender = with_user_id(record.sender, request.metadata.user_id)
+            role = head.role
+            if head.has_shapes:
+                role = role_by_shape(request) or role
+            record.side_role = role
+            route = self._routes.choose(request.model, role=role, caller=record.caller)
         except RequestError as error:
             return self._refuse(error, record)
+        record.alias = route.alias
+        asked = Asked(body, request, route.alias, head.native_headers)
+        if route.joins_resends:
+            answer = partial(self._answer, asked=asked, route=route, headers=headers)
+            return self.joins.serve(exchange, record, asked=asked, answer=answer)
+        return self._answer(exchange, record, asked=asked, route=route, headers=headers)
 
     async def _serve_later(
         self, exchange: Exchange, record: RequestRecord, head: HeadFacts, *, headers: HeaderList
@@ -72,9 +101,9 @@ class Messages:
         """Do the same for a request whose body has not come yet, or must be inflated."""
         try:
             body = await exchange.read_body(self._services.limits.max_body_bytes)
-            work = self._begin(body, exchange, record=record, head=head, headers=headers)
         except RequestError as error:
             await self._refuse(error, record)
+        work = self.serve(exchange, record, head, headers=headers, body=body)
         del body, head  # a reply may take minutes
         await work
 
@@ -82,39 +111,6 @@ class Messages:
         """Raise *error* with what is left of the caller's limits, of which nothing was taken."""
         error.headers = await self._services.admission.standing(record)
         raise error
-
-    def _begin(
-        self,
-        body: bytes,
-        exchange: Exchange,
-        *,
-        record: RequestRecord,
-        head: HeadFacts,
-        headers: HeaderList,
-    ) -> Awaitable[None]:
-        """Read what is asked for, and find who may be asked; return the work of answering it."""
-        services = self._services
-        limits = services.limits
-        request = parse_request(
-            body,
-            max_messages=limits.max_messages,
-            max_nesting=limits.max_nesting,
-            memory=services.planner.memory,
-        )
-        record.model, record.is_stream = request.model, request.stream
-        if request.metadata is not None:
-            record.sender = with_user_id(record.sender, request.metadata.user_id)
-        role = head.role
-        if head.has_shapes:
-            role = role_by_shape(request) or role
-        record.side_role = role
-        route = self._routes.choose(request.model, role=role, caller=record.caller)
-        record.alias = route.alias
-        asked = Asked(body, request, route.alias, head.native_headers)
-        if route.joins_resends:
-            answer = partial(self._answer, asked=asked, route=route, headers=headers)
-            return self.joins.serve(exchange, record, asked=asked, answer=answer)
-        return self._answer(exchange, record, asked=asked, route=route, headers=headers)
 
     def _answer(
         self,
