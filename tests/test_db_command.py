@@ -44,7 +44,7 @@ def test_from_nothing_to_up_to_date(
     assert out.splitlines()[0] == f"store    {store}"
     assert "empty: it has no tables yet" in out
     assert not (tmp_path / "data").exists()  # looking makes nothing
-    assert run(capsys, "db", "upgrade")[:2] == (0, f"{store}: version - -> {VERSIONS[-1]}\n")
+    assert run(capsys, "db", "upgrade")[:2] == (0, f"{store}: made, version {VERSIONS[-1]}\n")
     assert run(capsys, "db", "upgrade")[1].endswith(f"is up to date (version {VERSIONS[-1]})\n")
     code, out, _ = run(capsys, "db", "status", "--json")
     assert code == 0

@@ -62,8 +62,10 @@ def upgrade(options: StoreOptions, *, environ: Mapping[str, str]) -> int:
     console = Console(highlight=False)
     if before.state == "current":
         print_line(console, f"{url} is up to date (version {before.wanted})")
+    elif before.version is None:
+        print_line(console, f"{url}: made, version {before.wanted}")
     else:
-        print_line(console, f"{url}: version {before.version or NONE} -> {before.wanted}")
+        print_line(console, f"{url}: version {before.version} -> {before.wanted}")
     return OK
 
 

@@ -1,6 +1,6 @@
 """Pages of a table, newest first, and which keys a filter means."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Column, ColumnElement, Table, and_, or_, select, tuple_
@@ -58,17 +58,21 @@ def _time_of(table: Table) -> Column[Any]:
     return table.c.at if table is audit else table.c.created_at
 
 
+def is_in_workspaces(table: Table, ids: Sequence[str | None]) -> ColumnElement[bool]:
+    """Return what holds for rows of *table* in one of these workspaces; None: the default one."""
+    ways = [table.c.workspace_id.in_([each for each in ids if each is not None])]
+    if None in ids:
+        ways.append(table.c.workspace_id.is_(None))
+    return or_(*ways)
+
+
 def key_conditions(which: KeyFilter) -> list[ColumnElement[bool]]:
     """Return what a key must be for *which* to mean it."""
     found: list[ColumnElement[bool]] = []
     if which.names:
         found.append(keys.c.name.in_(which.names))
     if which.workspace_ids:
-        named = [each for each in which.workspace_ids if each is not None]
-        ways = [keys.c.workspace_id.in_(named)]
-        if None in which.workspace_ids:
-            ways.append(keys.c.workspace_id.is_(None))
-        found.append(or_(*ways))
+        found.append(is_in_workspaces(keys, which.workspace_ids))
     if which.statuses:
         statuses = _conditions_of_statuses(to_ms(which.now))
         found.append(or_(*(statuses[each] for each in which.statuses)))

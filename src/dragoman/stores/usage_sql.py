@@ -26,6 +26,7 @@ from sqlalchemy.engine import Dialect, RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dragoman.policy.records import Dimension, UsageQuery, UsageRecord, UsageRow
+from dragoman.stores.lists import is_in_workspaces
 from dragoman.stores.rows import from_ms, to_ms
 from dragoman.stores.tables import usage, usage_sums
 
@@ -194,11 +195,7 @@ def _chosen(
     if query.models:
         found.append(table.c.model.in_(query.models))
     if query.workspace_ids:
-        named = [each for each in query.workspace_ids if each is not None]
-        ways = [table.c.workspace_id.in_(named)]
-        if None in query.workspace_ids:
-            ways.append(table.c.workspace_id.is_(None))
-        found.append(or_(*ways))
+        found.append(is_in_workspaces(table, query.workspace_ids))
     return rows.where(*found)
 
 
