@@ -107,6 +107,9 @@ class Gateway:
         health: Which of their targets are left alone; ``tell`` and ``apply`` join it to others.
         admin: The admin API, for an address of its own; None: there is nothing to administer.
         lasting: Closed with the last one.
+
+    Attributes:
+        handle: Answers one request.
     """
 
     def __init__(
@@ -132,11 +135,8 @@ class Gateway:
         self.lines = lines
         self._admin = admin
         self._app = app
+        self.handle = app.handle
         self._readiness = readiness
-
-    def handle(self, exchange: Exchange) -> Awaitable[None]:
-        """Answer one request."""
-        return self._app.handle(exchange)
 
     def refuse(self, error: GatewayError) -> tuple[HeaderList, bytes]:
         """Return headers and body for a request that the transport itself refuses."""

@@ -46,7 +46,6 @@ class Attempts:
         asked: What it says.
         record: Filled in on the way.
         headers: Stand in every reply to it.
-        lines: The same, as whole lines.
 
     Attributes:
         adjustments: Of the plan in use.
@@ -68,7 +67,6 @@ class Attempts:
         asked: Asked,
         record: RequestRecord,
         headers: HeaderList,
-        lines: bytes = b"",
     ) -> None:
         self.services = services
         self.exchange = exchange
@@ -97,7 +95,6 @@ class Attempts:
             self._headers,
             limits.early_start_s,
             limits.ping_interval_s,
-            lines,
         )
 
     async def until_answered(
@@ -224,7 +221,6 @@ class Attempts:
             asked=self.asked,
             record=structs.replace(self.record, attempts=0),
             headers=self._base_headers,
-            lines=self.relay.lines,
         )
         made.model_adjustment, made.may_wait = self.model_adjustment, False
         made.has_longer = self.has_longer
@@ -255,8 +251,8 @@ class Attempts:
         # As for ``counted_usage``: our estimate of a prompt that nobody has read is none.
         if not usage.is_estimate or turn.has_content or self._is_left_at_work:
             record.usage = usage
-            price = None if self._frame is None else self._frame.price
-            record.cost_micros = None if price is None else cost_micros(usage, price)
+            if self._frame is not None and (price := self._frame.price) is not None:
+                record.cost_micros = cost_micros(usage, price)
 
     @property
     def repairs(self) -> ReplyRepairs:
@@ -306,7 +302,8 @@ class Attempts:
             record.repairs = {}
         if self.model_adjustment is not None:
             said = (self.model_adjustment, *said)
-        record.adjustments = said
+        if said or record.adjustments:
+            record.adjustments = said
         return said
 
     def _headers(self) -> HeaderList:

@@ -78,13 +78,16 @@ class Messages:
                 max_nesting=limits.max_nesting,
                 memory=services.planner.memory,
             )
-            record.model, record.is_stream = request.model, request.stream
+            record.model = request.model  # setting a field costs as much as ten looks at one
+            if request.stream:
+                record.is_stream = True
             if request.metadata is not None:
                 record.sender = with_user_id(record.sender, request.metadata.user_id)
             role = head.role
             if head.has_shapes:
                 role = role_by_shape(request) or role
-            record.side_role = role
+            if role:
+                record.side_role = role
             route = self._routes.choose(request.model, role=role, caller=record.caller)
         except RequestError as error:
             return self._refuse(error, record)
@@ -142,20 +145,9 @@ class Messages:
         headers: HeaderList,
     ) -> None:
         services, admission = self._services, self._services.admission
-        target = route.targets[0]
-        admitted = admission.take(rules, asked, target=target) or await admission.admit(
-            rules, asked, record, target=target
-        )
-        if admitted.headers:
-            headers = (*headers, *admitted.headers)
-        attempts = Attempts(
-            services,
-            exchange,
-            asked=asked,
-            record=record,
-            headers=headers,
-            lines=admitted.lines,
-        )
+        admitted = await admission.admit(rules, asked, record, target=route.targets[0])
+        headers = (*headers, *admitted.headers)
+        attempts = Attempts(services, exchange, asked=asked, record=record, headers=headers)
         try:
             await deliver(attempts, route)
         finally:

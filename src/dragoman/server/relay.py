@@ -65,7 +65,6 @@ class Relay(Struct, eq=False):  # made in C
         is_stream: The client asked for a stream.
         request_id: Shown in errors.
         headers: Headers for the reply's head, asked for when it is sent.
-        lines: Further ones, as whole lines.
         early_start_s: After this long without content a stream is begun all the same; 0: never.
         ping_interval_s: Silence after which a begun stream shows a sign of life.
     """
@@ -76,15 +75,14 @@ class Relay(Struct, eq=False):  # made in C
     headers: Callable[[], HeaderList]
     early_start_s: float
     ping_interval_s: float
-    lines: bytes = b""
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     status: int = 0
     first_content_s: float | None = None
     reply_headers: Headers = NO_HEADERS  # of the last reply of an upstream
-    _turn: Shown | None = None
+    _turn: Shown | None = None  # of a stream
     _attempt: Attempt | None = None
     _waiter: asyncio.Future[None] | None = None
-    _is_started: bool = False
+    _is_started: bool = False  # a whole reply ends as it starts
     _is_start_due: bool = False
     _is_ended: bool = False
     _is_handed_over: bool = False
@@ -109,7 +107,7 @@ class Relay(Struct, eq=False):  # made in C
         if self._is_handed_over:
             return True
         if not self.is_stream:
-            return self._is_started
+            return self._is_ended
         return self._turn is not None and self._turn.has_content
 
     def show(self, message: Shown) -> None:
@@ -179,10 +177,10 @@ class Relay(Struct, eq=False):  # made in C
         """
         if self.exchange.gone:
             self._check_present()
-        self._turn = turn
-        self._on_content = on_content
-        if self._is_start_due:
-            self._start_if_due()
+        if self.is_stream:
+            self._turn, self._on_content = turn, on_content
+            if self._is_start_due:
+                self._start_if_due()
         self._waiter = waiter = self.loop.create_future()
         attempt = self._attempt = Attempt(self, turn, context)
         attempt.call = upstream.send(request, attempt)
@@ -221,9 +219,8 @@ class Relay(Struct, eq=False):  # made in C
         if exchange.gone:
             return
         if not self.is_stream:  # it comes whole
-            exchange.reply_whole(200, [_JSON, *self.headers()], data, self.lines)
-            self._is_started = self._is_ended = True
-            self.status = 200
+            exchange.reply_whole(200, [_JSON, *self.headers()], data)
+            self._is_ended, self.status = True, 200
             return
         if not self._is_started:
             self._start_reply()
@@ -258,13 +255,7 @@ class Relay(Struct, eq=False):  # made in C
             if self._turn is not None and (data := self._turn.fail(error)):
                 self.exchange.write(data)
         else:
-            send_error(
-                self.exchange,
-                error,
-                request_id=self.request_id,
-                extra=self.headers(),
-                lines=self.lines,
-            )
+            send_error(self.exchange, error, request_id=self.request_id, extra=self.headers())
             self.status = error.status
             self._is_started = self._is_ended = True
         self.end()
@@ -277,7 +268,9 @@ class Relay(Struct, eq=False):  # made in C
             self.exchange.watch(None)
         # Whoever gave it has us, too. Without that circle all of a request goes at once, and the
         # next one finds its memory warm; left to the collector, it cost a tenth more.
-        self.headers, self._on_content = tuple, None
+        self.headers = tuple
+        if self._on_content is not None:
+            self._on_content = None
 
     def _stop_timers(self) -> None:
         for timer in (self._early_timer, self._ping_timer):
@@ -314,7 +307,9 @@ class Relay(Struct, eq=False):  # made in C
             self._last_write_s = self.loop.time()
         else:
             self.write(data)
-        if self.first_content_s is None and self.has_content:
+        if self.first_content_s is None and (
+            self.has_content if self.is_stream else self._is_ended
+        ):
             self.first_content_s = self.loop.time()
             if self.is_stream and self._on_content is not None:
                 self._on_content()
@@ -343,7 +338,7 @@ class Relay(Struct, eq=False):  # made in C
             waiter.set_exception(error)
 
     def _start_reply(self) -> None:
-        self.exchange.start_reply(200, [*_SSE_HEADERS, *self.headers()], self.lines)
+        self.exchange.start_reply(200, [*_SSE_HEADERS, *self.headers()])
         self._is_started = True
         self.status = 200
         if self._early_timer is not None:
@@ -373,13 +368,8 @@ class Relay(Struct, eq=False):  # made in C
 
 
 def send_error(
-    exchange: Exchange,
-    error: GatewayError,
-    *,
-    request_id: str,
-    extra: HeaderList = (),
-    lines: bytes = b"",
+    exchange: Exchange, error: GatewayError, *, request_id: str, extra: HeaderList = ()
 ) -> None:
-    """Answer with *error* in the API's shape; *extra* and *lines* are further headers."""
+    """Answer with *error* in the API's shape."""
     body = error.passthrough_body or render_error(error, request_id)
-    exchange.reply_whole(error.status, [_JSON, *error_headers(error), *extra], body, lines)
+    exchange.reply_whole(error.status, [_JSON, *error_headers(error), *extra], body)

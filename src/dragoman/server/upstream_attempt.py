@@ -8,7 +8,7 @@ from msgspec import Struct
 from dragoman.core.errors import GatewayError, UpstreamProtocolError
 from dragoman.core.turn_interface import Turn
 from dragoman.core.upstream_errors import ReplyContext, error_of_reply
-from dragoman.server.transport.seams import NO_HEADERS, Call, Headers
+from dragoman.server.transport.seams import Call, Headers
 
 _MAX_ERROR_BODY_BYTES: Final = 64 * 2**10
 _EVENT_BEGINS: Final = frozenset({b"d", b"e", b":"})  # data, event, a comment: no JSON
@@ -48,7 +48,6 @@ class Attempt(Struct, eq=False):  # made in C
     context: ReplyContext
     call: Call | None = None
     _status: int = 0
-    _reply_headers: Headers = NO_HEADERS
     _whole: bytearray | None = None  # a body that is read as one: an error, or JSON
     _blank: bytes | None = b""  # how the body begins; None once that says what it is
     _is_over: bool = False  # the message is complete or has failed
@@ -74,7 +73,7 @@ class Attempt(Struct, eq=False):  # made in C
         self._abort()
 
     def on_head(self, status: int, headers: Headers) -> None:
-        self._status, self._reply_headers = status, headers
+        self._status = status
         self.relay.reply_headers = headers
         if status != 200:
             self._whole, self._blank = bytearray(), None
@@ -133,9 +132,8 @@ class Attempt(Struct, eq=False):  # made in C
         body = bytes(self._whole or b"")
         try:
             context = self.context.of_prompt(self.turn.prompt_tokens_estimate)
-            error: Exception = error_of_reply(
-                self._status, self._reply_headers, body=body, context=context
-            )
+            headers = self.relay.reply_headers
+            error: Exception = error_of_reply(self._status, headers, body=body, context=context)
         except Exception as bug:  # told to who waits, not to the transport
             error = bug
         self._fail(error)

@@ -134,9 +134,7 @@ class HttpExchange:
         if watcher is not None and self._connection.is_write_paused and not self.is_over:
             watcher.on_pause()
 
-    def reply_whole(
-        self, status: int, headers: HeaderList, body: bytes, lines: bytes = b""
-    ) -> None:
+    def reply_whole(self, status: int, headers: HeaderList, body: bytes) -> None:
         if self.is_over or self.is_started:
             self._check_not_started()
             return
@@ -145,12 +143,12 @@ class HttpExchange:
             self.closes = True
             headers = [*headers, CLOSE_FIELD]
         sent = b"" if self.method == "HEAD" or status in BODILESS else body
-        connection.transport.write(render_whole(status, headers, len(body), sent, lines))
+        connection.transport.write(render_whole(status, headers, len(body), sent))
         self.is_started = self.is_over = True
         self.headers, self._watcher = _FORGOTTEN, None
         connection.end_exchange(self)
 
-    def start_reply(self, status: int, headers: HeaderList, lines: bytes = b"") -> None:
+    def start_reply(self, status: int, headers: HeaderList) -> None:
         if self.is_over or self.is_started:
             self._check_not_started()
             return
@@ -162,11 +160,10 @@ class HttpExchange:
         self.closes = (
             self.closes or (is_unbounded and not self._is_chunked) or not connection.may_go_on(self)
         )
-        if self._is_chunked:
-            lines += CHUNKED
+        extra = CHUNKED if self._is_chunked else b""
         if self.closes:
-            lines += CLOSE
-        self._head = render_head(status, headers, lines=lines)
+            extra += CLOSE
+        self._head = render_head(status, headers, extra=extra)
         self.is_started = True
         self.headers = _FORGOTTEN
         self._transport = connection.transport
