@@ -7,7 +7,7 @@ from typing import Any, Final
 from msgspec import structs
 from rich.console import Console
 
-from dragoman.exit_codes import OK, USAGE, CommandFailed
+from dragoman.exit_codes import OK
 from dragoman.policy.access import AdminKey, Role
 from dragoman.policy.registry import AdminKeyRequest
 from dragoman.policy.store import Page
@@ -21,6 +21,7 @@ from dragoman.store_command import (
     print_json,
     print_rows,
     shown_time,
+    the_one,
     whole_page,
 )
 from dragoman.terminal import print_line
@@ -90,14 +91,7 @@ async def _find_admin_key(desk: Desk, which: str) -> AdminKey:
     listed = await desk.store.list_admin_keys(whole_page())
     found = [key for key in listed if key.name == which]
     good = [key for key in found if key.status(desk.by.now) != "revoked"]
-    for chosen in (good, found):
-        if len(chosen) == 1:
-            return chosen[0]
-    if not found:
-        line = f"there is no admin key {which!r}; see dragoman admin-keys list"
-        raise CommandFailed(line, code=USAGE)
-    ids = ", ".join(key.id for key in (good or found)[:5])
-    raise CommandFailed(f"several admin keys are called {which!r}; give an id: {ids}", code=USAGE)
+    return the_one((good, found), which, kinds="admin keys", command="admin-keys")
 
 
 def _fields(key: AdminKey) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from dragoman.store_command import (
     print_json,
     print_rows,
     shown_time,
+    the_one,
     whole_page,
 )
 from dragoman.terminal import print_line
@@ -201,13 +202,7 @@ async def find_key(desk: Desk, which: str) -> VirtualKey:
     # After a rotation both have the name; the one in use from then on is meant.
     current = [key for key in good if key.replaced_by is None]
     active = [key for key in good if key.status(desk.by.now) == "active"]
-    for chosen in (current, active, good, found):
-        if len(chosen) == 1:
-            return chosen[0]
-    if not found:
-        raise CommandFailed(f"there is no key {which!r}; see dragoman keys list", code=USAGE)
-    ids = ", ".join(key.id for key in (current or good or found)[:5])
-    raise CommandFailed(f"several keys are called {which!r}; give an id: {ids}", code=USAGE)
+    return the_one((current, active, good, found), which, kinds="keys", command="keys")
 
 
 async def _good_predecessors(desk: Desk, key: VirtualKey) -> list[VirtualKey]:

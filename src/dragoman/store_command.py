@@ -6,7 +6,7 @@ import getpass
 import re
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -26,6 +26,7 @@ from dragoman.terminal import Row, print_line, print_table, printable
 
 T = TypeVar("T")
 S = TypeVar("S", bound=Struct)
+L = TypeVar("L", bound="Listed")
 
 # What is wrong there stops a gateway, but says nothing about where the store is. A host that other
 # machines can reach is wrong just until the first key is made.
@@ -157,6 +158,39 @@ def find_store(path: Path | None, *, environ: Mapping[str, str]) -> tuple[Config
     if url is None:
         raise CommandFailed('store.url is "none": this gateway keeps nothing', code=USAGE)
     return config, url
+
+
+class Listed(Protocol):
+    """What has an id that people can give in place of a name."""
+
+    @property
+    def id(self) -> str:
+        """Of it alone."""
+        ...
+
+
+def the_one(groups: Sequence[Sequence[L]], name: str, *, kinds: str, command: str) -> L:
+    """
+    Return what is meant by *name*: the first group with a single member decides.
+
+    Args:
+        groups: What has the name, from what is most likely meant to all of it.
+        name: As it was given.
+        kinds: What it is, of several: ``keys``.
+        command: Whose list shows what there is.
+
+    Raises:
+        CommandFailed: There is none, or nobody can say which.
+    """
+    for group in groups:
+        if len(group) == 1:
+            return group[0]
+    likely = next(filter(None, groups), ())
+    if not likely:
+        line = f"there is no {kinds.removesuffix('s')} {name!r}; see dragoman {command} list"
+        raise CommandFailed(line, code=USAGE)
+    ids = ", ".join(each.id for each in likely[:5])
+    raise CommandFailed(f"several {kinds} are called {name!r}; give an id: {ids}", code=USAGE)
 
 
 def checked(asked: S) -> S:

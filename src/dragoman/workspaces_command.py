@@ -22,6 +22,7 @@ from dragoman.store_command import (
     print_json,
     print_rows,
     shown_time,
+    the_one,
     whole_page,
 )
 
@@ -136,15 +137,7 @@ async def find_workspace(store: Store, which: str) -> Workspace:
         return found
     named = await store.list_workspaces(whole_page(), names=[which])
     in_use = [each for each in named if each.archived_at is None]
-    for chosen in (in_use, named):
-        if len(chosen) == 1:
-            return chosen[0]
-    if not named:
-        line = f"there is no workspace {which!r}; see dragoman workspaces list"
-        raise CommandFailed(line, code=USAGE)
-    ids = ", ".join(each.id for each in named[:5])
-    line = f"several archived workspaces are called {which!r}; give an id: {ids}"
-    raise CommandFailed(line, code=USAGE)
+    return the_one((in_use, named), which, kinds="workspaces", command="workspaces")
 
 
 async def workspace_names(store: Store) -> dict[str | None, str]:

@@ -158,7 +158,6 @@ def test_it_changes_nothing(
     body = sse(*chunks, chunk("stop"), usage(prompt_tokens=3, completion_tokens=4)) + DONE
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(turn_module, "_MAX_UNFRAMED", 0)
-        patch.setattr(turn_module, "_MANY_CHUNKS", 0)
         without = run([body], make_plan(**plan), is_stream=is_stream)
     for slices in ([body], cut(body, places), [e + b"\n\n" for e in body.split(b"\n\n")[:-1]]):
         framed = run(slices, make_plan(**plan), is_stream=is_stream)

@@ -13,7 +13,6 @@ from dragoman.policy.allowances import (
     Use,
     budget_warnings,
     label_of,
-    limit_headers,
     refusal,
     rules_of,
     span_of,
@@ -179,7 +178,7 @@ def test_headers_show_the_rule_with_the_smallest_rest() -> None:
     both = RuleSet((*of_key.rules, *of_model))
     verdict = Verdict(at_s=NOW_S + 0.5, used=(60, 1200, 49, 20, 1))
     reset = b"2026-11-25T12:01:02Z"
-    assert dict(limit_headers(both, verdict)) == {
+    assert dict(both.headers.fields(verdict.used, verdict.at_s)) == {
         b"anthropic-ratelimit-requests-limit": b"50",
         b"anthropic-ratelimit-requests-remaining": b"1",
         b"anthropic-ratelimit-requests-reset": reset,
@@ -196,7 +195,7 @@ def test_headers_show_the_rule_with_the_smallest_rest() -> None:
 
 
 def test_budgets_alone_show_no_limits() -> None:
-    assert limit_headers(rules(Limits(concurrent=1), DAY), Verdict(at_s=NOW_S, used=(0, 0))) == ()
+    assert rules(Limits(concurrent=1), DAY).headers.fields((0, 0), NOW_S) == ()
 
 
 @pytest.mark.parametrize(("used", "warns"), [(15_999_999, False), (16_000_000, True)])

@@ -692,6 +692,11 @@ def test_without_counters_a_share_is_given_out_or_nothing(state: Any) -> None:
     run(main())
 
 
+def pour_all(limiter: MemoryLimiter) -> None:
+    for tally in limiter._tallies.values():
+        tally.pour()
+
+
 def test_a_failover_is_settled_at_each_upstream() -> None:
     async def main() -> None:
         case = AppCase(
@@ -703,6 +708,7 @@ def test_a_failover_is_settled_at_each_upstream() -> None:
             clock=Clock(),
         )
         assert message_of(await case.ask()).text == "x"
+        pour_all(case.limiter)
         used = {name: window.used for name, window in case.limiter._windows.items()}
         assert used == {
             "upstream:lab:output_tokens": 0,
@@ -731,8 +737,10 @@ def test_two_calls_of_one_request_hold_two_places() -> None:
         task = asyncio.create_task(case.ask())
         await asyncio.sleep(0.15)
         held = case.limiter._held["upstream:lab:concurrent"]
+        pour_all(case.limiter)
         assert held.held == 2
         assert message_of(await task).text == "x"
+        pour_all(case.limiter)
         assert held.held == 0
         await case.close()
 

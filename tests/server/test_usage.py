@@ -9,7 +9,6 @@ import pytest
 
 from dragoman.core.usage import Usage
 from dragoman.limit_settings import Limits
-from dragoman.policy.records import UsageRecord
 from dragoman.server import meter as meter_module
 from dragoman.settings import KeyConfig, PriceConfig, Secret
 from server.test_meter import FakeStore, MeterCase
@@ -28,6 +27,7 @@ from support.app_case import (
 from support.app_case import GONE as UNREACHABLE
 from support.fakes import data, head
 from support.loops import until
+from support.stores import told_by
 
 SESSION = "00000000-1111-4222-8333-444444444444"
 KEYS = [("ada", "ada-key-of-16-characters")]
@@ -45,10 +45,10 @@ def quick(monkeypatch) -> None:
     monkeypatch.setattr(meter_module, "_WRITE_INTERVAL_S", 0.01)
 
 
-def kept(tmp_path: Path, scripts: Any, *requests: dict[str, Any], **case: Any) -> list[UsageRecord]:
+def kept(tmp_path: Path, scripts: Any, *requests: dict[str, Any], **case: Any) -> list[Any]:
     """Answer requests one after the other, return the records that they leave."""
 
-    async def main() -> list[UsageRecord]:
+    async def main() -> list[Any]:
         store = FakeStore()
         usage = MeterCase(tmp_path, store)
         made = AppCase(scripts, keys=KEYS, meter=usage.meter, **case)
@@ -58,7 +58,7 @@ def kept(tmp_path: Path, scripts: Any, *requests: dict[str, Any], **case: Any) -
             await made.ask(body, **({"headers": LET_IN} | request))
         await made.close()
         await usage.meter.close()
-        return list(store.records.values())
+        return [told_by(record) for record in store.records.values()]
 
     return run(main())
 
@@ -149,7 +149,7 @@ def test_requests_that_are_cut(tmp_path: Path, how: str, status: int, error: str
         await asyncio.wait([task])
         await made.close()
         await usage.meter.close()
-        (record,) = store.records.values()
+        record = told_by(*store.records.values())
         assert (record.status, record.error_type, record.key_id) == (status, error, "local")
         assert record.input_tokens > 0, "the upstream had taken it up, and bills that"
         assert record.output_tokens == 0
@@ -214,7 +214,7 @@ def test_what_is_recorded_of_a_cut_request_is_what_limits_count(
         await task
         await made.close()
         await usage.meter.close()
-        (record,) = store.records.values()
+        record = told_by(*store.records.values())
         assert (record.error_type, record.attempts) == ("client_gone", 1)
         assert record.input_tokens > 0
         tokens = [(each.input_tokens, each.output_tokens) for each in settled]

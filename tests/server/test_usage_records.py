@@ -3,13 +3,16 @@
 import datetime as dt
 import json
 
+import pytest
+
 from dragoman.core.adjustments import Adjustment
 from dragoman.core.usage import Usage
 from dragoman.policy.access import Caller, Workspace
-from dragoman.policy.records import UsageRecord
+from dragoman.policy.records import UsageFacts, UsageRecord, decode_facts, encode_facts
 from dragoman.policy.senders import Sender
+from dragoman.server import usage_records
 from dragoman.server.telemetry import RequestRecord
-from dragoman.server.usage_records import usage_record
+from dragoman.server.usage_records import RecordMaker
 from dragoman.stores.usage_lines import decode_lines, encode_lines
 
 NOW = dt.datetime(2026, 11, 25, 14, 0, 10, tzinfo=dt.UTC)
@@ -27,8 +30,9 @@ def a_request(**changes: object) -> RequestRecord:
     return RequestRecord(**(plain | changes))  # type: ignore[arg-type]
 
 
-def kept(**changes: object) -> UsageRecord:
-    return usage_record(a_request(**changes), at_s=NOW.timestamp(), now_s=104.5)
+def kept(maker: RecordMaker | None = None, **changes: object) -> UsageRecord:
+    made = maker or RecordMaker()
+    return made.make(a_request(**changes), clock_s=NOW.timestamp() - 104.5, now_s=104.5)
 
 
 def test_everything_is_kept() -> None:
@@ -47,9 +51,7 @@ def test_everything_is_kept() -> None:
         repairs={"type": 2},
         cost_micros=1234,
     )
-    assert record == UsageRecord(
-        id="req_1",
-        started_ms=int(NOW.timestamp() * 1000) - 4500,
+    facts = UsageFacts(
         key_id="apikey_1",
         key_name="ada",
         workspace_id="wrkspc_1",
@@ -61,6 +63,16 @@ def test_everything_is_kept() -> None:
         upstream="lab",
         upstream_model="real",
         is_stream=True,
+        attempts=2,
+        stop_reason="end_turn",
+        status=200,
+        adjustments=("top_k dropped",),
+        repairs={"type": 2},
+    )
+    assert record == UsageRecord(
+        id="req_1",
+        started_ms=int(NOW.timestamp() * 1000) - 4500,
+        facts=encode_facts(facts),
         input_tokens=10,
         cache_read_input_tokens=20,
         cache_creation_input_tokens=30,
@@ -69,12 +81,8 @@ def test_everything_is_kept() -> None:
         cost_micros=1234,
         first_content_ms=1250,
         duration_ms=4500,
-        attempts=2,
-        stop_reason="end_turn",
-        status=200,
-        adjustments=("top_k dropped",),
-        repairs={"type": 2},
     )
+    assert decode_facts(record.facts) == facts
 
 
 def test_what_others_made_up_is_made_fit_to_store() -> None:
@@ -85,13 +93,68 @@ def test_what_others_made_up_is_made_fit_to_store() -> None:
         error_type=odd,
         adjustments=(Adjustment(odd, "dropped", odd),) * 100,
     )
-    assert record.model == "m???" + "x" * 296
-    assert record.stop_reason == record.error_type == "m???" + "x" * 196
-    assert len(record.adjustments) == 32
+    facts = decode_facts(record.facts)
+    assert facts.model == "m???" + "x" * 296
+    assert facts.stop_reason == facts.error_type == "m???" + "x" * 196
+    assert len(facts.adjustments) == 32
     assert decode_lines(encode_lines([record])).records == (record,)
     assert len(encode_lines([record])) < 16_000
 
 
 def test_no_reason_of_an_adjustment_is_kept() -> None:
     record = kept(adjustments=(Adjustment("a", "dropped", "the secret reason"),))
-    assert "secret" not in json.dumps(record.adjustments)
+    assert "secret" not in json.dumps(decode_facts(record.facts).adjustments)
+
+
+FIELDS: dict[str, tuple[object, object]] = {
+    "caller": (Caller(key_id="apikey_2", key_name=""), Caller(key_id="apikey_3", key_name="")),
+    "sender": (Sender("s"), Sender("", "s")),
+    "model": ("a", "b"),
+    "upstream": ("a", "b"),
+    "upstream_model": ("a", "b"),
+    "is_stream": (False, True),
+    "attempts": (1, 2),
+    "stop_reason": ("end_turn", "tool_use"),
+    "status": (200, 500),
+    "error_type": ("api_error", ""),
+    "adjustments": ((), (Adjustment("top_k", "dropped", "not known"),)),
+    "repairs": ({"type": 1}, {"type": 2}),
+}
+
+
+@pytest.mark.parametrize(("name", "values"), FIELDS.items(), ids=FIELDS)
+def test_facts_are_written_once_and_never_for_others(
+    name: str, values: tuple[object, object]
+) -> None:
+    maker = RecordMaker()
+    first, other = (kept(maker, **{name: value}).facts for value in values)
+    assert first != other
+    assert [kept(maker, **{name: value}).facts for value in values] == [first, other]
+    assert kept(maker, **{name: values[0]}).facts is first
+    assert kept(RecordMaker(), **{name: values[0]}).facts == first
+
+
+def test_a_workspace_is_told_from_none() -> None:
+    maker = RecordMaker()
+    callers = [Caller(key_id="k", key_name="n", workspace=team) for team in (None, TEAM)]
+    facts = [decode_facts(kept(maker, caller=caller).facts) for caller in callers]
+    assert [each.workspace_id for each in facts] == [None, "wrkspc_1"]
+
+
+def test_what_is_kept_for_others_has_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(usage_records, "_MAX_KNOWN", 3)
+    maker = RecordMaker()
+    for number in range(10):
+        kept(maker, model=f"m{number}")
+        assert len(maker._known) <= 3
+    maker = RecordMaker()
+    long = "x" * 2001
+    for changes in (
+        {"model": long},
+        {"stop_reason": long},
+        {"error_type": long},
+        {"adjustments": (Adjustment(long, "dropped", ""),)},
+        {"adjustments": (Adjustment("", "dropped", long),)},
+    ):
+        assert kept(maker, **changes) == kept(maker, **changes)
+        assert maker._known == {}

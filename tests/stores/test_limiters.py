@@ -117,6 +117,24 @@ Check = Callable[[Case], None]
 # -- windows
 
 
+def test_a_claim_of_nothing_takes_nothing_and_says_what_is_used(check: Check) -> None:
+    async def case(bench: Bench) -> None:
+        async def used() -> tuple[int, ...]:
+            _, verdict = await bench.reserve(window(3, 0), window(9, 0, "other"))
+            return verdict.used
+
+        assert await used() == (0, 0)
+        reservation = await bench.take(window(3, 2), window(9, 4, "other"))
+        assert [await used() for _ in range(4)] == [(2, 4)] * 4
+        await bench.settle(reservation, 5, 4)  # more than there is room for
+        assert await used() == (5, 4)
+        await bench.refuse(window(3))
+        bench.now_s += 62
+        assert await used() == (0, 0)
+
+    check(case)
+
+
 def test_a_window_gives_out_its_limit_and_says_when_there_is_more(check: Check) -> None:
     async def case(bench: Bench) -> None:
         for number in range(1, 4):

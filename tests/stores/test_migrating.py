@@ -1,25 +1,28 @@
 """An empty database, an old one, one of the future, and many who come at once."""
 
 import asyncio
+import datetime as dt
+import json
 import os
 import stat
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from msgspec import structs
-from sqlalchemy import text
+from msgspec import Raw, structs
+from sqlalchemy import column, delete, insert, select, text
+from sqlalchemy import table as sql_table
 
 import dragoman.stores
 from dragoman.core.errors import StoreUnavailable
 from dragoman.policy.access import AdminKey, VirtualKey, Workspace
-from dragoman.policy.records import AuditEntry, UsageRecord
+from dragoman.policy.records import AuditEntry, Dimension, UsageFacts, UsageQuery, UsageRecord
 from dragoman.settings import StoreConfig
 from dragoman.store_urls import StoreUrl
 from dragoman.stores import migrating, tables
@@ -30,9 +33,10 @@ from dragoman.stores.migrating import (
     run_migrations,
     upgrade_schema,
 )
+from dragoman.stores.rows import to_ms
 from dragoman.stores.sql import SqlStore
 from dragoman.stores.versions import VERSIONS
-from support.stores import new_entry, new_key, new_record, with_store
+from support.stores import new_entry, new_key, usage_record, with_store
 
 SOURCES = Path(dragoman.__file__).parents[1]
 
@@ -108,9 +112,56 @@ def test_a_new_database_is_as_migrations_would_make_it(url: StoreUrl) -> None:
     on_database(url, case)
 
 
+# As gateways wrote them before 0003; they differ in what reports tell apart, and in details.
+OLD_DAY = dt.datetime(2026, 11, 25, tzinfo=dt.UTC)
+OLD_RECORD: dict[str, Any] = {
+    **structs.asdict(UsageFacts(key_id="apikey_1", model="m", status=200)),
+    **structs.asdict(UsageRecord("req_0", to_ms(OLD_DAY) or 0, Raw(b"[]"))),
+}
+OLD_CHANGES: list[dict[str, Any]] = [
+    {},
+    {"cost_micros": 5, "first_content_ms": 7, "duration_ms": 9},
+    {"workspace_id": "wrkspc_1", "input_tokens": 10, "is_stream": True},
+    {"workspace_id": ""},
+    {"key_name": "ad\xe4", "adjustments": ("top_k dropped",), "repairs": {"type": 1}},
+    {"session_id": "s", "model": "other", "output_tokens": 2**40, "reasoning_tokens": 3},
+    {"started_ms": (to_ms(OLD_DAY) or 0) - 1, "status": 502, "error_type": "api_error"},
+    {"started_ms": (to_ms(OLD_DAY) or 0) + 86_399_999, "attempts": 3, "stop_reason": "x"},
+]
+OLD_RECORDS = [
+    OLD_RECORD | {"id": f"req_{number}"} | changes
+    for number, changes in enumerate(OLD_CHANGES + OLD_CHANGES)
+]
+ALL_DIMENSIONS = UsageQuery(
+    since=OLD_DAY - dt.timedelta(days=1),
+    until=OLD_DAY + dt.timedelta(days=2),
+    group_by=get_args(Dimension),
+)
+
+
+async def add_old_records(database: Database) -> None:
+    columns = [c.name for c in tables.usage_facts.c if c.name not in ("id", "day")]
+    columns += [c.name for c in tables.usage.c if c.name != "facts_id"]
+    old = sql_table("usage_records", *(column(name) for name in columns))
+    rows = []
+    for record in OLD_RECORDS:
+        parts = {
+            name: json.dumps(record[name], separators=(",", ":"))
+            for name in ("adjustments", "repairs")
+        }
+        rows.append({name: record.get(name) for name in columns} | parts)
+        rows[-1]["started_at"] = record["started_ms"]
+    async with database.writing() as connection:
+        await connection.execute(insert(old), rows)
+
+
 @pytest.mark.parametrize("version", VERSIONS[:-1])
 def test_an_old_database_keeps_what_it_holds(url: StoreUrl, version: str) -> None:
-    key, record = new_key(owner="ada"), new_record()
+    key = new_key(owner="ada")
+    records = [
+        usage_record(**{name: value for name, value in record.items() if name != "facts"})
+        for record in OLD_RECORDS
+    ]
 
     async def age(database: Database) -> None:
         async with database.writing() as connection:
@@ -118,13 +169,32 @@ def test_an_old_database_keeps_what_it_holds(url: StoreUrl, version: str) -> Non
         assert (await look_at_schema(database)).state == "behind"
         store = SqlStore(database, report_timeout_s=5)
         await store.add_key(key, new_entry())
-        await store.add_usage([record])
+        await add_old_records(database)
         assert (await upgrade_schema(database)).version == version
         assert await store.get_key(key.id) == key
         assert (await look_at_schema(database)).state == "current"
+        found = await store.usage(ALL_DIMENSIONS)
+        assert sum(row.requests for row in found) == len(OLD_RECORDS)
+        rows = await rows_of_usage(database)
+        await store.add_usage(records)  # of a spool that was not removed in time: nothing is new
+        assert await rows_of_usage(database) == rows
+        async with database.writing() as connection:
+            for table in (tables.usage, tables.usage_facts):
+                await connection.execute(delete(table))
+        await store.add_usage(records)
+        assert await rows_of_usage(database) == rows
+        assert await store.usage(ALL_DIMENSIONS) == found
 
     on_database(url, age)
     assert with_store(url, lambda store: store.key_by_digest(key.digest)) == (key, None)
+
+
+async def rows_of_usage(database: Database) -> list[list[Any]]:
+    async with database.reading() as connection:
+        return [
+            sorted(map(tuple, await connection.execute(select(table))), key=str)
+            for table in (tables.usage, tables.usage_facts)
+        ]
 
 
 @pytest.mark.parametrize(
@@ -134,6 +204,7 @@ def test_an_old_database_keeps_what_it_holds(url: StoreUrl, version: str) -> Non
         (tables.workspaces, Workspace, {"revision"}),
         (tables.admin_keys, AdminKey, set()),
         (tables.audit, AuditEntry, set()),
+        (tables.usage_facts, UsageFacts, {"id", "day"}),
         (tables.usage, UsageRecord, set()),
     ],
 )
@@ -145,11 +216,13 @@ def test_every_field_has_its_column(table: Any, type_: Any, more: set[str]) -> N
 def test_usage_is_written_in_the_order_of_its_columns() -> None:
     fields = [_column(field.name) for field in structs.fields(UsageRecord)]
     assert [column.name for column in tables.usage.c] == fields
+    fields = ["id", "day", *(field.name for field in structs.fields(UsageFacts))]
+    assert [column.name for column in tables.usage_facts.c] == fields
 
 
 def _column(field: str) -> str:
-    """Return where a field stands; only of one is the name another."""
-    return "started_at" if field == "started_ms" else field
+    """Return where a field stands; only of two is the name another."""
+    return {"started_ms": "started_at", "facts": "facts_id"}.get(field, field)
 
 
 def test_an_empty_database_becomes_current(url: StoreUrl) -> None:

@@ -12,7 +12,7 @@ from dragoman.core.errors import StoreUnavailable
 from dragoman.policy.records import UsageQuery, UsageRecord, UsageRow
 from dragoman.store_urls import StoreUrl
 from dragoman.stores.sql import SqlStore
-from dragoman.stores.tables import usage, usage_sums
+from dragoman.stores.tables import usage, usage_facts, usage_sums
 from support.stores import new_record, opened, with_store
 
 FIRST = dt.datetime(2026, 11, 1, tzinfo=dt.UTC)
@@ -71,6 +71,7 @@ def test_sums_stay_as_they_are(url: StoreUrl) -> None:
         assert await n_rows(store, usage_sums) < 24
         assert [await store.usage(ALL), await store.usage(BY_DAY)] == before
         assert await roll_all(store, FIRST + 2 * DAY) == []
+        assert await n_rows(store, usage_facts) == 12  # of the day that is left
 
     with_store(url, case)
 
@@ -115,8 +116,10 @@ def test_what_arrives_late_is_added(url: StoreUrl) -> None:
         await roll_all(store, FIRST + DAY)
         await store.add_usage(late)
         assert (await store.usage(ALL))[0].requests == 12
+        assert await n_rows(store, usage_facts) == 4
         assert await roll_all(store, FIRST + DAY) == [4]
         assert (await store.usage(ALL))[0].requests == 12
+        assert await n_rows(store, usage_facts) == 0
 
     with_store(url, case)
 
@@ -147,6 +150,8 @@ def test_replicas_that_do_it_at_once_count_once(url: StoreUrl) -> None:
             await one(first)
             assert (await first.usage(ALL))[0].requests == len(records) + added
             assert await n_rows(first, usage) == 0
+            await one(first)
+            assert await n_rows(first, usage_facts) == 0
 
     async def bounded() -> None:
         async with asyncio.timeout(60):

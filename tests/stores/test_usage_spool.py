@@ -25,13 +25,14 @@ from dragoman.stores.usage_spool import (
     sync_segments,
     waiting_bytes,
 )
+from support.stores import usage_record
 
 AT_MS = 1_795_615_391_482
 MANY_BYTES = 2**20
 
 
 def a_record(number: int, **changes: object) -> UsageRecord:
-    return UsageRecord(id=f"req_{number}", started_ms=AT_MS, key_id="apikey_1", **changes)  # type: ignore[arg-type]
+    return usage_record(id=f"req_{number}", started_ms=AT_MS, **changes)
 
 
 def records(*numbers: int) -> list[UsageRecord]:
@@ -105,10 +106,19 @@ def test_a_damaged_line_costs_no_other(at: int, damage: bytes) -> None:
 
 
 def test_a_line_of_a_later_version_is_told_apart_from_a_cut_one() -> None:
-    body = b"[5]"
-    line = b"%08x %b\n" % (zlib.crc32(body), body)
-    lines = decode_lines(line)
-    assert (lines.records, lines.n_broken, lines.is_cut) == ((), 1, False)
+    for body in (b"[5]", b'["req_1",5,"facts",0]', b'["req_1",5,[5],0]'):
+        lines = decode_lines(b"%08x %b\n" % (zlib.crc32(body), body))
+        assert (lines.records, lines.n_broken, lines.is_cut) == ((), 1, False)
+
+
+def test_lines_of_earlier_gateways_are_read() -> None:
+    body = (
+        b'["req_1",1795615391482,"apikey_1","ad\xc3\xa4","wrkspc_1","s","a","claude-cli","2.1.330",'
+        b'"\xe6\xa8\xa1\xe5\x9e\x8b\\n","lab","real",true,1099511627776,0,0,0,0,4611686018427387904,5,0,0,"",200,"",'
+        b'["top_k dropped"],{"type":2}]'
+    )
+    lines = decode_lines(b"%08x %b\n" % (zlib.crc32(body), body))
+    assert (lines.records, lines.n_broken, lines.is_cut) == ((FULL,), 0, False)
 
 
 def test_what_is_appended_is_read_in_order(tmp_path: Path) -> None:

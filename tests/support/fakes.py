@@ -80,15 +80,18 @@ class FakeExchange:
     def watch(self, watcher: ExchangeWatcher | None) -> None:
         self._watcher = watcher
 
-    def reply_whole(self, status: int, headers: HeaderList, body: bytes) -> None:
-        self.start_reply(status, with_length(headers, body))
+    def reply_whole(
+        self, status: int, headers: HeaderList, body: bytes, lines: bytes = b""
+    ) -> None:
+        self.start_reply(status, with_length(headers, body), lines)
         self.write(body)
         self.end_reply()
 
-    def start_reply(self, status: int, headers: HeaderList) -> None:
+    def start_reply(self, status: int, headers: HeaderList, lines: bytes = b"") -> None:
         assert self.status == 0, "the reply was started twice"
         self.status = status
-        self.reply_headers = dict(headers)
+        further = [line.partition(b": ")[::2] for line in lines.splitlines()]
+        self.reply_headers = dict([*headers, *further])
 
     def write(self, data: bytes) -> None:
         assert self.status, "written before the head"

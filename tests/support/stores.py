@@ -5,10 +5,19 @@ import datetime as dt
 import itertools
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
+from msgspec import structs
+
 from dragoman.policy.access import AdminKey, VirtualKey, Workspace
-from dragoman.policy.records import AuditEntry, UsageRecord
+from dragoman.policy.records import (
+    AuditEntry,
+    UsageFacts,
+    UsageRecord,
+    decode_facts,
+    encode_facts,
+)
 from dragoman.settings import StoreConfig
 from dragoman.store_urls import StoreUrl
 from dragoman.stores.sql import SqlStore, open_sql_store
@@ -59,8 +68,20 @@ def new_workspace(**fields: Any) -> Workspace:
 def new_record(*, started_at: dt.datetime = NOW, **fields: Any) -> UsageRecord:
     """Return a record that differs from all others."""
     started_ms = round(started_at.timestamp() * 1000)
-    values = {"id": f"req_{next(_numbers)}", "started_ms": started_ms, "key_id": "apikey_1"}
-    return UsageRecord(**{**values, **fields})
+    return usage_record(id=f"req_{next(_numbers)}", started_ms=started_ms, **fields)
+
+
+def usage_record(*, key_id: str = "apikey_1", **fields: Any) -> UsageRecord:
+    """Return a record; what of *fields* it has in common with others goes there."""
+    names = UsageFacts.__struct_fields__
+    facts = UsageFacts(key_id, **{name: fields.pop(name) for name in names if name in fields})
+    return UsageRecord(facts=encode_facts(facts), **fields)
+
+
+def told_by(record: UsageRecord) -> SimpleNamespace:
+    """Return all that a record says, with what it has in common with others."""
+    own = structs.asdict(record)
+    return SimpleNamespace(**structs.asdict(decode_facts(own.pop("facts"))), **own)
 
 
 def new_entry(action: str = "key.create", **fields: Any) -> AuditEntry:

@@ -113,8 +113,10 @@ class Stored:
     output_tokens: int
 
 
-COLUMNS = ("id", "status", "error_type", "session_id", "input_tokens", "output_tokens")
-STATEMENT = f"SELECT {', '.join(COLUMNS)} FROM usage_records"
+STATEMENT = """
+    SELECT usage_records.id, status, error_type, session_id, input_tokens, output_tokens
+    FROM usage_records JOIN usage_facts ON facts_id = usage_facts.id
+"""
 
 
 def stored_in_file(path: Path) -> dict[str, Stored]:

@@ -70,18 +70,17 @@ class BlockWriter(Struct, eq=False):  # made in C: each message has one
     has_calls: bool = False
     has_client_calls: bool = False
     has_cut_call: bool = False
+    open_kind: Kind | None = None  # of the open block, if it is no call
+    keeps_text: bool = False  # the reply may be followed by another one, which has to know it
     server_calls: list[ServerCall] = []
     written_text: list[str] = []  # where the message may go on after a server tool
     taken_thinking: list[str] = []  # where it may have to go back upstream
     written_calls: list[WrittenCall] = []
-    _open: Kind | None = None  # the kind of the open block, if it is no call
     _open_call: ToolCall | None = None
     # Of which so many are taken: a deque takes 600 bytes, and nearly always waits for one.
     _queue: list[_Segment] = []
     _n_taken: int = 0
-    _keeps_text: bool = False
-    _keeps_thinking: bool = False
-    _forgets_history: bool = False
+    _keeps_thinking: bool | None = None  # None: nobody has asked yet
     # Of what only some replies hold.
     _tools: ToolSchemas | None = None
     _assembler: ToolCallAssembler | None = None
@@ -90,19 +89,6 @@ class BlockWriter(Struct, eq=False):  # made in C: each message has one
     _call_id: str = ""  # of the open tool_use block
     _is_cut: bool = False  # the upstream was stopped before it was done
     _thinking: list[str] = []  # of the open thinking block, for its signature
-
-    def __post_init__(self) -> None:
-        plan = self.plan
-        has_server_tools = bool(plan.server_tools)
-        # The reply may be followed by another one, which has to know what was said.
-        self._keeps_text = keeps_text = (
-            has_server_tools or plan.forced_by_hint or plan.forced_by_choice
-        )
-        # The upstream will want it back, sooner (after a server tool) or later (in the history).
-        self._keeps_thinking = has_server_tools or plan.deployment.profile.echo_reasoning != "never"
-        # A stream that has begun to answer has no use for the conversation any more, and a long
-        # reply must not hold a long request in memory.
-        self._forgets_history = plan.request.stream and not keeps_text
 
     @property
     def tools(self) -> ToolSchemas:
@@ -123,15 +109,13 @@ class BlockWriter(Struct, eq=False):  # made in C: each message has one
     def add(self, kind: Kind, text: str) -> None:
         """Add text or thinking, to the open block if it is of that kind."""
         self.meter.written_chars += len(text)
-        if kind == self._open and not self._queue:
-            if kind == "text" and not self._keeps_text:
+        if kind == self.open_kind and not self._queue:
+            if kind == "text" and not self.keeps_text:
                 self.sink.add_text(text)
             else:
                 self._show(kind, text)
             return
-        if kind == "thinking" and self.plan.show_thinking == "none":
-            if self._keeps_thinking:
-                self.taken_thinking.append(text)
+        if kind == "thinking" and self._is_hidden(text):
             return
         if self._queue and self._queue[-1].kind == kind:
             self._queue[-1].pieces.append(text)
@@ -145,7 +129,7 @@ class BlockWriter(Struct, eq=False):  # made in C: each message has one
             if self._queue or self._open_call is not None or self.has_cut_call:
                 self._wait(kind, text)
                 return
-            if self._open is not None:
+            if self.open_kind is not None:
                 self._close_open()
             self._begin_run(kind)
             self._show(kind, text)
@@ -159,7 +143,12 @@ class BlockWriter(Struct, eq=False):  # made in C: each message has one
             pieces: None of them empty.
             encoded: The same as JSON strings without their quotes.
         """
-        if kind != self._open or self._queue or (kind == "text" and self._keeps_text):
+        if kind != self.open_kind:
+            self.add(kind, pieces[0])  # it may begin the block
+            pieces, encoded = pieces[1:], encoded[1:]
+            if not pieces:
+                return
+        if kind != self.open_kind or self._queue or (kind == "text" and self.keeps_text):
             for piece in pieces:
                 self.add(kind, piece)
             return
@@ -265,7 +254,7 @@ class BlockWriter(Struct, eq=False):  # made in C: each message has one
     def _show(self, kind: Kind, text: str) -> None:
         if kind == "text":
             self.sink.add_text(text)
-            if self._keeps_text:
+            if self.keeps_text:
                 self.written_text.append(text)
             return
         self._thinking.append(text)
@@ -295,17 +284,39 @@ class BlockWriter(Struct, eq=False):  # made in C: each message has one
 
     def _begin_run(self, kind: Kind) -> None:
         """Begin a block of text or thinking."""
-        self._open = kind
+        self.open_kind = kind
         self.has_written = True
         if not self.sink.is_started:
             self.sink.start(self.meter.total)
         if kind == "text":
             self.has_text = True
-            if self._forgets_history:
-                self.plan.body.pop("messages", None)
+            self._begin_answer()
             self.sink.begin_text()
         else:
             self.sink.begin_thinking()
+
+    def _begin_answer(self) -> None:
+        """Let go of what only another reply to the request would need, unless there may be one."""
+        plan = self.plan
+        if plan.server_tools or plan.forced_by_hint or plan.forced_by_choice:
+            self.keeps_text = True
+        elif plan.request.stream:
+            # A stream that has begun to answer has no use for the conversation any more, and a long
+            # reply must not hold a long request in memory.
+            plan.body.pop("messages", None)
+
+    def _is_hidden(self, thinking: str) -> bool:
+        """Keep thinking that clients do not see, where the upstream will want it back."""
+        plan = self.plan
+        if self._keeps_thinking is None:
+            # It will, sooner (after a server tool) or later (in the history).
+            is_echoed = plan.deployment.profile.echo_reasoning != "never"
+            self._keeps_thinking = is_echoed or bool(plan.server_tools)
+        if plan.show_thinking != "none":
+            return False
+        if self._keeps_thinking:
+            self.taken_thinking.append(thinking)
+        return True
 
     def _take_next(self) -> _Segment:
         """Return the segment that has waited for longest."""
@@ -326,12 +337,12 @@ class BlockWriter(Struct, eq=False):  # made in C: each message has one
         if self._open_call is not None:
             call, self._open_call = self._open_call, None
             self._end_call(call)
-        elif self._open is not None:
-            if self._open == "thinking":
+        elif self.open_kind is not None:
+            if self.open_kind == "thinking":
                 carry = self.plan.show_thinking == "omitted"
                 self.sink.sign(self.signer.sign("".join(self._thinking), carry=carry))
                 self._thinking.clear()
-            self._open = None
+            self.open_kind = None
             self.sink.end_block()
 
     # -- tool calls
@@ -356,8 +367,7 @@ class BlockWriter(Struct, eq=False):  # made in C: each message has one
 
     def _begin_call(self, call: ToolCall) -> None:
         call.is_begun = True
-        if self._forgets_history:
-            self.plan.body.pop("messages", None)
+        self._begin_answer()
         name, toolset = self.plan.toolset_members.get(call.name, (call.name, ""))
         self._call_id = mint_id(call.id, self.nonce())
         head: dict[str, Any] = {"type": "tool_use", "id": self._call_id, "name": name}

@@ -50,10 +50,12 @@ class ReplyText(Struct, eq=False):  # made in C: each reply has one
     matched_stop: str | None = None  # the stop sequence that has ended the message
     # Facts of the model's profile that this reply shows.
     learnt: Mapping[str, Any] = _NOTHING
+    is_plain: bool = False  # text and thinking are what they are: nothing is looked for in them
+    joins_pieces: bool = True  # it makes no difference in how many pieces content comes
     _stops: StopMatcher | None = None
     _forced: list[str] | None = None  # the text is a call that was forced
     _tags: ThinkTagCutter | None = None
-    _may_begin_tag: bool = False  # nothing has come yet, and it may be a tag
+    _may_begin_tag: bool = True  # nothing has come yet, and it may be a tag
     _seeks_end: bool = False
     _tag_begun: str = ""  # what may become a tag with the next piece
     _calls: ToolTextCutter | None = None  # in text
@@ -63,38 +65,53 @@ class ReplyText(Struct, eq=False):  # made in C: each reply has one
 
     def __post_init__(self) -> None:
         plan = self.plan
+        profile = plan.deployment.profile
         if plan.local_stop_sequences:
             self._stops = StopMatcher(plan.local_stop_sequences)
+            self.joins_pieces = False
         if plan.forced_by_schema:
             self._forced = []
+            self._may_begin_tag = self.joins_pieces = False
             return
-        profile = plan.deployment.profile
-        if profile.think_tags:
-            if profile.think_tag_open_at_start and plan.begins_thinking:
-                self._tags = ThinkTagCutter(open_at_start=True)
-            else:
-                self._may_begin_tag = True
-                # A model that thinks, but has not been seen to: a tag may show where it ended.
-                is_known = profile.thinking in ("always", "toggle")
-                self._seeks_end = is_known and plan.begins_thinking
         if profile.tool_text and plan.tool_names:
             tools = self.blocks.tools
             self._calls = ToolTextCutter(profile.tool_text, tools)
             self._drafts = ToolTextCutter(profile.tool_text, tools, is_thinking=True)
+            self.joins_pieces = False
+        if not profile.think_tags:
+            self._may_begin_tag = False
+            self.is_plain = self.joins_pieces
+        elif plan.begins_thinking:
+            if profile.think_tag_open_at_start:
+                self._may_begin_tag = False
+                self._tags = ThinkTagCutter(open_at_start=True)
+            elif profile.thinking in ("always", "toggle"):
+                # A model that thinks, but has not been seen to: a tag may show where it ended.
+                self._seeks_end = True
+                self.joins_pieces = False
 
-    @property
-    def takes_joined(self) -> bool:
-        """Tell whether it makes no difference in how many pieces content comes."""
-        return not (self._seeks_end or self._calls or self._stops or self._forced is not None)
+    def _settle(self) -> None:
+        """Note whether anything is still looked for."""
+        self.joins_pieces = not self._seeks_end and (
+            self._calls is None and self._stops is None and self._forced is None
+        )
+        self.is_plain = self.joins_pieces and self._tags is None and not self._may_begin_tag
 
     def take(self, content: str) -> bool:
         """Take content."""
+        if self.is_plain:
+            self.blocks.add("text", content)
+            return False
         if self._seeks_end and ("<" in content or self._tag_begun):
             self._look_for_end(content)
         if self._may_begin_tag:
             self._may_begin_tag = False
             if content[:1] in _BEGINS_TAG:
                 self._tags = ThinkTagCutter()
+            elif self.joins_pieces:
+                self.is_plain = True
+                self.blocks.add("text", content)
+                return False
         calls = self._calls
         if self._tags is not None:
             self._take_tagged(self._tags, content)
@@ -125,10 +142,16 @@ class ReplyText(Struct, eq=False):  # made in C: each reply has one
             pieces: None of them empty.
             encoded: The same as JSON strings without their quotes.
         """
-        if self._passes(kind, pieces):
+        take = self.take if kind == "text" else self.take_reasoning
+        if self._may_begin_tag:  # the first one shows
+            if take(pieces[0]):
+                return True
+            pieces, encoded = pieces[1:], encoded[1:]
+            if not pieces:
+                return False
+        if self.is_plain or self._passes(kind, pieces):
             self.blocks.add_pieces(kind, pieces, encoded=encoded)
             return False
-        take = self.take if kind == "text" else self.take_reasoning
         return any(take(piece) for piece in pieces)
 
     def _passes(self, kind: Kind, pieces: Sequence[str]) -> bool:
@@ -150,9 +173,14 @@ class ReplyText(Struct, eq=False):  # made in C: each reply has one
 
     def take_reasoning(self, reasoning: str) -> bool:
         """Take reasoning that the upstream keeps apart from content."""
-        self._may_begin_tag = False
+        if self.is_plain:
+            self.blocks.add("thinking", reasoning)
+            return False
         if self._tags is not None:  # so tags in the content are text
             self._close_tags(is_end=False)
+        if self._may_begin_tag or self._seeks_end:
+            self._may_begin_tag = self._seeks_end = False
+            self._settle()
         if self._calls is not None:
             self._calls.skips_break = False  # this upstream reads what the model writes
             if self._calls.is_holding:
@@ -210,6 +238,7 @@ class ReplyText(Struct, eq=False):  # made in C: each reply has one
         self._take_tag_pieces(tags.feed(content))
         if tags.is_done:
             self._tags = None
+            self._settle()
 
     def _close_tags(self, *, is_end: bool) -> None:
         tags, self._tags = self._tags, None

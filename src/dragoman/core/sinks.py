@@ -271,12 +271,12 @@ class SilentSink:
         return self._sink.take()
 
 
-class _ShownMessage(msgspec.Struct, kw_only=True):
+class _ShownMessage(msgspec.Struct):
     """The JSON object, its members in the API's order."""
 
     id: str
-    type: str = "message"
-    role: str = "assistant"
+    type: str
+    role: str
     model: str
     content: list[dict[str, Any]]
     stop_reason: str
@@ -284,29 +284,23 @@ class _ShownMessage(msgspec.Struct, kw_only=True):
     usage: ShownUsage
 
 
-class MessageSink:
+class MessageSink(msgspec.Struct, eq=False):  # made in C
     """One message body, written when the message ends."""
 
-    is_started = True
-
-    def __init__(self, head: MessageHead) -> None:
-        self._head = head
-        self._blocks: list[dict[str, Any]] = []
-        self._pieces: list[str] = []
-        self._key = ""  # the field of the open block that the pieces belong to
-        self._body = b""
-        self.has_content = False
-        self.is_ended = False
+    head: MessageHead
+    is_started: bool = True
+    has_content: bool = False
+    is_ended: bool = False
+    _blocks: list[dict[str, Any]] = []
+    _pieces: list[str] = []
+    _key: str = ""  # the field of the open block that the pieces belong to
+    _body: bytes = b""
 
     def start(self, usage: Usage) -> None:
         """Do nothing: the message is written when it ends."""
 
     def begin_text(self) -> None:
-        if self._key:
-            self.end_block()
-        self.has_content = True
-        self._blocks.append({"type": "text", "text": ""})
-        self._key = "text"
+        self._begin({"type": "text", "text": ""}, "text")
 
     def add_text(self, text: str) -> None:
         self._pieces.append(text)
@@ -330,12 +324,12 @@ class MessageSink:
         self._pieces += pieces
 
     def end_block(self) -> None:
-        if not self._key:
-            return
-        text = "".join(self._pieces)
-        self._blocks[-1][self._key] = parse_partial(text) if self._key == "input" else text
-        self._pieces.clear()
-        self._key = ""
+        key, pieces = self._key, self._pieces
+        if key:
+            text = "".join(pieces)
+            self._blocks[-1][key] = parse_partial(text) if key == "input" else text
+            pieces.clear()
+            self._key = ""
 
     def add_block(self, block: dict[str, Any]) -> None:
         self._begin(block, "")
@@ -344,20 +338,23 @@ class MessageSink:
         if self._key:
             self.end_block()
         self.is_ended = True
+        head = self.head
         message = _ShownMessage(
-            id=self._head.message_id,
-            model=self._head.model,
-            content=self._blocks,
-            stop_reason=stop_reason,
-            stop_sequence=stop_sequence,
-            usage=shown_usage(usage),
+            head.message_id,
+            "message",
+            "assistant",
+            head.model,
+            self._blocks,
+            stop_reason,
+            stop_sequence,
+            shown_usage(usage),
         )
         self._body = _encode(message)
 
     def fail(self, error: GatewayError) -> None:
         if not self.is_ended:
             self.is_ended = True
-            self._body = render_error(error, self._head.request_id)
+            self._body = render_error(error, self.head.request_id)
 
     def ping(self) -> None:
         """Do nothing: there is no way to show life inside a whole reply."""

@@ -8,13 +8,16 @@ old llama.cpp builds wrote in place of ``data:``, counts as data.
 
 from typing import Final
 
+from msgspec import Struct
+
 from dragoman.core.errors import UpstreamProtocolError
 
 # As a number: for bytes in bytes, Python first fails to make a number of them, which costs more.
 _CARRIAGE_RETURN: Final = ord("\r")
+_LINE_FEED: Final = ord("\n")
 
 
-class SseParser:
+class SseParser(Struct, eq=False):  # made in C: each reply has one
     """
     Feed it slices of a body, get whole payloads.
 
@@ -25,15 +28,12 @@ class SseParser:
         max_event_bytes: Bound on one event and on one line.
     """
 
-    __slots__ = ("_at_start", "_data", "_held_bytes", "_max_event_bytes", "_parts", "is_idle")
-
-    def __init__(self, max_event_bytes: int = 16 * 2**20) -> None:
-        self._parts: list[bytes] = []  # of a long line that came in many slices
-        self._data: list[bytes] = []  # data lines of the event being read
-        self._held_bytes = 0  # in _parts and _data
-        self._max_event_bytes = max_event_bytes
-        self._at_start = True
-        self.is_idle = True
+    max_event_bytes: int = 16 * 2**20
+    is_idle: bool = True
+    _is_begun: bool = False
+    _held_bytes: int = 0  # in _parts and _data
+    _parts: list[bytes] = []  # of a long line that came in many slices
+    _data: list[bytes] = []  # data lines of the event being read
 
     def feed(self, data: bytes) -> list[bytes]:
         """
@@ -48,28 +48,32 @@ class SseParser:
         Raises:
             UpstreamProtocolError: An event is longer than *max_event_bytes*.
         """
+        rest = b""
         if data[-1:] == b"\n":
-            lines, rest = data, b""
+            lines = data
         elif end := data.rfind(b"\n") + 1:
             lines, rest = data[:end], data[end:]
         else:  # a line that goes on: collect without copying what is there
             self._hold(data)
             return []
-        if self._parts:
-            lines = b"".join(self._parts) + lines
-            self._parts.clear()
-            self._held_bytes = sum(map(len, self._data))
-        if self._at_start:
-            self._at_start = False
-            lines = lines.removeprefix(b"\xef\xbb\xbf")
-        payloads = [] if self._data else self._split_plain(lines)
-        if not payloads:
-            for line in lines[:-1].split(b"\n"):
-                self._take_line(line, payloads)
-        self.is_idle = not self._data
-        if rest:
-            self._hold(rest)
-        return payloads
+        if not self.is_idle:
+            if self._parts:
+                lines = b"".join(self._parts) + lines
+                self._parts.clear()
+                self._held_bytes = sum(map(len, self._data))
+            self.is_idle = not self._data
+        # Whole events of one plain data line each, as nearly all reads hold.
+        if self.is_idle and lines[:6] == b"data: " and lines[-2:] == b"\n\n":
+            payloads = lines[6:-2].split(b"\n\ndata: ")
+            joined = b"".join(payloads)  # without the feeds that end events
+            is_plain = _LINE_FEED not in joined and _CARRIAGE_RETURN not in joined
+            if is_plain and len(lines) <= self.max_event_bytes:
+                if not self._is_begun:
+                    self._is_begun = True
+                if rest:
+                    self._hold(rest)
+                return payloads
+        return self._take_lines(lines, rest)
 
     def close(self) -> list[bytes]:
         """Return the payload of an event that the end of the body cut off after its last line."""
@@ -77,15 +81,18 @@ class SseParser:
         self._data.clear()
         return payloads
 
-    def _split_plain(self, lines: bytes) -> list[bytes]:
-        """Cut whole events of one plain data line each, as nearly all are; else return nothing."""
-        if lines[:6] != b"data: " or lines[-2:] != b"\n\n" or _CARRIAGE_RETURN in lines:
-            return []
-        payloads = lines[6:-2].split(b"\n\ndata: ")
-        # How many line feeds there are: counting them takes three times as long.
-        n_feeds = len(lines) - len(lines.replace(b"\n", b""))
-        is_plain = n_feeds == 2 * len(payloads)
-        return payloads if is_plain and len(lines) <= self._max_event_bytes else []
+    def _take_lines(self, lines: bytes, rest: bytes) -> list[bytes]:
+        """Take whole lines, of whatever kind, and the begun one behind them."""
+        if not self._is_begun:
+            self._is_begun = True
+            lines = lines.removeprefix(b"\xef\xbb\xbf")
+        payloads: list[bytes] = []
+        for line in lines[:-1].split(b"\n"):
+            self._take_line(line, payloads)
+        self.is_idle = not self._data
+        if rest:
+            self._hold(rest)
+        return payloads
 
     def _take_line(self, line: bytes, payloads: list[bytes]) -> None:
         if line.endswith(b"\r"):
@@ -113,7 +120,7 @@ class SseParser:
         self._check_size()
 
     def _check_size(self) -> None:
-        if self._held_bytes > self._max_event_bytes:
+        if self._held_bytes > self.max_event_bytes:
             raise UpstreamProtocolError(
-                f"The upstream sent an event over {self._max_event_bytes} bytes."
+                f"The upstream sent an event over {self.max_event_bytes} bytes."
             )

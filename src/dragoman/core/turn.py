@@ -14,20 +14,19 @@ import msgspec
 
 from dragoman.core.adjustments import Adjustment
 from dragoman.core.block_writer import BlockWriter, WrittenCall
-from dragoman.core.chunk_frames import ChunkFrame, find_frame
+from dragoman.core.chunk_frames import ChunkFrame, find_frame, find_text_frame
 from dragoman.core.errors import (
     GatewayError,
     UpstreamOverloaded,
     UpstreamProtocolError,
     UpstreamUnavailable,
 )
-from dragoman.core.finish_reasons import PLAIN_FINISHES, STOP_REASONS
+from dragoman.core.finish_reasons import PLAIN_FINISHES, reason_of, stop_reason_of
 from dragoman.core.guards import Lack
-from dragoman.core.holding_sink import HoldingSink
+from dragoman.core.lacks import find_lack, has_lost_call
 from dragoman.core.odd_chunks import Halves, read_or_refuse
 from dragoman.core.plan import Plan, ServerCall
 from dragoman.core.reply_text import ReplyText, reasoning_of
-from dragoman.core.short_replies import read_together
 from dragoman.core.sinks import MessageSink, SilentSink, Sink
 from dragoman.core.sse import SseParser
 from dragoman.core.turn_context import TurnContext
@@ -36,10 +35,12 @@ from dragoman.core.usage import Usage, UsageMeter
 from dragoman.wire.openai_chat import Choice, Chunk, Delta, Function, decode_chunk
 from dragoman.wire.openai_chat import ToolCall as WireCall
 
-# Finding what chunks have in common costs as much as decoding one: not for few, nor if all differ.
+# Finding what chunks have in common costs as much as decoding two: only where the third one behind
+# ends alike, or, if they come alone, after some of them; and no more if all differ.
+_N_END: Final = 9  # bytes: enough to tell the chunk that gives the finish reason
 _CHUNKS_BEFORE_FRAMES: Final = 6
 _MAX_UNFRAMED: Final = 24
-_MANY_CHUNKS: Final = 16  # of one read: here, what they have in common is worth finding
+_BROKEN_OFF: Final = frozenset({"aborted", "abort", "network_error", "error"})
 
 
 class ChatTurn:
@@ -57,21 +58,19 @@ class ChatTurn:
         self._sink = sink
         self._context = context
         self._sse = SseParser(context.max_event_bytes)
-        self._max_bytes = context.reply.max_reply_bytes
-        self._taken_bytes = 0
-        self._is_whole = isinstance(sink, MessageSink)
+        self._left_bytes = context.reply.max_reply_bytes
         self._meter = meter = UsageMeter(plan.input_tokens_estimate, context.usage_before)
         self._blocks = blocks = BlockWriter(plan, sink, meter, context.signer, context.nonce)
         self._text = ReplyText(plan, blocks, meter)
         # What was begun for the model may have been all there is to say.
         messages = plan.request.messages
-        self._goes_on = bool(messages) and messages[-1].role == "assistant"
-        self._halves: Halves = {}
+        self._goes_on = messages[-1].role == "assistant" if messages else False
+        self._halves: Halves | None = None
         self._frame: ChunkFrame | None = None  # what chunks have in common
         self._n_unframed = 0  # chunks since one was in it
         self._finish: str | None = None
         self._reason: str | None = None  # what that means
-        self._has_choices = self._has_done = False
+        self._has_choices = False
         self._is_calling = False  # the last thing that came belongs to a tool call
         self._stop_string: str | None = None
         self.stop_reason: str | None = None
@@ -164,21 +163,23 @@ class ChatTurn:
     def feed(self, data: bytes) -> bytes:
         if self.is_done:
             return b""
-        self._taken_bytes += len(data)
-        if self._taken_bytes > self._max_bytes:
+        left = self._left_bytes = self._left_bytes - len(data)
+        if left < 0:
             self._refuse_length()
         frame = self._frame
-        text = frame.read_event(data) if frame is not None and self._sse.is_idle else None
-        if text is None or len(data) > self._context.max_event_bytes:
-            self._take_payloads(self._sse.feed(data))
-        elif frame is not None and text:  # the common read: one more word
-            self._take_text(frame, text)
+        if frame is not None and self._sse.is_idle:
+            text = frame.read_event(data)
+            if text is not None and len(data) <= self._context.max_event_bytes:
+                if text:  # the common read: one more word
+                    self._take_text(frame, text)
+                return self._sink.take()
+        self._take_payloads(self._sse.feed(data))
         return self._sink.take()
 
     def feed_whole(self, body: bytes) -> bytes:
-        if len(body) > self._max_bytes:
+        if len(body) > self._left_bytes:
             self._refuse_length()
-        self._take_payload(body)
+        self._take_payloads((body,))
         if not self.is_done:
             self._take_done()
         return self._sink.take()
@@ -187,10 +188,9 @@ class ChatTurn:
         if self.is_done:
             return b""
         with suppress(UpstreamProtocolError):  # an event that was cut off adds nothing
-            for payload in self._sse.close():
-                self._take_payload(payload)
+            self._take_payloads(self._sse.close())
         if not self.is_done:
-            if self._finish is None and not self._has_done:
+            if self._finish is None:
                 raise UpstreamProtocolError(
                     "The model's server ended the reply before it was done."
                 )
@@ -200,7 +200,15 @@ class ChatTurn:
     def end_as_it_is(self) -> bytes:
         """End a message that lacks something all the same; return what has been held back."""
         self.lacks = ""
-        self._end_message(self._stop_reason())
+        self._end_message(
+            stop_reason_of(
+                self.plan,
+                self._blocks,
+                finish=self._finish,
+                reason=self._reason,
+                stop=self._stop_string,
+            )
+        )
         return self._sink.take()
 
     def fail(self, error: GatewayError) -> bytes:
@@ -211,54 +219,61 @@ class ChatTurn:
     # -- payloads
 
     def _refuse_length(self) -> None:
-        limit = self._max_bytes
+        limit = self._context.reply.max_reply_bytes
         raise UpstreamProtocolError(f"The model's server sent a reply over {limit} bytes.")
 
     def _take_payloads(self, payloads: Sequence[bytes]) -> None:
-        """Take the payloads of a read: those that are like one before, together."""
-        at, n_payloads = 0, len(payloads)
-        if self._frame is not None:
+        """Take the payloads of a read: those that are alike, together."""
+        at, last = 0, len(payloads) - 1
+        if self._frame is not None and payloads:
             at = self._take_alike(self._frame, payloads, at)
-        elif self._is_whole and 1 < n_payloads < _MANY_CHUNKS and self._take_together(payloads):
-            return
-        elif n_payloads >= _CHUNKS_BEFORE_FRAMES > self._n_unframed:
-            self._n_unframed = _CHUNKS_BEFORE_FRAMES
-        while at < n_payloads and not self.is_done:
-            frame = self._frame
-            self._take_payload(payloads[at])
-            at += 1
-            found = self._frame
-            if found is not frame and found is not None and at < n_payloads and not self.is_done:
-                at = self._take_alike(found, payloads, at)
-
-    def _take_together(self, payloads: Sequence[bytes]) -> bool:
-        """Take a few payloads of a reply that is wanted whole; tell whether that was possible."""
-        parts = read_together(payloads) if self._text.takes_joined else None
-        for part in parts or ():
-            if self.is_done:
-                break
-            if part is None:
+        while at <= last and not self.is_done:
+            payload = payloads[at]
+            if payload == b"[DONE]":
                 self._take_done()
-            elif isinstance(part, Chunk):
-                self._take_chunk(part, b"")
-            else:
-                self._has_choices = True
-                self._is_calling = self._is_calling and not part
-                if part and self._text.take(part):
-                    self._end()
-        return parts is not None
+                return
+            is_one_of_many = at + 3 <= last and payloads[at + 3][-_N_END:] == payload[-_N_END:]
+            if is_one_of_many and (frame := find_text_frame(payload)) is not None:
+                begin, at = at, self._take_alike(frame, payloads, at)
+                if at > begin:
+                    continue
+            try:
+                chunk = decode_chunk(payload)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                self._take_odd(payload)
+                at += 1
+                continue
+            if is_one_of_many or at == last:
+                self._n_unframed = n = self._n_unframed + 1
+                is_due = is_one_of_many or n > _CHUNKS_BEFORE_FRAMES
+                if is_due and n <= _MAX_UNFRAMED and (found := find_frame(payload, chunk)):
+                    begin, at = at, self._take_alike(found, payloads, at)
+                    if at > begin:
+                        continue
+            self._take_chunk(chunk)
+            at += 1
 
     def _take_alike(self, frame: ChunkFrame, payloads: Sequence[bytes], at: int) -> int:
         """Take payloads from *at* on as far as they are in *frame*; return where others begin."""
         texts, encoded = frame.read_payloads(payloads, at)
-        self._take_texts(frame, texts, encoded=encoded)
-        return at + len(texts)
-
-    def _find_frame(self, payload: bytes, chunk: Chunk) -> None:
-        """Remember what the next chunks may have in common with this one."""
-        self._n_unframed += 1
-        if self._n_unframed <= _MAX_UNFRAMED:
-            self._frame = find_frame(payload, chunk) or self._frame
+        if not texts:
+            return at
+        self._frame = frame
+        self._has_choices = True
+        at += len(texts)
+        if len(texts) > 1:
+            self._n_unframed = _CHUNKS_BEFORE_FRAMES
+        text, is_whole = self._text, isinstance(self._sink, MessageSink)
+        if is_whole and text.joins_pieces and frame.kind == "text" and frame.fragment is None:
+            if said := "".join(texts):  # nobody sees the pieces
+                self._is_calling = False
+                text.take(said)
+            return at
+        if "" in texts:
+            texts, encoded = [*filter(None, texts)], [*filter(None, encoded)]
+        if texts:
+            self._take_texts(frame, texts, encoded=encoded)
+        return at
 
     def _take_text(self, frame: ChunkFrame, text: str) -> None:
         """Take the text of one chunk in *frame*."""
@@ -271,12 +286,7 @@ class ChatTurn:
             self._end()
 
     def _take_texts(self, frame: ChunkFrame, texts: list[str], *, encoded: list[bytes]) -> None:
-        """Take the texts of many chunks in *frame*."""
-        if "" in texts:
-            texts, encoded = [*filter(None, texts)], [*filter(None, encoded)]
-        if not texts:
-            return
-        self._n_unframed = _CHUNKS_BEFORE_FRAMES
+        """Take the texts of many chunks in *frame*, none of them empty."""
         fragment = frame.fragment
         if fragment is None:
             self._is_calling = False
@@ -296,20 +306,17 @@ class ChatTurn:
         else:
             self._take_tool(fragment)
 
-    def _take_payload(self, payload: bytes) -> None:
-        if payload == b"[DONE]":
+    def _take_odd(self, payload: bytes) -> None:
+        """Take what the decoder refused."""
+        stripped = payload.strip()
+        if stripped == b"[DONE]":
             self._take_done()
-            return
-        try:
-            chunk = decode_chunk(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            if (odd := self._read_odd(payload)) is None:
-                return
-            chunk, payload = odd, b""  # it tells nothing of others
-        self._take_chunk(chunk, payload)
+        elif stripped:  # without data it is a sign of life
+            if self._halves is None:
+                self._halves = {}
+            self._take_chunk(read_or_refuse(payload, self._halves))
 
-    def _take_chunk(self, chunk: Chunk, payload: bytes) -> None:
-        """Take a chunk; *payload* is what it was read from, if that may tell of others."""
+    def _take_chunk(self, chunk: Chunk) -> None:
         if chunk.error or chunk.object == "error":
             self._take_error(chunk)
             return
@@ -325,22 +332,8 @@ class ChatTurn:
                 choice = first
             self._has_choices = True
             self._take_choice(choice)
-            if self._n_unframed < _CHUNKS_BEFORE_FRAMES:
-                self._n_unframed += 1
-            elif not choice.finish_reason:
-                self._find_frame(payload, chunk)
-
-    def _read_odd(self, payload: bytes) -> Chunk | None:
-        """Read what the decoder refused; None if nothing more is to be done about it."""
-        stripped = payload.strip()
-        if stripped == b"[DONE]":
-            self._take_done()
-        if stripped in (b"", b"[DONE]"):  # without data it is a sign of life
-            return None
-        return read_or_refuse(payload, self._halves)
 
     def _take_done(self) -> None:
-        self._has_done = True
         if not self._has_choices:
             raise UpstreamProtocolError("The model's server sent a reply without any choice.")
         self._end()
@@ -353,7 +346,7 @@ class ChatTurn:
         error = error_of_event(said, context)
         if not isinstance(error, RefusedByUpstream):
             raise error
-        self._finish, self._reason = "content_filter", self._reason_of("content_filter")
+        self._finish, self._reason = "content_filter", reason_of("content_filter", self.plan)
         self._end()
 
     def _take_choice(self, choice: Choice) -> None:
@@ -418,18 +411,19 @@ class ChatTurn:
 
     def _take_finish(self, choice: Choice) -> None:
         finish = choice.finish_reason or ""
+        if finish in _BROKEN_OFF:
+            raise UpstreamUnavailable(f"The model's server broke off the reply ({finish}).")
         if finish == "insufficient_system_resource":
             raise UpstreamOverloaded("The model's server ran out of resources. Try again.")
-        if finish in ("aborted", "abort", "network_error", "error"):
-            raise UpstreamUnavailable(f"The model's server broke off the reply ({finish}).")
-        reason = self._reason_of(finish)
+        reason = reason_of(finish, self.plan)
         if reason is None:
             said = f"The model's server ended with an unknown finish_reason: {finish[:40]!r}."
             raise UpstreamProtocolError(said)
         self._finish, self._reason = finish, reason
-        matched = choice.stop_reason if choice.stop_reason is not None else choice.matched_stop
+        matched = choice.matched_stop if choice.stop_reason is None else choice.stop_reason
         # vLLM and SGLang also put token ids here, which mean nothing to the client.
-        if isinstance(matched, str) and matched in self.plan.request.stop_sequences:
+        is_text = matched is not None and isinstance(matched, str)
+        if is_text and matched in self.plan.request.stop_sequences:
             self._stop_string = matched
 
     # -- what the delta holds
@@ -446,67 +440,52 @@ class ChatTurn:
     def _end(self) -> None:
         if self.is_done:
             return
+        blocks = self._blocks
+        if (
+            self._finish == "stop"
+            and self._reason == "end_turn"
+            and self._stop_string is None
+            and blocks.open_kind == "text"
+            and not blocks.has_calls
+            and not blocks.keeps_text
+            and self._text.is_plain
+            and self._sink.has_content
+        ):  # as nearly all answers end: with text, nothing held back, and nothing missing
+            self.is_done = True
+            self.stop_reason = "end_turn"
+            self._sink.end("end_turn", None, usage=self._meter.total)
+            return
         # The model was stopped, so that what is missing may be more than an end.
         is_cut = self._reason not in ("end_turn", "tool_use") or self._stop_string is not None
         self._text.close(is_cut=is_cut)
         if (matched := self._text.matched_stop) is not None:
             self._stop_string, is_cut = matched, True
             self._finish = self._finish or "stop"
-        self._blocks.end(is_cut=is_cut or self._text.is_forced_cut)
+        blocks.end(is_cut=is_cut or self._text.is_forced_cut)
         self.is_done = True
-        if self._blocks.server_calls and not self._blocks.has_client_calls:
+        if blocks.server_calls and not blocks.has_client_calls:
             return  # the message goes on with another upstream reply
-        stop_reason = self._stop_reason()
-        if stop_reason == "end_turn" and not self._blocks.has_calls and not self._goes_on:
-            self.lacks = self._find_lack()
+        stop_reason = stop_reason_of(
+            self.plan,
+            self._blocks,
+            finish=self._finish,
+            reason=self._reason,
+            stop=self._stop_string,
+        )
+        if stop_reason == "end_turn" and not blocks.has_calls and not self._goes_on:
+            self.lacks = find_lack(
+                self.plan, self._context, sink=self._sink, blocks=blocks, finish=self._finish
+            )
         if not self.lacks:
             self._end_message(stop_reason)
-
-    def _find_lack(self) -> Lack:
-        """Return what a reply without calls should have held, if it can still be asked for."""
-        if isinstance(self._sink, HoldingSink) and self._sink.is_holding:
-            return "call"
-        if self.plan.forced_by_choice and self._context.continues_without_call:
-            return "call"
-        when = self._context.continues_empty
-        if when == "never" or (when == "unsent" and self.has_content):
-            return ""
-        if self._has_lost_call() and "messages" in self.plan.body:  # a stream lets go of them
-            return "announced call"
-        return "" if self._blocks.has_text or self._blocks.server_calls else "answer"
-
-    def _has_lost_call(self) -> bool:
-        """Tell whether the server has announced a call and not sent any."""
-        is_announced = self._finish in ("tool_calls", "function_call")
-        return is_announced and not self._blocks.has_calls and bool(self.plan.tool_names)
 
     def _end_message(self, stop_reason: str) -> None:
         self.stop_reason = stop_reason
         if self._finish not in PLAIN_FINISHES:
             self._blocks.repairs.add_finish(self._finish or "", stop_reason)
-        elif self._has_lost_call():
+        elif has_lost_call(self.plan, self._blocks, finish=self._finish):
             self._blocks.repairs.add_lost_call()
         usage = self._meter.total
         self._sink.start(usage)
         matched = self._stop_string if stop_reason == "stop_sequence" else None
         self._sink.end(stop_reason, matched, usage=usage)
-
-    def _reason_of(self, finish: str) -> str | None:
-        """Return what a finish reason means; None: it is unknown."""
-        return self.plan.deployment.profile.finish_reasons.get(finish) or STOP_REASONS.get(finish)
-
-    def _stop_reason(self) -> str:
-        finish = self._finish or "stop"
-        reason = self._reason or self._reason_of("stop") or "end_turn"
-        if self.plan.request.max_tokens == 0:
-            return "max_tokens"
-        if finish == "length" and self.plan.fills_window:
-            return "model_context_window_exceeded"
-        is_cut, has_calls = self._blocks.has_cut_call, self._blocks.has_client_calls
-        if reason in ("end_turn", "tool_use"):
-            if self._stop_string is not None and (is_cut or not has_calls):
-                return "stop_sequence"
-            if is_cut:
-                return "max_tokens"  # what the API says of a call that is not whole
-            return "tool_use" if has_calls else "end_turn"
-        return reason

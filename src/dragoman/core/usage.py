@@ -8,8 +8,8 @@ from dragoman.wire import openai_chat
 
 _encode: Final = msgspec.json.Encoder().encode
 _CHARS_PER_TOKEN: Final = 4  # of an output that the upstream did not count
-_MAX_COUNT: Final = 2**40  # whatever an upstream writes, clients and sums can hold it
-_NO_DETAILS: Final = openai_chat.TokenDetails()
+_COUNT_BITS: Final = 40
+_MAX_COUNT: Final = 2**_COUNT_BITS  # whatever an upstream writes, clients and sums can hold it
 
 
 class Usage(msgspec.Struct, gc=False):
@@ -45,7 +45,7 @@ class Usage(msgspec.Struct, gc=False):
         )
 
 
-class UsageMeter:
+class UsageMeter(msgspec.Struct, eq=False):  # made in C: each message has one
     """
     The tokens of one message while it is written.
 
@@ -54,21 +54,20 @@ class UsageMeter:
         before: Tokens of earlier upstream replies to the same request.
     """
 
-    __slots__ = ("_before", "_counted", "written_chars")
-
-    def __init__(self, input_tokens_estimate: int, before: Usage | None = None) -> None:
-        self._counted = Usage(input_tokens=input_tokens_estimate)
-        self._before = before
-        self.written_chars = 0  # added to by whoever writes; the base of our own estimate
+    input_tokens_estimate: int
+    before: Usage | None = None
+    written_chars: int = 0  # added to by whoever writes; the base of our own estimate
+    _counted: Usage | None = None  # by the upstream
 
     def take(self, wire: openai_chat.Usage) -> None:
         """Take what the upstream counted; counts are cumulative, so that the last one is right."""
-        self._counted = usage_of_chat(wire, self._counted)
+        known = self._counted or Usage(self.input_tokens_estimate)
+        self._counted = usage_of_chat(wire, known)
 
     @property
     def total(self) -> Usage:
         """Tokens of the whole message so far."""
-        own = self._counted
+        own = self._counted or Usage(self.input_tokens_estimate)
         if not own.output_tokens and self.written_chars:
             estimate = estimate_output(self.written_chars)
             own = Usage(
@@ -78,7 +77,7 @@ class UsageMeter:
                 output_tokens=estimate,
                 thinking_tokens=own.thinking_tokens,
             )
-        return self._before.plus(own) if self._before else own
+        return own if self.before is None else self.before.plus(own)
 
 
 def estimate_output(chars: int) -> int:
@@ -93,36 +92,34 @@ def usage_of_chat(wire: openai_chat.Usage, known: Usage) -> Usage:
     ``prompt_tokens`` includes cached tokens on every server read (model dialects, section 5), so
     they are subtracted here, once.
     """
-    details = wire.prompt_tokens_details or _NO_DETAILS
-    out = wire.completion_tokens_details or _NO_DETAILS
     prompt, output = wire.prompt_tokens, wire.completion_tokens
-    is_estimate = known.is_estimate and (prompt is None or output is None)
+    details, out = wire.prompt_tokens_details, wire.completion_tokens_details
     # The first one that says something; zero and null say nothing.
     cached = (
         wire.prompt_cache_hit_tokens
-        or details.cached_tokens
+        or (details and details.cached_tokens)
         or wire.cached_tokens
         or known.cache_read_input_tokens
     )
     written = (
         wire.cache_creation_input_tokens
-        or details.cache_write_tokens
-        or details.created_cache_tokens
+        or (details and (details.cache_write_tokens or details.created_cache_tokens))
         or known.cache_creation_input_tokens
     )
-    thinking = out.reasoning_tokens or wire.reasoning_tokens or known.thinking_tokens
-    if prompt is None:
-        prompt = known.prompt_tokens
-    elif not 0 <= prompt <= _MAX_COUNT:
-        prompt = bounded_count(prompt)
-    if output is None:
-        output = known.output_tokens
-    elif not 0 <= output <= _MAX_COUNT:
-        output = bounded_count(output)
-    cached = min(bounded_count(cached), prompt) if cached else 0
-    written = min(bounded_count(written), prompt - cached) if written else 0
-    thinking = (bounded_count(thinking) or None) if thinking else None
-    return Usage(prompt - cached - written, cached, written, output, thinking, is_estimate)
+    thinking = (out and out.reasoning_tokens) or wire.reasoning_tokens or known.thinking_tokens
+    is_estimate = False
+    if prompt is None or output is None:
+        is_estimate = known.is_estimate
+        prompt = known.prompt_tokens if prompt is None else bounded_count(prompt)
+        output = known.output_tokens if output is None else bounded_count(output)
+    elif (prompt | output) >> _COUNT_BITS:  # one of them is below zero, or too large
+        prompt, output = bounded_count(prompt), bounded_count(output)
+    if cached or written:
+        cached = min(bounded_count(cached), prompt)
+        written = min(bounded_count(written), prompt - cached)
+    if thinking:
+        thinking = bounded_count(thinking) or None
+    return Usage(prompt - cached - written, cached, written, output, thinking or None, is_estimate)
 
 
 class _ShownDetails(msgspec.Struct, gc=False):

@@ -10,12 +10,12 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from operator import itemgetter
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, Protocol
 
 from msgspec import Struct
 
 from dragoman.core.counted import counted
-from dragoman.core.errors import BudgetExhausted, HeaderFields, LimitExceeded, LimitOfNothing
+from dragoman.core.errors import BudgetExhausted, LimitExceeded, LimitOfNothing
 from dragoman.limit_settings import Budget, Limits
 from dragoman.policy.access import Caller
 from dragoman.policy.limit_headers import LimitHeaders, WindowKind
@@ -25,6 +25,8 @@ from dragoman.policy.limits import (
     ClaimForm,
     ClaimHead,
     Mode,
+    OwnedHead,
+    OwnerForm,
     Verdict,
 )
 
@@ -67,6 +69,33 @@ class Use(NamedTuple):
 
 # A third of what its own class takes to make one: each request makes two.
 use_of: Final[Callable[[tuple[int, int, int, int, int, int]], Use]] = partial(tuple.__new__, Use)
+
+
+class Till(Protocol):
+    """
+    Gives out at once what is far from its limit, under rules that hold together.
+
+    Attributes:
+        requests: What the nearest limit of a minute leaves.
+        fresh: The same of input tokens.
+        output: The same of output tokens.
+    """
+
+    requests: int
+    fresh: int
+    output: int
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it gives nothing more: there is another one."""
+        ...
+
+    def take(self, use: Use, now_s: float) -> bool:
+        """Take what a request may use, where that needs no wait and no word; else nothing."""
+        ...
+
+    def settle(self, was: Use, actual: Use, at_s: float, now_s: float) -> None:
+        """Replace what was taken at *at_s*, in seconds since 1970, by what was used."""
 
 
 class Rule(Struct, frozen=True, kw_only=True, gc=False):
@@ -119,6 +148,7 @@ class RuleSet:
         budgets: Those of a day or month, with their places among the rules.
         headers: What clients are told of those of a minute.
         amounts: Returns of a use how much of it each rule counts.
+        till: Where requests take it, kept by whoever admits them; None: none is known.
     """
 
     def __init__(self, rules: tuple[Rule, ...]) -> None:
@@ -133,6 +163,7 @@ class RuleSet:
         self.headers = LimitHeaders(windows)
         places = [Use._fields.index(kind) for kind in kinds]
         self.amounts = _amounts_at(places)
+        self.till: Till | None = None
         self._form = ClaimForm((), ())
         self._form_from_s = self._form_until_s = 0.0
 
@@ -142,9 +173,13 @@ class RuleSet:
             day = int(now_s // _DAY_S)
             self._form_from_s, self._form_until_s = day * _DAY_S, (day + 1) * _DAY_S
             heads = [_head_of(rule, now_s) for rule in self.rules]
-            self._form = ClaimForm(
-                heads, [min(rule.warn_at, rule.limit) for _, rule in self.budgets]
-            )
+            owners: dict[str, list[OwnedHead]] = {}
+            for rule, head in zip(self.rules, heads, strict=True):
+                quiet = min(rule.warn_at, rule.limit)
+                owned = OwnedHead(rule.kind, head, quiet)
+                owners.setdefault(f"{rule.scope}:{rule.owner}", []).append(owned)
+            forms = [OwnerForm(o, self._form_until_s, tuple(own)) for o, own in owners.items()]
+            self._form = ClaimForm(heads, forms)
         return self._form
 
     def claims(self, use: Use, now_s: float) -> tuple[Claim, ...]:
@@ -280,11 +315,6 @@ def _span(period: Period, day: int) -> Span:
 # -- what people and clients are told
 
 
-def limit_headers(rules: RuleSet, verdict: Verdict) -> HeaderFields:
-    """Return the API's own headers about the limits of a minute."""
-    return rules.headers.fields(verdict.used, verdict.at_s)
-
-
 def budget_warnings(rules: RuleSet, verdict: Verdict) -> list[str]:
     """Return a sentence for each budget that is used up so far that it warns."""
     return [
@@ -301,7 +331,7 @@ def refusal(rules: RuleSet, verdict: Verdict, *, expected: Use, contact: str) ->
     What waiting does not help comes first: a limit of nothing, then a used-up budget.
     """
     refused = [(rules.rules[i], verdict.used[i]) for i in verdict.refused]
-    headers = limit_headers(rules, verdict)
+    headers = rules.headers.fields(verdict.used, verdict.at_s)
     for rule, _ in refused:
         if not rule.limit and not rule.period:
             return LimitOfNothing(

@@ -46,27 +46,47 @@ class Claim(Struct, frozen=True, gc=False):
     ends_s: float = 0.0
 
 
+class OwnedHead(Struct, frozen=True):
+    """
+    A claim's head, and what its counter counts.
+
+    Attributes:
+        counts: Which field of a request's use.
+        quiet: How much of a budget may be used while nobody need be told.
+    """
+
+    counts: str
+    head: ClaimHead
+    quiet: int = 0
+
+
+class OwnerForm(Struct, frozen=True):
+    """
+    What claims under one owner's rules have in common, until *ends_s*.
+
+    Nobody but *owner* has claims on these counters, and no two claims are on one.
+    """
+
+    owner: str
+    ends_s: float
+    heads: tuple[OwnedHead, ...]
+
+
 class ClaimForm:
     """
     What the claims of all requests under the same rules have in common, for a day.
 
     Args:
-        heads: Counter, mode, limit and end of each claim: windows first, budgets last.
-        quiet: Of each budget: how much may be used of it while nobody need be told.
-
-    Attributes:
-        n_firm: How many claims there are before those on budgets.
-        bound: A limiter's own: where it has found the counters.
+        heads: Counter, mode, limit and end of each claim.
+        owners: The same by owner.
     """
 
-    __slots__ = ("bound", "heads", "limits", "n_firm", "quiet")
+    __slots__ = ("heads", "limits", "owners")
 
-    def __init__(self, heads: Sequence[ClaimHead], quiet: Sequence[int]) -> None:
+    def __init__(self, heads: Sequence[ClaimHead], owners: Sequence[OwnerForm]) -> None:
         self.heads = heads
         self.limits = [limit for _, _, limit, _ in heads]
-        self.n_firm = len(heads) - len(quiet)
-        self.quiet = quiet
-        self.bound: object = None
+        self.owners = owners
 
     def claims(self, amounts: Sequence[int]) -> tuple[Claim, ...]:
         """Return the claims of a request on so much."""
@@ -82,25 +102,6 @@ class Reservation(Struct, frozen=True, kw_only=True):
     id: str
     claims: tuple[Claim, ...]
     at_s: float
-
-
-class Taken(Struct, frozen=True, gc=False):
-    """
-    What a request has taken of counters at hand, all of it at once.
-
-    Attributes:
-        at_s: When that was, since 1970.
-        second: The whole of it.
-        used: Of each window, with what was taken.
-        where: The limiter's own.
-    """
-
-    form: ClaimForm
-    amounts: Sequence[int]
-    at_s: float
-    second: int
-    used: Sequence[int]
-    where: object
 
 
 class Verdict(Struct, frozen=True, kw_only=True):

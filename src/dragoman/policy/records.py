@@ -1,9 +1,45 @@
 """What is written down for ever: one record per request, and one entry per admin action."""
 
 import datetime as dt
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
-from msgspec import Struct
+import msgspec
+from msgspec import Raw, Struct
+
+
+class UsageFacts(Struct, frozen=True, array_like=True, gc=False):
+    """
+    What many requests of one day have in common: whose they were, and how they went.
+
+    Fields stand in the order of the store's columns, and as such in the spool: new ones go to the
+    end.
+
+    Attributes:
+        session_id: As the client sent it; so are *agent_id*, *client* and *client_version*.
+        model: The alias that was asked for.
+        upstream_model: What served it; empty: nothing did.
+        attempts: Calls of upstreams.
+        adjustments: Field and action of each, as ``top_k dropped``.
+        repairs: How many of each kind.
+    """
+
+    key_id: str
+    key_name: str = ""
+    workspace_id: str | None = None
+    session_id: str = ""
+    agent_id: str = ""
+    client: str = ""
+    client_version: str = ""
+    model: str = ""
+    upstream: str = ""
+    upstream_model: str = ""
+    is_stream: bool = False
+    attempts: int = 0
+    stop_reason: str = ""
+    status: int = 0
+    error_type: str = ""
+    adjustments: tuple[str, ...] = ()
+    repairs: dict[str, int] = {}
 
 
 class UsageRecord(Struct, frozen=True, array_like=True, gc=False):
@@ -16,30 +52,16 @@ class UsageRecord(Struct, frozen=True, array_like=True, gc=False):
     Attributes:
         id: The request id; a record that comes twice counts once.
         started_ms: Since 1970.
-        session_id: As the client sent it; so are *agent_id*, *client* and *client_version*.
-        model: The alias that was asked for.
-        upstream_model: What served it; empty: nothing did.
+        facts: What it has in common with others, as ``encode_facts`` writes it: once for all.
         input_tokens: Fresh ones, without those of the cache.
         reasoning_tokens: Part of *output_tokens*.
         cost_micros: Millionths of a US dollar; None: no price is known.
         first_content_ms: From the request's arrival to the first content; None: there was none.
-        adjustments: Field and action of each, as ``top_k dropped``.
-        repairs: How many of each kind.
     """
 
     id: str
     started_ms: int
-    key_id: str
-    key_name: str = ""
-    workspace_id: str | None = None
-    session_id: str = ""
-    agent_id: str = ""
-    client: str = ""
-    client_version: str = ""
-    model: str = ""
-    upstream: str = ""
-    upstream_model: str = ""
-    is_stream: bool = False
+    facts: Raw
     input_tokens: int = 0
     cache_read_input_tokens: int = 0
     cache_creation_input_tokens: int = 0
@@ -48,12 +70,15 @@ class UsageRecord(Struct, frozen=True, array_like=True, gc=False):
     cost_micros: int | None = None
     first_content_ms: int | None = None
     duration_ms: int = 0
-    attempts: int = 0
-    stop_reason: str = ""
-    status: int = 0
-    error_type: str = ""
-    adjustments: tuple[str, ...] = ()
-    repairs: dict[str, int] = {}
+
+
+_encode_facts: Final = msgspec.json.Encoder().encode
+decode_facts: Final = msgspec.json.Decoder(UsageFacts).decode
+
+
+def encode_facts(facts: UsageFacts) -> Raw:
+    """Return *facts* as JSON; the same facts are always the same bytes."""
+    return Raw(_encode_facts(facts))
 
 
 class AuditEntry(Struct, frozen=True, kw_only=True):

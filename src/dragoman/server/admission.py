@@ -18,6 +18,7 @@ from dragoman.policy.allowances import (
     Rule,
     RuleBook,
     RuleSet,
+    Till,
     Use,
     budget_warnings,
     label_of,
@@ -25,13 +26,13 @@ from dragoman.policy.allowances import (
     use_of,
 )
 from dragoman.policy.expected_use import Expected, ExpectedUse
+from dragoman.policy.limit_headers import LimitHeaders
 from dragoman.policy.limits import (
     RENEW_S,
     Claim,
     ClaimForm,
     Limiter,
     Reservation,
-    Taken,
     Verdict,
 )
 from dragoman.policy.prices import Prices, cost_micros
@@ -49,14 +50,10 @@ _ONE_REQUEST: Final = Use()
 
 
 class CountersAtHand(Protocol):
-    """What gives out at once whatever is far from its limit."""
+    """Counters that need not be waited for."""
 
-    def take_now(self, form: ClaimForm, amounts: Sequence[int], now_s: float) -> Taken | None:
-        """Take all claims where that needs no wait and no word; None: ``reserve`` can say."""
-        ...
-
-    def settle_now(self, taken: Taken, actual: Sequence[int], now_s: float) -> None:
-        """Do what ``settle`` does for what ``take_now`` has taken."""
+    def open_till(self, form: ClaimForm, headers: LimitHeaders, now_s: float) -> Till | None:
+        """Return what gives out at once whatever is far from its limit; None: not yet."""
         ...
 
 
@@ -81,11 +78,23 @@ class LimiterAtHand(Limiter, Protocol):
 
 
 class Admitted(Struct, frozen=True):
-    """What a request has reserved; *headers* are for its answer."""
+    """What a request has reserved; its answer gets the *headers*, and those in *lines*."""
 
     rules: RuleSet
-    reservation: Reservation | Taken
-    headers: HeaderFields
+    reservation: Reservation
+    lines: bytes = b""
+    headers: HeaderFields = ()
+
+
+class Taken(Struct, frozen=True):
+    """What a request has taken out of a till at *at_s*; *lines* are headers of its answer."""
+
+    rules: RuleSet
+    till: Till
+    use: Use
+    at_s: float
+    lines: bytes = b""
+    headers: HeaderFields = ()
 
 
 class Admission:
@@ -143,11 +152,28 @@ class Admission:
         """How many reservations are open."""
         return len(self._held) + self._n_taken
 
+    def take(self, rules: RuleSet, asked: Asked, *, target: Target) -> Taken | None:
+        """
+        Take what a request will probably use, if nothing is near its limit; None: ``admit`` knows.
+
+        Args:
+            rules: What holds for it, at least one.
+            asked: The request.
+            target: Which will probably answer; its price counts.
+        """
+        use, now_s = self._use_of(rules, asked, target), self._clock()
+        till = self._till_for(rules, use, now_s)
+        if till is None:
+            return None
+        self._n_taken += 1
+        lines = rules.headers.lines_of_rest(till.requests, till.fresh, till.output, at_s=now_s)
+        return Taken(rules, till, use, now_s, lines)
+
     async def admit(
         self, rules: RuleSet, asked: Asked, record: RequestRecord, *, target: Target
     ) -> Admitted:
         """
-        Reserve what a request will probably use.
+        Reserve what a request will probably use, where ``take`` cannot tell.
 
         Args:
             rules: What holds for it, at least one.
@@ -161,25 +187,22 @@ class Admission:
             SharedStateUnavailable: Nobody can say, and the configuration wants to be sure.
         """
         use = self._use_of(rules, asked, target)
-        if (taken := self._take_now(rules, use)) is not None:
-            return Admitted(rules, taken, rules.headers.fields(taken.used, taken.at_s))
         reservation, verdict = await self._reserve(record.request_id, rules, use)
         used_ = verdict.used
         near = [(i, rule) for i, rule in rules.budgets if used_[i] >= rule.warn_at]
         if near:
             self._tell_of_budgets(near, reservation, verdict)
         if verdict.is_granted:
-            headers = rules.headers.fields(used_, verdict.at_s)
-            if near:
-                headers = (*headers, _warning(rules, verdict))
-            return Admitted(rules, reservation, headers)
+            headers = (_warning(rules, verdict),) if near else ()
+            lines = rules.headers.lines(used_, verdict.at_s)
+            return Admitted(rules, reservation, lines, headers)
         error = refusal(rules, verdict, expected=use, contact=self._contact)
         record.refused_by = error.limit
         raise error
 
     async def admit_to_upstream(
         self, rules: RuleSet, asked: Asked, record: RequestRecord, *, target: Target
-    ) -> Admitted:
+    ) -> Admitted | Taken:
         """
         Reserve what a call of an upstream will probably use; one request may make several.
 
@@ -187,14 +210,15 @@ class Admission:
             UpstreamLimitExceeded: It shall not be asked now.
             SharedStateUnavailable: As for ``admit``.
         """
-        use = self._use_of(rules, asked, target)
-        if (taken := self._take_now(rules, use)) is not None:
-            return Admitted(rules, taken, ())
+        use, now_s = self._use_of(rules, asked, target), self._clock()
+        if (till := self._till_for(rules, use, now_s)) is not None:
+            self._n_taken += 1
+            return Taken(rules, till, use, now_s)
         self._n_calls += 1
         reservation_id = f"{record.request_id}/{self._n_calls}"
         reservation, verdict = await self._reserve(reservation_id, rules, use)
         if verdict.is_granted:
-            return Admitted(rules, reservation, ())
+            return Admitted(rules, reservation)
         error = refusal(rules, verdict, expected=use, contact=self._contact)
         is_over = error.should_retry is False
         when = f"at all; ask {self._contact}" if is_over else "at present; try again"
@@ -231,7 +255,12 @@ class Admission:
         return rules.headers.fields(verdict.used, verdict.at_s)
 
     def settle(
-        self, admitted: Admitted, asked: Asked, *, usage: Usage | None, cost_micros: int | None
+        self,
+        admitted: Admitted | Taken,
+        asked: Asked,
+        *,
+        usage: Usage | None,
+        cost_micros: int | None,
     ) -> None:
         """
         Replace what was reserved by what was used.
@@ -242,14 +271,14 @@ class Admission:
             usage: Tokens; None: none were used.
             cost_micros: Their price; None: nothing, or nobody knows.
         """
-        rules, reservation = admitted.rules, admitted.reservation
-        amounts, now_s = rules.amounts(used(usage, cost_micros)), self._clock()
-        if self._at_hand is not None and isinstance(reservation, Taken):
+        rules, actual, now_s = admitted.rules, used(usage, cost_micros), self._clock()
+        if isinstance(admitted, Taken):
             self._n_taken -= 1
-            self._at_hand.settle_now(reservation, amounts, now_s)
-        elif isinstance(reservation, Reservation):
+            admitted.till.settle(admitted.use, actual, admitted.at_s, now_s)
+        else:
+            reservation = admitted.reservation
             self._held.pop(reservation.id, None)
-            self._limiter.settle(reservation, amounts, now_s=now_s)
+            self._limiter.settle(reservation, rules.amounts(actual), now_s=now_s)
         if usage is None or usage.is_estimate or asked.is_learnt_from or not rules.counts_tokens:
             return
         asked.is_learnt_from = True  # once, however many limits it had to fit
@@ -295,15 +324,15 @@ class Admission:
                 "budget", state="no price", model=deployment.model, upstream=deployment.upstream
             )
 
-    def _take_now(self, rules: RuleSet, use: Use) -> Taken | None:
-        """Reserve where the counters are at hand and nothing is near its limit, else None."""
-        if self._at_hand is None:
+    def _till_for(self, rules: RuleSet, use: Use, now_s: float) -> Till | None:
+        """Take where nothing is near its limit, and return out of what; None: it is, perhaps."""
+        till = rules.till
+        if till is not None and till.take(use, now_s):
+            return till
+        if self._at_hand is None or (till is not None and not till.is_closed):
             return None
-        now_s = self._clock()
-        taken = self._at_hand.take_now(rules.form(now_s), rules.amounts(use), now_s)
-        if taken is not None:
-            self._n_taken += 1
-        return taken
+        till = rules.till = self._at_hand.open_till(rules.form(now_s), rules.headers, now_s)
+        return till if till is not None and till.take(use, now_s) else None
 
     async def _reserve(
         self, reservation_id: str, rules: RuleSet, use: Use

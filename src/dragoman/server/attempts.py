@@ -46,6 +46,7 @@ class Attempts:
         asked: What it says.
         record: Filled in on the way.
         headers: Stand in every reply to it.
+        lines: The same, as whole lines.
 
     Attributes:
         adjustments: Of the plan in use.
@@ -67,6 +68,7 @@ class Attempts:
         asked: Asked,
         record: RequestRecord,
         headers: HeaderList,
+        lines: bytes = b"",
     ) -> None:
         self.services = services
         self.exchange = exchange
@@ -95,6 +97,7 @@ class Attempts:
             self._headers,
             limits.early_start_s,
             limits.ping_interval_s,
+            lines,
         )
 
     async def until_answered(
@@ -221,6 +224,7 @@ class Attempts:
             asked=self.asked,
             record=structs.replace(self.record, attempts=0),
             headers=self._base_headers,
+            lines=self.relay.lines,
         )
         made.model_adjustment, made.may_wait = self.model_adjustment, False
         made.has_longer = self.has_longer

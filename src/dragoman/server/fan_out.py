@@ -43,11 +43,12 @@ class Member:
         done = self.done
         return done.done() and not done.cancelled() and done.exception() is None
 
-    def start(self, status: int, headers: HeaderList) -> None:
+    def start(self, status: int, headers: HeaderList, lines: bytes) -> None:
         """Send the head, with the id of this very request."""
         own = (_REQUEST_ID, self.record.request_id.encode())
         self.record.status = status
-        self.exchange.start_reply(status, [own if h[0] == _REQUEST_ID else h for h in headers])
+        headers = [own if h[0] == _REQUEST_ID else h for h in headers]
+        self.exchange.start_reply(status, headers, lines)
 
     def write(self, data: bytes) -> None:
         """Send a piece; a client that is too far behind is cut off."""
@@ -105,7 +106,7 @@ class FanOut:
         self.has_content = False
         self._first = first
         self._members: list[Member] = []
-        self._head: tuple[int, HeaderList] | None = None
+        self._head: tuple[int, HeaderList, bytes] | None = None
         self._written: list[bytes] = []  # for those who come later; none once there is content
         self._watcher: ExchangeWatcher | None = None
         self._is_paused = False
@@ -168,16 +169,18 @@ class FanOut:
         elif watcher is not None and self._is_paused:
             watcher.on_pause()
 
-    def reply_whole(self, status: int, headers: HeaderList, body: bytes) -> None:
-        self.start_reply(status, with_length(headers, body))
+    def reply_whole(
+        self, status: int, headers: HeaderList, body: bytes, lines: bytes = b""
+    ) -> None:
+        self.start_reply(status, with_length(headers, body), lines)
         self.write(body)
         self.end_reply()
 
-    def start_reply(self, status: int, headers: HeaderList) -> None:
-        self._head = (status, headers)
+    def start_reply(self, status: int, headers: HeaderList, lines: bytes = b"") -> None:
+        self._head = (status, headers, lines)
         self.has_content = any(name == b"content-length" for name, _ in headers)
         for member in self._members:
-            member.start(status, headers)
+            member.start(status, headers, lines)
 
     def write(self, data: bytes) -> None:
         if not self.has_content:

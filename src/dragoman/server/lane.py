@@ -28,7 +28,7 @@ class LaneExchange:
         self._has_content = has_content
         self._claim = claim
         self._is_open = False
-        self._head: tuple[int, HeaderList] | None = None
+        self._head: tuple[int, HeaderList, bytes] | None = None
         self._held: list[bytes] = []
         self._watcher: ExchangeWatcher | None = None
 
@@ -43,13 +43,15 @@ class LaneExchange:
     def watch(self, watcher: ExchangeWatcher | None) -> None:
         self._watcher = watcher
 
-    def reply_whole(self, status: int, headers: HeaderList, body: bytes) -> None:
-        self.start_reply(status, with_length(headers, body))
+    def reply_whole(
+        self, status: int, headers: HeaderList, body: bytes, lines: bytes = b""
+    ) -> None:
+        self.start_reply(status, with_length(headers, body), lines)
         self.write(body)
         self.end_reply()
 
-    def start_reply(self, status: int, headers: HeaderList) -> None:
-        self._head = (status, headers)
+    def start_reply(self, status: int, headers: HeaderList, lines: bytes = b"") -> None:
+        self._head = (status, headers, lines)
 
     def write(self, data: bytes) -> None:
         if self._is_open:

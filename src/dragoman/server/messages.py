@@ -145,9 +145,20 @@ class Messages:
         headers: HeaderList,
     ) -> None:
         services, admission = self._services, self._services.admission
-        admitted = await admission.admit(rules, asked, record, target=route.targets[0])
-        headers = (*headers, *admitted.headers)
-        attempts = Attempts(services, exchange, asked=asked, record=record, headers=headers)
+        target = route.targets[0]
+        admitted = admission.take(rules, asked, target=target) or await admission.admit(
+            rules, asked, record, target=target
+        )
+        if admitted.headers:
+            headers = (*headers, *admitted.headers)
+        attempts = Attempts(
+            services,
+            exchange,
+            asked=asked,
+            record=record,
+            headers=headers,
+            lines=admitted.lines,
+        )
         try:
             await deliver(attempts, route)
         finally:

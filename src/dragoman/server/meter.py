@@ -23,7 +23,7 @@ from dragoman.policy.records import UsageRecord
 from dragoman.policy.store import GetStore
 from dragoman.server.telemetry import RequestRecord
 from dragoman.server.usage_log import UsageLog
-from dragoman.server.usage_records import usage_record
+from dragoman.server.usage_records import RecordMaker
 from dragoman.stores.usage_spool import Segment, UsageSpool, sync_segments
 
 _T = TypeVar("_T")
@@ -87,6 +87,8 @@ class Meter:
         self._get_store = get_store
         self._log = log
         self._wall_clock = wall_clock
+        self._make = RecordMaker().make
+        self._clock_s = 0.0  # the time of day at which the monotonic clock shows 0
         self._ended: list[UsageRecord] = []  # not yet written
         self._stuck: list[UsageRecord] = []  # could not be written
         self._n_refusals = 0  # of the oldest segment, one after the other
@@ -119,10 +121,11 @@ class Meter:
             self._lose(1)
             return
         self._n_held += 1
-        ended = self._ended
-        ended.append(usage_record(record, at_s=self._wall_clock(), now_s=time.monotonic()))
-        if len(ended) == 1:
+        ended, now_s = self._ended, time.monotonic()
+        if not ended:
+            self._clock_s = self._wall_clock() - now_s
             self._noted.set()
+        ended.append(self._make(record, clock_s=self._clock_s, now_s=now_s))
 
     def counts(self) -> MeterCounts:
         """Return what metrics show."""

@@ -65,6 +65,7 @@ class Relay(Struct, eq=False):  # made in C
         is_stream: The client asked for a stream.
         request_id: Shown in errors.
         headers: Headers for the reply's head, asked for when it is sent.
+        lines: Further ones, as whole lines.
         early_start_s: After this long without content a stream is begun all the same; 0: never.
         ping_interval_s: Silence after which a begun stream shows a sign of life.
     """
@@ -75,6 +76,7 @@ class Relay(Struct, eq=False):  # made in C
     headers: Callable[[], HeaderList]
     early_start_s: float
     ping_interval_s: float
+    lines: bytes = b""
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     status: int = 0
     first_content_s: float | None = None
@@ -219,7 +221,7 @@ class Relay(Struct, eq=False):  # made in C
         if exchange.gone:
             return
         if not self.is_stream:  # it comes whole
-            exchange.reply_whole(200, [_JSON, *self.headers()], data)
+            exchange.reply_whole(200, [_JSON, *self.headers()], data, self.lines)
             self._is_ended, self.status = True, 200
             return
         if not self._is_started:
@@ -255,7 +257,13 @@ class Relay(Struct, eq=False):  # made in C
             if self._turn is not None and (data := self._turn.fail(error)):
                 self.exchange.write(data)
         else:
-            send_error(self.exchange, error, request_id=self.request_id, extra=self.headers())
+            send_error(
+                self.exchange,
+                error,
+                request_id=self.request_id,
+                extra=self.headers(),
+                lines=self.lines,
+            )
             self.status = error.status
             self._is_started = self._is_ended = True
         self.end()
@@ -338,7 +346,7 @@ class Relay(Struct, eq=False):  # made in C
             waiter.set_exception(error)
 
     def _start_reply(self) -> None:
-        self.exchange.start_reply(200, [*_SSE_HEADERS, *self.headers()])
+        self.exchange.start_reply(200, [*_SSE_HEADERS, *self.headers()], self.lines)
         self._is_started = True
         self.status = 200
         if self._early_timer is not None:
@@ -368,8 +376,13 @@ class Relay(Struct, eq=False):  # made in C
 
 
 def send_error(
-    exchange: Exchange, error: GatewayError, *, request_id: str, extra: HeaderList = ()
+    exchange: Exchange,
+    error: GatewayError,
+    *,
+    request_id: str,
+    extra: HeaderList = (),
+    lines: bytes = b"",
 ) -> None:
-    """Answer with *error* in the API's shape."""
+    """Answer with *error* in the API's shape; *extra* and *lines* are further headers."""
     body = error.passthrough_body or render_error(error, request_id)
-    exchange.reply_whole(error.status, [_JSON, *error_headers(error), *extra], body)
+    exchange.reply_whole(error.status, [_JSON, *error_headers(error), *extra], body, lines)

@@ -9,7 +9,7 @@ from dragoman.core.sinks import SseSink
 from dragoman.core.usage import Usage
 from dragoman.policy.allowances import RuleSet
 from dragoman.policy.routes import Target
-from dragoman.server.admission import Admitted
+from dragoman.server.admission import Admitted, Taken
 from dragoman.server.attempts import Attempts
 from dragoman.server.line import Line
 
@@ -114,7 +114,7 @@ class UpstreamStay:
         self._line = line
         self._rules = rules
         self._place: Place | Line | None = None
-        self._admitted: Admitted | None = None
+        self._admitted: Admitted | Taken | None = None
 
     async def begin(self, *, may_wait: bool) -> None:
         """
@@ -148,7 +148,7 @@ class UpstreamStay:
             usage = attempts.counted_usage
             self._admission.settle(admitted, attempts.asked, usage=usage, cost_micros=None)
 
-    async def _admit(self, rules: RuleSet, *, may_wait: bool) -> Admitted:
+    async def _admit(self, rules: RuleSet, *, may_wait: bool) -> Admitted | Taken:
         """Reserve; where only calls at work elsewhere stand against it, ask again and again."""
         attempts, clock = self._attempts, asyncio.get_running_loop().time
         since_s = clock()

@@ -27,7 +27,8 @@ from dragoman.stores.database import Database
 from dragoman.stores.tables import metadata, state
 from dragoman.stores.versions import VERSIONS, SchemaState, too_new
 
-_TIMEOUT_S: Final = 120.0  # with the wait for a replica that came first
+# With the wait for a replica that came first. A million usage records may take half a minute.
+_TIMEOUT_S: Final = 900.0
 _LOCK: Final = 0x647261676F6D616E  # of PostgreSQL's advisory locks: "dragoman"
 
 # Alembic's own table, as it makes it.

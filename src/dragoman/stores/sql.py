@@ -20,8 +20,9 @@ from dragoman.stores.lists import key_conditions, read_page
 from dragoman.stores.migrating import upgrade_schema
 from dragoman.stores.rows import RowCodec, S, to_ms
 from dragoman.stores.tables import admin_keys, audit, keys, state, workspaces
-from dragoman.stores.usage_rollup import ROLL_UP_TIMEOUT_S, forget_days, roll_up_day
-from dragoman.stores.usage_sql import insert_records, sum_records
+from dragoman.stores.usage_insert import insert_records
+from dragoman.stores.usage_rollup import ROLL_UP_TIMEOUT_S, forget_days, forget_facts, roll_up_day
+from dragoman.stores.usage_sql import sum_records
 
 _KEYS: Final = RowCodec(VirtualKey)
 _WORKSPACES: Final = RowCodec(Workspace)
@@ -198,8 +199,11 @@ class SqlStore:
             return await sum_records(connection, query)
 
     async def roll_up_usage(self, before: dt.datetime) -> int:
+        is_sqlite = self._database.is_sqlite
         async with self._database.writing(timeout_s=ROLL_UP_TIMEOUT_S) as connection:
-            return await roll_up_day(connection, before, is_sqlite=self._database.is_sqlite)
+            await forget_facts(connection, before, is_sqlite=is_sqlite)
+        async with self._database.writing(timeout_s=ROLL_UP_TIMEOUT_S) as connection:
+            return await roll_up_day(connection, before, is_sqlite=is_sqlite)
 
     async def forget_usage(self, before: dt.datetime) -> int:
         async with self._database.writing(timeout_s=ROLL_UP_TIMEOUT_S) as connection:

@@ -15,6 +15,7 @@ from sqlalchemy import (
     Index,
     LargeBinary,
     MetaData,
+    PrimaryKeyConstraint,
     Table,
     Text,
     text,
@@ -116,11 +117,13 @@ audit: Final = Table(
     Index("audit_log_by_age", "at", "id"),
 )
 
-usage: Final = Table(
-    "usage_records",
+# What many records of one day have in common, each combination once. Its id is made of what it
+# says (``usage_insert``), so that all gateways give it the same one.
+usage_facts: Final = Table(
+    "usage_facts",
     metadata,
-    _text("id", primary_key=True),
-    _number("started_at"),
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    _number("day"),  # its first millisecond
     _text("key_id"),
     _text("key_name"),
     Column("workspace_id", Text, nullable=True),
@@ -132,6 +135,25 @@ usage: Final = Table(
     _text("upstream"),
     _text("upstream_model"),
     Column("is_stream", Boolean, nullable=False),
+    _number("attempts"),
+    _text("stop_reason"),
+    _number("status"),
+    _text("error_type"),
+    _text("adjustments"),
+    _text("repairs"),
+    Index("usage_facts_by_day", "day"),
+    Index("usage_facts_by_key", "key_id", "day"),
+    Index("usage_facts_by_workspace", "workspace_id", "day"),
+)
+
+# One row for each request. Whatever is asked of them is asked by their facts first, and those of
+# the same facts lie beside each other: so they need no index beside the table itself.
+usage: Final = Table(
+    "usage_records",
+    metadata,
+    _text("id"),
+    _number("started_at"),
+    _number("facts_id"),
     _number("input_tokens"),
     _number("cache_read_input_tokens"),
     _number("cache_creation_input_tokens"),
@@ -140,15 +162,8 @@ usage: Final = Table(
     Column("cost_micros", BigInteger, nullable=True),
     Column("first_content_ms", BigInteger, nullable=True),
     _number("duration_ms"),
-    _number("attempts"),
-    _text("stop_reason"),
-    _number("status"),
-    _text("error_type"),
-    _text("adjustments"),
-    _text("repairs"),
-    Index("usage_records_by_time", "started_at"),
-    Index("usage_records_by_key", "key_id", "started_at"),
-    Index("usage_records_by_workspace", "workspace_id", "started_at"),
+    PrimaryKeyConstraint("facts_id", "started_at", "id"),
+    sqlite_with_rowid=False,
 )
 
 # Records of past days, added up. What arrives late makes rows of its own: nothing is unique.

@@ -10,13 +10,48 @@ from collections.abc import Iterable
 from typing import Final
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
-from dragoman.policy.records import UsageRecord
+from dragoman.policy.records import UsageFacts, UsageRecord, decode_facts, encode_facts
 
 _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder(UsageRecord).decode
 _SUM_CHARS: Final = 8
+
+
+class _EarlierRecord(Struct, frozen=True, array_like=True):
+    """What gateways wrote, and may have left, that knew of no facts."""
+
+    id: str
+    started_ms: int
+    key_id: str
+    key_name: str
+    workspace_id: str | None
+    session_id: str
+    agent_id: str
+    client: str
+    client_version: str
+    model: str
+    upstream: str
+    upstream_model: str
+    is_stream: bool
+    input_tokens: int
+    cache_read_input_tokens: int
+    cache_creation_input_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+    cost_micros: int | None
+    first_content_ms: int | None
+    duration_ms: int
+    attempts: int
+    stop_reason: str
+    status: int
+    error_type: str
+    adjustments: tuple[str, ...]
+    repairs: dict[str, int]
+
+
+_decode_earlier: Final = msgspec.json.Decoder(_EarlierRecord).decode
 
 
 class Lines(Struct, frozen=True, kw_only=True):
@@ -52,6 +87,18 @@ def _record_of(line: bytes) -> UsageRecord | None:
     if line[:_SUM_CHARS] != b"%08x" % zlib.crc32(body):
         return None
     try:
-        return _decode(body)
+        record = _decode(body)
+        decode_facts(record.facts)
+    except msgspec.DecodeError:
+        return _earlier_record_of(body)
+    return record
+
+
+def _earlier_record_of(body: bytes) -> UsageRecord | None:
+    """Return a record as it was written before facts were told apart."""
+    try:
+        earlier = structs.asdict(_decode_earlier(body))
     except msgspec.DecodeError:  # whole, but of a version with another idea of a record
         return None
+    facts = UsageFacts(**{name: earlier.pop(name) for name in UsageFacts.__struct_fields__})
+    return UsageRecord(facts=encode_facts(facts), **earlier)

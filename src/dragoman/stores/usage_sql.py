@@ -1,15 +1,10 @@
-"""Usage records in, sums of them out: of the records themselves, and of days added up before."""
+"""Sums of usage: of the records themselves, and of days added up before."""
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from itertools import chain
 from typing import Any, Final
 
-import msgspec
-from msgspec import structs
 from sqlalchemy import (
     ColumnElement,
-    Insert,
     Select,
     Subquery,
     Table,
@@ -21,23 +16,15 @@ from sqlalchemy import (
     select,
     union_all,
 )
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import Dialect, RowMapping
+from sqlalchemy.engine import RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from dragoman.policy.records import Dimension, UsageQuery, UsageRecord, UsageRow
+from dragoman.policy.records import Dimension, UsageQuery, UsageRow
 from dragoman.stores.lists import is_in_workspaces
 from dragoman.stores.rows import from_ms, to_ms
-from dragoman.stores.tables import usage, usage_sums
+from dragoman.stores.tables import usage, usage_facts, usage_sums
+from dragoman.stores.usage_insert import DAY_MS
 
-DAY_MS: Final = 86_400_000
-_FIELDS: Final = tuple(field.name for field in structs.fields(UsageRecord))
-_N_COLUMNS: Final = len(_FIELDS)
-_IS_STREAM: Final = _FIELDS.index("is_stream")
-_ADJUSTMENTS: Final = _FIELDS.index("adjustments")
-_REPAIRS: Final = _FIELDS.index("repairs")
-_TOGETHER: Final = 32  # records in one statement of SQLite; its limit is 32,766 values
-_encode: Final = msgspec.json.Encoder().encode
 _ERROR_STATUS: Final = 400
 # Length in milliseconds, and how the beginning of one is written.
 _SPANS: Final[Mapping[str, tuple[int, str]]] = {
@@ -65,57 +52,6 @@ SUMMED: Final = (
 )
 
 
-async def insert_records(
-    connection: AsyncConnection, records: Sequence[UsageRecord], *, is_sqlite: bool
-) -> None:
-    """
-    Add records; those whose id is known already change nothing.
-
-    Every request comes by here: told by names and through SQLAlchemy's types, as elsewhere, a
-    record costs 24 us of CPU, told as plain values 11, and with many in one statement, which for
-    SQLite is one step outside of Python's lock, 8 (CPython 3.11, 2026-11-25).
-    """
-    values = _values_of(records)
-    if is_sqlite:  # whose driver takes a bool for a type of ours, and is slow with those
-        values[_IS_STREAM::_N_COLUMNS] = map(int, values[_IS_STREAM::_N_COLUMNS])
-    n_rows = _TOGETHER if is_sqlite else 1  # PostgreSQL's sends many at once by itself
-    together = _groups(values, n_rows)
-    left = _groups(values[len(together) * n_rows * _N_COLUMNS :], 1)
-    for n, groups in ((n_rows, together), (1, left)):
-        if groups:
-            statement = _insert_text(connection.dialect, is_sqlite=is_sqlite, n_rows=n)
-            await connection.exec_driver_sql(statement, groups)
-
-
-def _values_of(records: Sequence[UsageRecord]) -> list[Any]:
-    """Return the columns of one record after the other, in the order of the table."""
-    values = list(chain.from_iterable(map(structs.astuple, records)))
-    for place in (_ADJUSTMENTS, _REPAIRS):
-        values[place::_N_COLUMNS] = [_encode(v).decode() for v in values[place::_N_COLUMNS]]
-    return values
-
-
-def _groups(values: list[Any], n_rows: int) -> list[tuple[Any, ...]]:
-    """Return the values of so many rows each; what is left over is not among them."""
-    size = n_rows * _N_COLUMNS
-    return [tuple(values[i : i + size]) for i in range(0, len(values) - size + 1, size)]
-
-
-@lru_cache(maxsize=4)  # to write it takes as long as to insert a hundred records
-def _insert_text(dialect: Dialect, *, is_sqlite: bool, n_rows: int = 1) -> str:
-    text = str(_insert(is_sqlite=is_sqlite).compile(dialect=dialect))
-    if n_rows == 1:
-        return text
-    row = f"({', '.join('?' * _N_COLUMNS)})"
-    return text.replace(row, ", ".join([row] * n_rows))
-
-
-def _insert(*, is_sqlite: bool) -> Insert:
-    if is_sqlite:
-        return sqlite.insert(usage).on_conflict_do_nothing()
-    return postgresql.insert(usage).on_conflict_do_nothing()
-
-
 async def sum_records(connection: AsyncConnection, query: UsageQuery) -> list[UsageRow]:
     """Return a row for each group that has records, in the order of the groups."""
     source = _source(query)
@@ -128,7 +64,7 @@ async def sum_records(connection: AsyncConnection, query: UsageQuery) -> list[Us
 
 def is_error() -> ColumnElement[bool]:
     """Return what holds for records of requests that failed, at whatever moment."""
-    return or_(usage.c.status >= _ERROR_STATUS, usage.c.error_type != "")
+    return or_(usage_facts.c.status >= _ERROR_STATUS, usage_facts.c.error_type != "")
 
 
 def is_unpriced() -> ColumnElement[bool]:
@@ -160,13 +96,13 @@ def _source(query: UsageQuery) -> Subquery:
     """Return records, and days added up before, as rows of one form."""
     records = select(
         usage.c.started_at,
-        usage.c.session_id,
-        *(usage.c[name] for name in _COLUMNS.values() if name in usage_sums.c),
+        usage_facts.c.session_id,
+        *(usage_facts.c[name] for name in _COLUMNS.values() if name in usage_sums.c),
         literal_column("1").label("requests"),
         _one_if(is_error()).label("errors"),
         _one_if(is_unpriced()).label("unpriced"),
         *(usage.c[name] for name in SUMMED),
-    )
+    ).join_from(usage_facts, usage, usage.c.facts_id == usage_facts.c.id)
     days = select(
         usage_sums.c.day.label("started_at"),
         literal_column("''").label("session_id"),
@@ -174,7 +110,7 @@ def _source(query: UsageQuery) -> Subquery:
         *(usage_sums.c[name] for name in (*_COUNTED, *SUMMED)),
     )
     return union_all(
-        _chosen(records, usage, usage.c.started_at, query=query),
+        _chosen(records, usage_facts, usage.c.started_at, query=query),
         _chosen(days, usage_sums, usage_sums.c.day, query=query),
     ).subquery()
 
@@ -188,8 +124,9 @@ def _group(source: Subquery, name: Dimension) -> ColumnElement[Any]:
 def _chosen(
     rows: Select[Any], table: Table, time: ColumnElement[int], *, query: UsageQuery
 ) -> Select[Any]:
-    """Return those of *rows*, which are of *table*, that are asked for."""
-    found = [time >= to_ms(query.since), time < to_ms(query.until)]
+    """Return those of *rows*, of whose day and sender *table* tells, that are asked for."""
+    since, until = to_ms(query.since) or 0, to_ms(query.until) or 0
+    found = [time >= since, time < until, *_days(table, since, until)]
     if query.key_ids:
         found.append(table.c.key_id.in_(query.key_ids))
     if query.models:
@@ -197,6 +134,11 @@ def _chosen(
     if query.workspace_ids:
         found.append(is_in_workspaces(table, query.workspace_ids))
     return rows.where(*found)
+
+
+def _days(table: Table, since: int, until: int) -> list[ColumnElement[bool]]:
+    """Return what holds for days with a moment in a span: an index finds them."""
+    return [table.c.day >= since - since % DAY_MS, table.c.day < until]
 
 
 def _row(row: RowMapping, group_by: Sequence[Dimension]) -> UsageRow:

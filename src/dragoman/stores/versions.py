@@ -6,7 +6,7 @@ from msgspec import Struct
 
 # Oldest first, as in ``migrations/versions``: whether a database is up to date can be seen without
 # Alembic, which takes a fifth of a second and ten megabytes.
-VERSIONS: Final = ("0001", "0002")
+VERSIONS: Final = ("0001", "0002", "0003")
 
 
 class SchemaState(Struct, frozen=True, kw_only=True):

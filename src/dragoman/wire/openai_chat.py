@@ -5,7 +5,7 @@ Types are as wide as real servers are odd: ids may be numbers, arguments may be 
 a list of parts, and any field may be null.
 """
 
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 from msgspec import Struct
@@ -97,6 +97,36 @@ class Chunk(Struct):
     type: Any = None
 
 
+class TextDelta(Struct, gc=False):
+    """A delta of text and nothing else."""
+
+    content: str
+    reasoning_content: None = None
+    reasoning: None = None
+    reasoning_details: None = None
+    refusal: None = None
+    tool_calls: None = None
+    function_call: None = None
+
+
+class TextChoice(Struct, gc=False):
+    """A choice with such a delta."""
+
+    delta: TextDelta
+    index: Literal[0] = 0
+    finish_reason: None = None
+    usage: None = None
+
+
+class TextChunk(Struct, gc=False):
+    """A chunk of text and nothing else, as nearly all are: what is more than that is refused."""
+
+    choices: tuple[TextChoice]
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    usage: None = None
+    error: None = None
+
+
 _decoder: Final = msgspec.json.Decoder(Chunk, strict=False)
 decode_chunk: Final = _decoder.decode
-decode_chunks: Final = _decoder.decode_lines  # one after the other, each on its line
+decode_text_chunk: Final = msgspec.json.Decoder(TextChunk).decode

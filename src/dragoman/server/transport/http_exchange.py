@@ -134,7 +134,9 @@ class HttpExchange:
         if watcher is not None and self._connection.is_write_paused and not self.is_over:
             watcher.on_pause()
 
-    def reply_whole(self, status: int, headers: HeaderList, body: bytes) -> None:
+    def reply_whole(
+        self, status: int, headers: HeaderList, body: bytes, lines: bytes = b""
+    ) -> None:
         if self.is_over or self.is_started:
             self._check_not_started()
             return
@@ -143,12 +145,12 @@ class HttpExchange:
             self.closes = True
             headers = [*headers, CLOSE_FIELD]
         sent = b"" if self.method == "HEAD" or status in BODILESS else body
-        connection.transport.write(render_whole(status, headers, len(body), sent))
+        connection.transport.write(render_whole(status, headers, len(body), sent, lines))
         self.is_started = self.is_over = True
         self.headers, self._watcher = _FORGOTTEN, None
         connection.end_exchange(self)
 
-    def start_reply(self, status: int, headers: HeaderList) -> None:
+    def start_reply(self, status: int, headers: HeaderList, lines: bytes = b"") -> None:
         if self.is_over or self.is_started:
             self._check_not_started()
             return
@@ -160,10 +162,11 @@ class HttpExchange:
         self.closes = (
             self.closes or (is_unbounded and not self._is_chunked) or not connection.may_go_on(self)
         )
-        extra = CHUNKED if self._is_chunked else b""
+        if self._is_chunked:
+            lines += CHUNKED
         if self.closes:
-            extra += CLOSE
-        self._head = render_head(status, headers, extra=extra)
+            lines += CLOSE
+        self._head = render_head(status, headers, lines=lines)
         self.is_started = True
         self.headers = _FORGOTTEN
         self._transport = connection.transport

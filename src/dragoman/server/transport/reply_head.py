@@ -1,11 +1,11 @@
 """The head of a reply as bytes."""
 
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Final
 
 from dragoman.server.transport.seams import HeaderList
 
-_BREAK: Final = "a header of the reply holds a line break or NUL"
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 CHUNKED: Final = b"transfer-encoding: chunked\r\n"
 BODILESS: Final = frozenset({204, 304})
@@ -23,7 +23,9 @@ _CR, _LF, _NUL = b"\r\n\0"
 _join_field: Final = b": ".join
 
 
-def render_whole(status: int, headers: HeaderList, n_bytes: int, body: bytes) -> bytes:
+def render_whole(
+    status: int, headers: HeaderList, n_bytes: int, body: bytes, lines: bytes = b""
+) -> bytes:
     """
     Return a whole reply.
 
@@ -32,37 +34,40 @@ def render_whole(status: int, headers: HeaderList, n_bytes: int, body: bytes) ->
         headers: Names in lower case, without content-length.
         n_bytes: What that says; of a reply to HEAD it is not the length of the body.
         body: As it is sent.
+        lines: Further headers, as whole lines.
 
     Raises:
         ValueError: A header would break out of its line: a bug of ours.
     """
     fields = [*map(_join_field, headers)]
-    # One look at all of them, each by the byte's number: others cost several times as much.
-    together = b"".join(fields)
-    if _LF in together or _CR in together or _NUL in together:
-        raise ValueError(_BREAK)
+    _check(fields)
     begin = _WHOLE_BEGINS.get(status) or _OTHER_BEGIN % status
-    return b"\r\n".join((begin % n_bytes, *fields, b"", body))
+    return b"\r\n".join((begin % n_bytes, *fields, lines, body))
 
 
-def render_head(status: int, headers: HeaderList, *, extra: bytes) -> bytes:
+def render_head(status: int, headers: HeaderList, *, lines: bytes) -> bytes:
     """
     Return the head of a reply.
 
     Args:
         status: Any; the reason phrase of an unknown one is empty.
         headers: Names in lower case.
-        extra: Whole lines to go with them.
+        lines: Further ones, as whole lines.
 
     Raises:
         ValueError: A header would break out of its line: a bug of ours.
     """
     line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d " % status
-    head = b"\r\n".join((line, *map(_join_field, headers), extra + b"\r\n"))
-    n_breaks = len(headers) + 2 + (extra.count(b"\n") if extra else 0)
-    if len(head) - len(head.translate(None, b"\r\n\0")) != 2 * n_breaks:
-        raise ValueError(_BREAK)
-    return head
+    fields = [*map(_join_field, headers)]
+    _check(fields)
+    return b"\r\n".join((line, *fields, lines, b""))
+
+
+def _check(fields: Sequence[bytes]) -> None:
+    """Look at all of them at once, for each byte by its number: others cost several times that."""
+    together = b"".join(fields)
+    if _LF in together or _CR in together or _NUL in together:
+        raise ValueError("a header of the reply holds a line break or NUL")
 
 
 def length_in(headers: HeaderList) -> int | None:

@@ -84,10 +84,20 @@ class Exchange(Protocol):
     def watch(self, watcher: ExchangeWatcher | None) -> None:
         """Tell *watcher* from now on; at once if the client is already gone."""
 
-    def reply_whole(self, status: int, headers: HeaderList, body: bytes) -> None:
-        """Send a whole reply; its content-length is not among *headers*."""
+    def reply_whole(
+        self, status: int, headers: HeaderList, body: bytes, lines: bytes = b""
+    ) -> None:
+        """
+        Send a whole reply.
 
-    def start_reply(self, status: int, headers: HeaderList) -> None:
+        Args:
+            status: Any.
+            headers: Without content-length.
+            body: All of it.
+            lines: Further headers, as whole lines that nobody looks at again.
+        """
+
+    def start_reply(self, status: int, headers: HeaderList, lines: bytes = b"") -> None:
         """Send the head; without content-length among *headers* the body is chunked."""
 
     def write(self, data: bytes) -> None:
