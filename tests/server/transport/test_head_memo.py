@@ -48,6 +48,15 @@ def test_the_same_head_is_read_once_whatever_its_length_says() -> None:
     assert read_slowly(request(12345, b"hello")) == (*fields_of(first.fields), 12345, b"hello")
 
 
+def test_lengths_may_have_any_number_of_digits_in_any_order() -> None:
+    known = HeadMemo(65536).read(request(3, b"abc"))
+    assert known is not None
+    for length in (7, 12, 5, 123456, 99, 10**14, 0):
+        assert known.split(request(length, b"\r\n12")) == (length, b"\r\n12")
+        assert known.split(request(length).replace(b"Host: a", b"Host: b")) is None
+        assert known.split(request(length)[:-3]) is None
+
+
 @pytest.mark.parametrize("field", [FIELD, FIELD.lower()])
 def test_the_usual_spellings_are_known(field) -> None:
     known = HeadMemo(65536).read(request(3, b"abc", field=field))

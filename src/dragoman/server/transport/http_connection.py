@@ -44,15 +44,16 @@ class Connection(asyncio.Protocol):
         "_head",
         "_is_ending",
         "_is_read_paused",
+        "_is_resting",
         "_is_surplus",
         "_linger_left",
-        "_site",
         "_unsent_bytes",
         "deadline_s",
         "is_write_paused",
         "known_head",
         "loop",
         "peer",
+        "site",
         "stall_deadline_s",
         "transport",
     )
@@ -60,7 +61,7 @@ class Connection(asyncio.Protocol):
     transport: asyncio.Transport
 
     def __init__(self, site: Site, loop: asyncio.AbstractEventLoop) -> None:
-        self._site = site
+        self.site = site
         self.loop = loop
         self.peer = ""
         self.known_head: KnownHead | None = None  # of the request before
@@ -69,6 +70,7 @@ class Connection(asyncio.Protocol):
         self._body: RequestBody | None = None  # that has not ended; may outlive its exchange
         self._ahead = bytearray()  # what came after the request being answered
         self._is_ending = self._is_read_paused = self._is_surplus = self.is_write_paused = False
+        self._is_resting = False  # a reply has ended, and nothing is left to do since
         self._linger_left = 0
         self.deadline_s = self.stall_deadline_s = self._unsent_bytes = _NEVER
 
@@ -82,7 +84,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass of it
         self.peer = str((transport.get_extra_info("peername") or ("",))[0])
-        site = self._site
+        site = self.site
         site.connections.add(self)
         n_surplus = len(site.connections) - site.limits.max_connections
         if site.is_closing or n_surplus > _MAX_SURPLUS:
@@ -92,16 +94,19 @@ class Connection(asyncio.Protocol):
         self.deadline_s = site.deadline(timeout_s)
 
     def data_received(self, data: bytes) -> None:
-        if self._is_ending:
+        if self._is_resting:
+            self._is_resting = False
+            known = self.known_head
+            if known is not None and (found := known.split(data)) is not None:
+                self._start_exchange(known.fields, found[0], found[1])
+            else:
+                self._feed_head(data)
+        elif self._is_ending:
             self._linger_on(len(data))
         elif self._body is not None:
             self._feed_body(self._body, data)
         elif self._exchange is not None or self._ahead or self.is_write_paused:
             self._read_ahead(data)
-        elif self._head is not None or (known := self.known_head) is None:
-            self._feed_head(data)
-        elif (found := known.split(data)) is not None:
-            self._start_exchange(known.fields, found[0], found[1])
         else:
             self._feed_head(data)
 
@@ -113,13 +118,14 @@ class Connection(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 (asyncio's name)
-        self._site.connections.discard(self)
+        self.site.connections.discard(self)
         self._leave()
-        if self._site.is_closing:
-            self._site.note_end()
+        if self.site.is_closing:
+            self.site.note_end()
 
     def pause_writing(self) -> None:
         self.is_write_paused = True
+        self._is_resting = False
         self._watch_output()
         if self._exchange is not None:
             self._exchange.pause()
@@ -138,7 +144,7 @@ class Connection(asyncio.Protocol):
     # -- called by the exchange
 
     def may_go_on(self, exchange: HttpExchange) -> bool:
-        if self._site.is_closing:
+        if self.site.is_closing:
             return False
         body = self._body
         if body is None:
@@ -150,35 +156,37 @@ class Connection(asyncio.Protocol):
     def receive_body(self, exchange: HttpExchange) -> None:
         if exchange.expects_continue:
             self.transport.write(CONTINUE)
-        self.deadline_s = self._site.deadline(self._site.limits.body_timeout_s / QUARTERS)
+        self.deadline_s = self.site.deadline(self.site.limits.body_timeout_s / QUARTERS)
         self._resume_reading()
 
     def end_exchange(self, exchange: HttpExchange) -> None:
         self._exchange = None
-        body = self._body
-        if exchange.closes or self._site.is_closing or (body is not None and body.n_left is None):
+        body, site = self._body, self.site
+        if exchange.closes or site.is_closing or (body is not None and body.n_left is None):
             self._end()
         elif body is not None:
             body.drop()
-            self.deadline_s = self._site.deadline(_DRAIN_S)
+            self.deadline_s = site.deadline(_DRAIN_S)
             self._resume_reading()
         else:
-            self.deadline_s = self._site.keep_alive_deadline_s
+            self.deadline_s = site.keep_alive_deadline_s
             if self._ahead:
                 self.loop.call_soon(self._feed_ahead)
+            else:
+                self._is_resting = not self.is_write_paused
 
     def abort(self) -> None:
         if self._body is not None:
             self._body.fail(ClientGone())
         self._exchange = None
-        self._is_ending = True
+        self._begin_end()
         self.transport.abort()
 
     # -- called by the server
 
     def expire(self, now_s: float) -> None:
         """Act on a deadline that has passed."""
-        site = self._site
+        site = self.site
         if now_s >= self.stall_deadline_s:
             self._expire_stall()
         elif self._is_ending:
@@ -215,11 +223,11 @@ class Connection(asyncio.Protocol):
                 return  # clients may send empty lines between requests
             if self._is_surplus:
                 raise _overloaded()
-            self.known_head = known = self._site.heads.read(data)
+            self.known_head = known = self.site.heads.read(data)
             if known is not None and (found := known.split(data)):
                 self._start_exchange(known.fields, *found)
                 return
-            head = RequestHead(self._site.limits.max_header_bytes)
+            head = RequestHead(self.site.limits.max_header_bytes)
         rest = head.feed(data)
         if rest is None:
             self._keep_head(head)
@@ -231,26 +239,34 @@ class Connection(asyncio.Protocol):
     def _keep_head(self, head: RequestHead) -> None:
         if self._head is None:
             self._head = head
-            self.deadline_s = self._site.deadline(self._site.limits.header_timeout_s)
+            self.deadline_s = self.site.deadline(self.site.limits.header_timeout_s)
 
     def _start_exchange(self, request: RequestHead, length: int, rest: bytes) -> None:
-        site, body, whole = self._site, None, b""
+        if request.is_plain and length == len(rest):  # nearly always
+            exchange = self._exchange = HttpExchange(self, request, None, rest)
+            self.deadline_s = _NEVER
+        else:
+            exchange = self._start_longer(request, length, rest)
+        site = self.site
+        site.exchanges.add(exchange)
+        exchange.task = self.loop.create_task(site.answer(exchange))
+
+    def _start_longer(self, request: RequestHead, length: int, rest: bytes) -> HttpExchange:
+        """Start an exchange whose body is still to come, or to be inflated, or not all that did."""
+        body, whole = None, None
         if request.is_chunked or length > len(rest) or (length and request.coding):
             framing = ChunkedFraming() if request.is_chunked else LengthFraming(length)
             body = RequestBody(framing, request.coding)
-        elif length == len(rest):  # nearly always
-            whole, rest = rest, b""
         else:
             whole, rest = rest[:length], rest[length:]
-        exchange = self._exchange = HttpExchange(self, request, body=body, whole=whole)
+        exchange = self._exchange = HttpExchange(self, request, body, whole)
         self.deadline_s = _NEVER
         if body is not None:
             self._body = body
             self._feed_body(body, rest)
         elif rest:
             self._read_ahead(rest)
-        site.exchanges.add(exchange)
-        exchange.task = self.loop.create_task(site.answer(exchange))
+        return exchange
 
     def _feed_body(self, body: RequestBody, data: bytes) -> None:
         rest = body.feed(data)
@@ -271,7 +287,7 @@ class Connection(asyncio.Protocol):
             self._pause_reading()
 
     def _await_next(self) -> None:
-        self.deadline_s = self._site.keep_alive_deadline_s
+        self.deadline_s = self.site.keep_alive_deadline_s
         if self._ahead:
             self.loop.call_soon(self._feed_ahead)
 
@@ -299,7 +315,7 @@ class Connection(asyncio.Protocol):
     def _leave(self) -> None:
         """Tell whoever is at work here that the client has left."""
         exchange, self._exchange = self._exchange, None
-        self._is_ending = True
+        self._begin_end()
         self._head = self._body = None
         self._ahead.clear()
         if exchange is not None:
@@ -307,7 +323,7 @@ class Connection(asyncio.Protocol):
 
     def _refuse(self, error: GatewayError) -> None:
         """Answer a request that never became an exchange."""
-        headers, body = self._site.render_refusal(error)
+        headers, body = self.site.render_refusal(error)
         headers = [*headers, CLOSE_FIELD]
         self.transport.write(render_whole(error.status, headers, len(body), body))
         self._linger(None)
@@ -323,11 +339,11 @@ class Connection(asyncio.Protocol):
 
     def _linger(self, n_bytes: int | None) -> None:
         """Go on reading, *n_bytes* if that many are known to come."""
-        self._is_ending = True
+        self._begin_end()
         self._head = self._body = None
         self._ahead.clear()
         self._linger_left = min(n_bytes or _MAX_LINGER_BYTES, _MAX_LINGER_BYTES)
-        self.deadline_s = self._site.deadline(_LINGER_S)
+        self.deadline_s = self.site.deadline(_LINGER_S)
         if self.transport.is_closing():
             return
         try:
@@ -338,6 +354,9 @@ class Connection(asyncio.Protocol):
             return
         self._resume_reading()
 
+    def _begin_end(self) -> None:
+        self._is_ending, self._is_resting = True, False
+
     def _linger_on(self, n_bytes: int) -> None:
         self._linger_left -= n_bytes
         if self._linger_left <= 0:
@@ -345,21 +364,21 @@ class Connection(asyncio.Protocol):
 
     def _close(self) -> None:
         """Close as soon as the client has taken what was written."""
-        self._is_ending = True
+        self._begin_end()
         self.deadline_s = _NEVER
         self._watch_output()
         self.transport.close()
 
     def _watch_output(self) -> None:
         self._unsent_bytes = _NEVER
-        self.stall_deadline_s = self._site.deadline(_STALL_S)
+        self.stall_deadline_s = self.site.deadline(_STALL_S)
 
     def _expire_stall(self) -> None:
         """Cut the connection unless the client has taken something since the last look."""
         n_bytes = self.transport.get_write_buffer_size()
         if n_bytes < self._unsent_bytes:
             self._unsent_bytes = n_bytes
-            self.stall_deadline_s = self._site.deadline(_STALL_S)
+            self.stall_deadline_s = self.site.deadline(_STALL_S)
             return
         self._leave()
         self.transport.abort()

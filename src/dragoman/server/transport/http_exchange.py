@@ -21,8 +21,19 @@ _FORGOTTEN: Final = SentHeaders()
 _LAST_CHUNK: Final = b"0\r\n\r\n"
 
 
+class Closing(Protocol):
+    """What an exchange asks of its server."""
+
+    is_closing: bool
+
+
 class Link(Protocol):
     """What an exchange asks of its connection."""
+
+    @property
+    def site(self) -> Closing:
+        """Return whose connection it is."""
+        ...
 
     loop: asyncio.AbstractEventLoop
     transport: asyncio.Transport
@@ -78,8 +89,15 @@ class HttpExchange:
         "task",
     )
 
+    task: asyncio.Task[None]  # set by whoever starts it
+    # Of a reply that comes in pieces; set when it is started.
+    _head: bytes  # held back for the first write: one packet, one system call
+    _is_bodiless: bool
+    _is_chunked: bool
+    _left: int | None  # bytes that content-length still promises
+
     def __init__(
-        self, connection: Link, request: RequestHead, *, body: RequestBody | None, whole: bytes
+        self, connection: Link, request: RequestHead, body: RequestBody | None, whole: bytes | None
     ) -> None:
         self.method = request.method
         self.path = request.path
@@ -88,16 +106,12 @@ class HttpExchange:
         self.peer = connection.peer
         self.gone = self.is_started = self.is_over = self._is_aborted = False
         self.closes = not request.keeps_alive
-        self.task: asyncio.Task[None] | None = None
         self._is_http11 = request.is_http11
         self._connection = connection
         self._body = body
-        self._whole: bytes | None = whole  # it came with the head and needs no inflating
+        self._whole = whole  # it came with the head and needs no inflating; None: see the body
         self._watcher: ExchangeWatcher | None = None
         self._transport: asyncio.Transport | None = None  # while the reply can be written
-        self._head = b""  # held back for the first write: one packet, one system call
-        self._is_chunked = self._is_bodiless = False
-        self._left: int | None = None  # bytes that content-length still promises
 
     @property
     def expects_continue(self) -> bool:
@@ -109,7 +123,7 @@ class HttpExchange:
 
     def body_at_hand(self, max_bytes: int) -> bytes | None:
         whole = self._whole
-        if whole is None or self._body is not None or self.gone or len(whole) > max_bytes:
+        if whole is None or self.gone or len(whole) > max_bytes:
             return None
         self._whole = None
         return whole
@@ -141,8 +155,10 @@ class HttpExchange:
             self._check_not_started()
             return
         connection = self._connection
-        if self.closes or not connection.may_go_on(self):
-            self.closes = True
+        # Nearly always there is nothing to ask it for.
+        if self.closes or self._body is not None or connection.site.is_closing:
+            self.closes = self.closes or not connection.may_go_on(self)
+        if self.closes:
             headers = [*headers, CLOSE_FIELD]
         sent = b"" if self.method == "HEAD" or status in BODILESS else body
         connection.transport.write(render_whole(status, headers, len(body), sent, lines))

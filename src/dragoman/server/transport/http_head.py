@@ -29,6 +29,7 @@ class RequestHead:
         coding: Of the body, by the Content-Encoding; empty: none.
         content_length: Zero without a body and where the body is chunked.
         is_http11: Otherwise it is 1.0, which knows neither chunks nor interim replies.
+        is_plain: Only its length says where the body ends, and it has no coding.
         keeps_alive: The client will send another request on this connection, perhaps.
     """
 
@@ -47,6 +48,7 @@ class RequestHead:
         "headers",
         "is_chunked",
         "is_http11",
+        "is_plain",
         "keeps_alive",
         "method",
         "path",
@@ -105,6 +107,7 @@ class RequestHead:
         if self.is_chunked:
             self._check_coding(fields[b"transfer-encoding"])
         self.coding = fields.get(b"content-encoding", b"")
+        self.is_plain = not (self.is_chunked or self.coding)
         self.headers = SentHeaders(fields)
 
     def _parse(self, data: bytes) -> None:

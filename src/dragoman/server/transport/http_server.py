@@ -112,7 +112,7 @@ class HttpServer:
         for connection in tuple(site.connections):
             connection.close_if_idle()
         await self._wait_until_empty(grace_s)
-        tasks = [exchange.task for exchange in site.exchanges if exchange.task is not None]
+        tasks = [exchange.task for exchange in site.exchanges]
         for task in tasks:
             task.cancel()
         if tasks:

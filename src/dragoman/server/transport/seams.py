@@ -60,10 +60,14 @@ class Exchange(Protocol):
 
     method: str
     path: str  # percent-decoded, without query
-    query: str
     headers: SentHeaders  # until the reply is started; then there are none
     peer: str  # address of the client, for the log
     gone: bool  # the client has left (end of file counts)
+
+    @property
+    def query(self) -> str:
+        """Return what stands behind the question mark, as it was sent."""
+        ...
 
     def body_at_hand(self, max_bytes: int) -> bytes | None:
         """Return the whole body, once, if it has come; None: ``read_body`` waits, or says why."""
