@@ -71,8 +71,7 @@ class Side:
         if self._is_quick and (till := self._till(rules, use, now_s)) is not None:
             self.n_quick += 1
             self._open.append((rules, use, now_s, till))
-            rest = till.requests, till.fresh, till.output
-            return True, rules.headers.lines_of_rest(*rest, at_s=now_s)
+            return True, rules.headers.lines_of_rest(till, now_s)
         claims, name = rules.claims(use, now_s), f"req_{self._n}"
         verdict = self.limiter.reserve_now(name, claims, now_s=now_s, seeds=Zeros())
         if verdict.is_granted:

@@ -8,7 +8,7 @@ to use it becomes a claim on a counter; the limiter's verdict becomes headers, w
 import datetime as dt
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from operator import itemgetter
 from typing import Final, Literal, NamedTuple, Protocol
 
@@ -67,8 +67,7 @@ class Use(NamedTuple):
     concurrent: int = 1
 
 
-# A third of what its own class takes to make one: each request makes two.
-use_of: Final[Callable[[tuple[int, int, int, int, int, int]], Use]] = partial(tuple.__new__, Use)
+Amounts = tuple[int, int, int, int, int, int]  # a use; to make one takes less
 
 
 class Till(Protocol):
@@ -90,11 +89,11 @@ class Till(Protocol):
         """Whether it gives nothing more: there is another one."""
         ...
 
-    def take(self, use: Use, now_s: float) -> bool:
+    def take(self, use: Amounts, now_s: float) -> bool:
         """Take what a request may use, where that needs no wait and no word; else nothing."""
         ...
 
-    def settle(self, was: Use, actual: Use, at_s: float, now_s: float) -> None:
+    def settle(self, was: Amounts, actual: Amounts, at_s: float, now_s: float) -> None:
         """Replace what was taken at *at_s*, in seconds since 1970, by what was used."""
 
 
@@ -182,7 +181,7 @@ class RuleSet:
             self._form = ClaimForm(heads, forms)
         return self._form
 
-    def claims(self, use: Use, now_s: float) -> tuple[Claim, ...]:
+    def claims(self, use: Amounts, now_s: float) -> tuple[Claim, ...]:
         """Return what a request that uses *use* takes of each rule's counter."""
         return self.form(now_s).claims(self.amounts(use))
 
@@ -379,7 +378,7 @@ def _filled(own: Limits, others: Limits) -> Limits:
     )
 
 
-def _amounts_at(places: Sequence[int]) -> Callable[[Use], tuple[int, ...]]:
+def _amounts_at(places: Sequence[int]) -> Callable[[Amounts], tuple[int, ...]]:
     """Return what takes the numbers at these places out of a use."""
     if len(places) > 1:
         return itemgetter(*places)

@@ -1,5 +1,6 @@
 """What a request will use, before it has: learnt from what others for the same model have used."""
 
+import math
 import re
 import string
 from typing import Final
@@ -8,13 +9,15 @@ from msgspec import Struct
 
 from dragoman.core.usage import Usage
 
+# Tokens of one request: those of the prompt that no cache gives, all of it, the reply's.
+Expected = tuple[int, int, int]
+
 _MAX_MODELS: Final = 10_000
 _MIN_OBSERVATIONS: Final = 8
 _WEIGHT: Final = 1 / 16  # of a new observation: the last few dozen decide
-_ALL_OF: Final = 64  # the first observations; of later ones every fourth is enough
-_ONE_OF: Final = 4
-_MILLION: Final = 1_000_000
-_HALF: Final = _MILLION // 2  # to round
+_ALL_OF: Final = 64  # the first observations; of later ones every eighth is enough
+_ONE_OF: Final = 8
+_BITS: Final = 20  # behind the point: to multiply whole numbers is quick
 _DEVIATIONS: Final = 2.0  # above the mean: few requests use more than was held for them
 _TOKENS_PER_BYTE: Final = 0.3  # of a body, until better is known
 _UNKNOWN_OUTPUT: Final = 4_096  # tokens, until better is known
@@ -24,14 +27,6 @@ _SAMPLE_BYTES: Final = 48  # words of so many letters and digits are rare
 _STRIDE_BYTES: Final = 8_192
 _MIN_FILE_BYTES: Final = 1_000
 _BASE64: Final = re.compile(rb'"data"\s*:\s*"([A-Za-z0-9+/=]{%d,})"' % _MIN_FILE_BYTES)
-
-
-class Expected(Struct, frozen=True, gc=False):
-    """Tokens of one request: those of the prompt that no cache gives, all of it, the reply's."""
-
-    fresh: int
-    prompt: int
-    output: int
 
 
 class PromptSize(Struct, frozen=True, gc=False):
@@ -67,7 +62,7 @@ class _Average:
     A moving mean, and how far observations are from it.
 
     Attributes:
-        high: What most are below, in millionths: to multiply whole numbers is quick.
+        high: What most are below, in parts of ``1 << _BITS``.
     """
 
     __slots__ = ("_deviation", "_mean", "high")
@@ -80,7 +75,7 @@ class _Average:
         difference = value - self._mean
         self._mean = mean = self._mean + weight * difference
         self._deviation += weight * (abs(difference) - self._deviation)
-        self.high = round((mean + _DEVIATIONS * self._deviation) * _MILLION)
+        self.high = math.ceil((mean + _DEVIATIONS * self._deviation) * (1 << _BITS))
 
 
 class _Learnt:
@@ -106,17 +101,18 @@ class ExpectedUse:
 
     def of(self, alias: str, prompt: PromptSize, max_tokens: int | None) -> Expected:
         """Return what a request of this size will probably use, by its *max_tokens* at most."""
-        most = _UNKNOWN_OUTPUT if max_tokens is None else max_tokens
-        size, files = prompt.n_bytes, prompt.file_tokens
         known = self._learnt.get(alias)
+        size, files = prompt.n_bytes, prompt.file_tokens
         if known is None or known.n < _MIN_OBSERVATIONS:
-            tokens = round(size * _TOKENS_PER_BYTE) + files
-            return Expected(tokens, tokens, min(most, _UNKNOWN_OUTPUT))
-        return Expected(
-            (size * known.fresh.high + _HALF) // _MILLION + files,
-            (size * known.prompt.high + _HALF) // _MILLION + files,
-            min(most, (known.output.high + _HALF) // _MILLION),
-        )
+            fresh = total = round(size * _TOKENS_PER_BYTE) + files
+            output = _UNKNOWN_OUTPUT
+        else:
+            fresh = (size * known.fresh.high >> _BITS) + files
+            total = (size * known.prompt.high >> _BITS) + files
+            output = known.output.high >> _BITS
+        if max_tokens is not None and max_tokens < output:
+            output = max_tokens
+        return fresh, total, output
 
     def observe(self, alias: str, prompt: PromptSize, usage: Usage) -> None:
         """Learn from what the upstream has counted for a request of this size."""

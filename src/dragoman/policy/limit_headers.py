@@ -4,7 +4,9 @@ import datetime as dt
 import math
 from collections.abc import Mapping, Sequence
 from itertools import compress
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
+
+from msgspec import Struct
 
 from dragoman.core.errors import HeaderFields
 from dragoman.policy.limits import WINDOW_S
@@ -17,6 +19,31 @@ _LINES: Final = (
     b"anthropic-ratelimit-%b-remaining: %%d\r\n"
     b"anthropic-ratelimit-%b-reset: %b\r\n"
 )
+
+
+class Rest(Protocol):
+    """What limits of a minute leave; anything, of a kind that has none."""
+
+    @property
+    def requests(self) -> int:
+        """Requests."""
+        ...
+
+    @property
+    def fresh(self) -> int:
+        """Tokens of prompts that no cache gives."""
+        ...
+
+    @property
+    def output(self) -> int:
+        """Tokens of replies."""
+        ...
+
+
+class _Rest(Struct, frozen=True, gc=False):
+    requests: int
+    fresh: int
+    output: int
 
 
 class LimitHeaders:
@@ -51,30 +78,25 @@ class LimitHeaders:
         nearest = [_nearest(places, used) for places in self._places]
         self.show_limits([limit for limit, _ in nearest])
         requests, fresh, output = [left for _, left in nearest]
-        return self.lines_of_rest(requests, fresh, output, at_s=at_s)
+        return self.lines_of_rest(_Rest(requests, fresh, output), at_s)
 
     def show_limits(self, limits: Sequence[int]) -> None:
         """Show these from now on, one of each kind: where there are several, the nearest."""
         if limits != self._limits:
             self._limits, self._until_s = [*limits], 0.0
 
-    def lines_of_rest(self, requests: int, fresh: int, output: int, *, at_s: float) -> bytes:
+    def lines_of_rest(self, rest: Rest, at_s: float) -> bytes:
         """
         Return the headers by what the limits that are shown leave.
 
         ``reset`` is when all will be there again, if no other request comes.
-
-        Args:
-            requests: Anything, if there is no such rule; so with the others.
-            fresh: Of tokens that come from no cache.
-            output: Of tokens of replies.
-            at_s: When that was, in seconds since 1970.
         """
         if not self._from_s < at_s <= self._until_s:
             self._set_reset(math.ceil(at_s))
+        fresh, output = rest.fresh, rest.output
         if self._are_all_there:
-            return self._lines % (requests, fresh, output, fresh + output)
-        left = [*compress((requests, fresh, output), self._is_there)]
+            return self._lines % (rest.requests, fresh, output, fresh + output)
+        left = [*compress((rest.requests, fresh, output), self._is_there)]
         if self._has_tokens:
             left.append(sum(left[self._n_requests :]))
         return self._lines % tuple(left)

@@ -15,6 +15,7 @@ from dragoman.core.errors import (
 from dragoman.core.plan import Deployment
 from dragoman.core.usage import Usage
 from dragoman.policy.allowances import (
+    Amounts,
     Rule,
     RuleBook,
     RuleSet,
@@ -23,9 +24,8 @@ from dragoman.policy.allowances import (
     budget_warnings,
     label_of,
     refusal,
-    use_of,
 )
-from dragoman.policy.expected_use import Expected, ExpectedUse
+from dragoman.policy.expected_use import Expected, ExpectedUse, size_of
 from dragoman.policy.limit_headers import LimitHeaders
 from dragoman.policy.limits import (
     RENEW_S,
@@ -91,7 +91,7 @@ class Taken(Struct, frozen=True):
 
     rules: RuleSet
     till: Till
-    use: Use
+    use: Amounts
     at_s: float
     lines: bytes = b""
     headers: HeaderFields = ()
@@ -162,12 +162,13 @@ class Admission:
             target: Which will probably answer; its price counts.
         """
         use, now_s = self._use_of(rules, asked, target), self._clock()
-        till = self._till_for(rules, use, now_s)
+        till = rules.till
+        if till is None or not till.take(use, now_s):
+            till = self._take_anew(rules, use, now_s)
         if till is None:
             return None
         self._n_taken += 1
-        lines = rules.headers.lines_of_rest(till.requests, till.fresh, till.output, at_s=now_s)
-        return Taken(rules, till, use, now_s, lines)
+        return Taken(rules, till, use, now_s, rules.headers.lines_of_rest(till, now_s))
 
     async def admit(
         self, rules: RuleSet, asked: Asked, record: RequestRecord, *, target: Target
@@ -196,7 +197,7 @@ class Admission:
             headers = (_warning(rules, verdict),) if near else ()
             lines = rules.headers.lines(used_, verdict.at_s)
             return Admitted(rules, reservation, lines, headers)
-        error = refusal(rules, verdict, expected=use, contact=self._contact)
+        error = refusal(rules, verdict, expected=Use(*use), contact=self._contact)
         record.refused_by = error.limit
         raise error
 
@@ -211,7 +212,10 @@ class Admission:
             SharedStateUnavailable: As for ``admit``.
         """
         use, now_s = self._use_of(rules, asked, target), self._clock()
-        if (till := self._till_for(rules, use, now_s)) is not None:
+        till = rules.till
+        if till is None or not till.take(use, now_s):
+            till = self._take_anew(rules, use, now_s)
+        if till is not None:
             self._n_taken += 1
             return Taken(rules, till, use, now_s)
         self._n_calls += 1
@@ -219,7 +223,7 @@ class Admission:
         reservation, verdict = await self._reserve(reservation_id, rules, use)
         if verdict.is_granted:
             return Admitted(rules, reservation)
-        error = refusal(rules, verdict, expected=use, contact=self._contact)
+        error = refusal(rules, verdict, expected=Use(*use), contact=self._contact)
         is_over = error.should_retry is False
         when = f"at all; ask {self._contact}" if is_over else "at present; try again"
         raise UpstreamLimitExceeded(
@@ -271,7 +275,12 @@ class Admission:
             usage: Tokens; None: none were used.
             cost_micros: Their price; None: nothing, or nobody knows.
         """
-        rules, actual, now_s = admitted.rules, used(usage, cost_micros), self._clock()
+        rules, now_s, cost = admitted.rules, self._clock(), cost_micros or 0
+        actual = 1, 0, 0, 0, cost, 1
+        if usage is not None:
+            fresh = usage.input_tokens + usage.cache_creation_input_tokens
+            output, cached = usage.output_tokens, usage.cache_read_input_tokens
+            actual = 1, fresh, output, fresh + cached + output, cost, 1
         if isinstance(admitted, Taken):
             self._n_taken -= 1
             admitted.till.settle(admitted.use, actual, admitted.at_s, now_s)
@@ -279,10 +288,10 @@ class Admission:
             reservation = admitted.reservation
             self._held.pop(reservation.id, None)
             self._limiter.settle(reservation, rules.amounts(actual), now_s=now_s)
-        if usage is None or usage.is_estimate or asked.is_learnt_from or not rules.counts_tokens:
+        if usage is None or usage.is_estimate or asked.is_learnt_from or asked.size is None:
             return
         asked.is_learnt_from = True  # once, however many limits it had to fit
-        self._expected.observe(asked.alias, asked.size(), usage)
+        self._expected.observe(asked.alias, asked.size, usage)
 
     def close(self) -> None:
         """Renew nothing any more."""
@@ -290,32 +299,27 @@ class Admission:
             self._renewal.cancel()
             self._renewal = None
 
-    def _use_of(self, rules: RuleSet, asked: Asked, target: Target) -> Use:
+    def _use_of(self, rules: RuleSet, asked: Asked, target: Target) -> Amounts:
         if not rules.counts_tokens:
             return _ONE_REQUEST
-        expected = asked.expected
-        if expected is None:
-            max_tokens = asked.request.max_tokens
-            expected = self._expected.of(asked.alias, asked.size(), max_tokens)
-            asked.expected = expected
-        cost = self._cost_of(expected, target.deployment) if rules.counts_money else 0
-        prompt, output = expected.prompt, expected.output
-        return use_of((1, expected.fresh, output, prompt + output, cost, 1))
+        size = asked.size
+        if size is None:
+            size = asked.size = size_of(asked.body)
+        expected = self._expected.of(asked.alias, size, asked.request.max_tokens)
+        fresh, prompt, output = expected
+        cost, deployment = 0, target.deployment
+        if rules.counts_money and deployment is not self._unpriced:
+            cost = self._cost_of(expected, deployment)
+        return 1, fresh, output, prompt + output, cost, 1
 
     def _cost_of(self, expected: Expected, deployment: Deployment) -> int:
-        if deployment is self._unpriced:
-            return 0
         price = self._prices.find(deployment.model, upstream=deployment.upstream)
         if price is None:
             self._unpriced = deployment
             self._tell_of_no_price(deployment)
             return 0
-        usage = Usage(
-            input_tokens=expected.fresh,
-            cache_read_input_tokens=max(0, expected.prompt - expected.fresh),
-            output_tokens=expected.output,
-        )
-        return cost_micros(usage, price)
+        fresh, prompt, output = expected
+        return cost_micros(Usage(fresh, max(0, prompt - fresh), 0, output), price)
 
     def _tell_of_no_price(self, deployment: Deployment) -> None:
         """Log once for each model that a budget in money does not see it."""
@@ -324,18 +328,16 @@ class Admission:
                 "budget", state="no price", model=deployment.model, upstream=deployment.upstream
             )
 
-    def _till_for(self, rules: RuleSet, use: Use, now_s: float) -> Till | None:
-        """Take where nothing is near its limit, and return out of what; None: it is, perhaps."""
+    def _take_anew(self, rules: RuleSet, use: Amounts, now_s: float) -> Till | None:
+        """Take out of a new till, where there was none or it is closed; None: ask and wait."""
         till = rules.till
-        if till is not None and till.take(use, now_s):
-            return till
         if self._at_hand is None or (till is not None and not till.is_closed):
             return None
         till = rules.till = self._at_hand.open_till(rules.form(now_s), rules.headers, now_s)
         return till if till is not None and till.take(use, now_s) else None
 
     async def _reserve(
-        self, reservation_id: str, rules: RuleSet, use: Use
+        self, reservation_id: str, rules: RuleSet, use: Amounts
     ) -> tuple[Reservation, Verdict]:
         now_s = self._clock()
         claims = rules.claims(use, now_s)
@@ -394,15 +396,6 @@ class Admission:
                 used=used_,
                 limit=rule.limit,
             )
-
-
-def used(usage: Usage | None, cost_micros: int | None) -> Use:
-    """Return what limits and budgets count of a reply."""
-    if usage is None:
-        return Use(cost_micros=cost_micros or 0)
-    fresh = usage.input_tokens + usage.cache_creation_input_tokens
-    output, cached = usage.output_tokens, usage.cache_read_input_tokens
-    return use_of((1, fresh, output, fresh + cached + output, cost_micros or 0, 1))
 
 
 def _warning(rules: RuleSet, verdict: Verdict) -> tuple[bytes, bytes]:

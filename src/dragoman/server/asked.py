@@ -2,7 +2,7 @@
 
 from msgspec import Struct
 
-from dragoman.policy.expected_use import Expected, PromptSize, size_of
+from dragoman.policy.expected_use import PromptSize
 from dragoman.server.transport.seams import HeaderList
 from dragoman.wire.anthropic import MessagesRequest
 
@@ -14,15 +14,8 @@ class Asked(Struct):
     request: MessagesRequest
     alias: str  # of the model, whatever name was sent
     native_headers: HeaderList
-    expected: Expected | None = None  # of what it will use, once somebody wants to know
+    size: PromptSize | None = None  # once somebody wanted to know, before it was forgotten
     is_learnt_from: bool = False
-    _size: PromptSize | None = None
-
-    def size(self) -> PromptSize:
-        """Return how long it is, also when it was forgotten after it was first asked for."""
-        if self._size is None:
-            self._size = size_of(self.body)
-        return self._size
 
     def forget_prompt(self) -> None:
         """Let go of all that is long: it will not be sent again."""

@@ -22,6 +22,7 @@ from dragoman.core.usage import Usage
 from dragoman.policy.prices import cost_micros
 from dragoman.policy.retries import MAX_WAIT_S, retry_delay_s
 from dragoman.policy.routes import Target
+from dragoman.server.admission import Admitted, Taken
 from dragoman.server.asked import Asked
 from dragoman.server.ids import new_message_id, new_span_id
 from dragoman.server.relay import Relay
@@ -46,7 +47,7 @@ class Attempts:
         asked: What it says.
         record: Filled in on the way.
         headers: Stand in every reply to it.
-        lines: The same, as whole lines.
+        admitted: What it has taken of its limits, if there are any.
 
     Attributes:
         adjustments: Of the plan in use.
@@ -68,7 +69,7 @@ class Attempts:
         asked: Asked,
         record: RequestRecord,
         headers: HeaderList,
-        lines: bytes = b"",
+        admitted: Admitted | Taken | None = None,
     ) -> None:
         self.services = services
         self.exchange = exchange
@@ -80,6 +81,7 @@ class Attempts:
         self.has_longer = False
         self.may_wait = True
         self.answered_by: Attempts | None = None
+        self.admitted = admitted
         self._base_headers = headers
         self._turn: Turn | None = None
         self._chat_turn: ChatTurn | None = None  # the same, where it is one
@@ -97,7 +99,7 @@ class Attempts:
             self._headers,
             limits.early_start_s,
             limits.ping_interval_s,
-            lines,
+            b"" if admitted is None else admitted.lines,
         )
 
     async def until_answered(
@@ -224,7 +226,7 @@ class Attempts:
             asked=self.asked,
             record=structs.replace(self.record, attempts=0),
             headers=self._base_headers,
-            lines=self.relay.lines,
+            admitted=self.admitted,
         )
         made.model_adjustment, made.may_wait = self.model_adjustment, False
         made.has_longer = self.has_longer

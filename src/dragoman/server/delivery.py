@@ -69,6 +69,14 @@ async def deliver(attempts: Attempts, route: Route) -> None:
         (waiting or line).leave()
         relay.close()
         attempts.fill_record()
+        if attempts.admitted is not None:
+            record = attempts.record
+            services.admission.settle(
+                attempts.admitted,
+                attempts.asked,
+                usage=record.usage,
+                cost_micros=record.cost_micros,
+            )
 
 
 async def _try_routes(attempts: Attempts, route: Route) -> None:

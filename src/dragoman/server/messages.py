@@ -127,14 +127,19 @@ class Messages:
         """Return the work of answering one request within its caller's limits."""
         services = self._services
         rules = services.admission.rules.of_request(record.caller, route.alias)
+        admitted = None
         if rules is not None:
-            return self._answer_within(
-                rules, exchange, record=record, asked=asked, route=route, headers=headers
-            )
-        attempts = Attempts(services, exchange, asked=asked, record=record, headers=headers)
+            admitted = services.admission.take(rules, asked, target=route.targets[0])
+            if admitted is None:
+                return self._answer_later(
+                    rules, exchange, record=record, asked=asked, route=route, headers=headers
+                )
+        attempts = Attempts(
+            services, exchange, asked=asked, record=record, headers=headers, admitted=admitted
+        )
         return deliver(attempts, route)
 
-    async def _answer_within(
+    async def _answer_later(
         self,
         rules: RuleSet,
         exchange: Exchange,
@@ -144,23 +149,11 @@ class Messages:
         route: Route,
         headers: HeaderList,
     ) -> None:
-        services, admission = self._services, self._services.admission
-        target = route.targets[0]
-        admitted = admission.take(rules, asked, target=target) or await admission.admit(
-            rules, asked, record, target=target
-        )
-        if admitted.headers:
-            headers = (*headers, *admitted.headers)
+        """Do the same where something is near its limit, or others count."""
+        services = self._services
+        admitted = await services.admission.admit(rules, asked, record, target=route.targets[0])
+        headers = (*headers, *admitted.headers)
         attempts = Attempts(
-            services,
-            exchange,
-            asked=asked,
-            record=record,
-            headers=headers,
-            lines=admitted.lines,
+            services, exchange, asked=asked, record=record, headers=headers, admitted=admitted
         )
-        try:
-            await deliver(attempts, route)
-        finally:
-            usage, cost = attempts.counted_usage, record.cost_micros
-            admission.settle(admitted, asked, usage=usage, cost_micros=cost)
+        await deliver(attempts, route)

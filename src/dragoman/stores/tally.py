@@ -10,7 +10,7 @@ that no decision and no number is another than without it.
 from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
-from dragoman.policy.allowances import Use
+from dragoman.policy.allowances import Amounts
 from dragoman.policy.limit_headers import LimitHeaders
 from dragoman.policy.limits import OwnerForm
 from dragoman.stores.counters import Held, Window, pour
@@ -124,7 +124,7 @@ class Tally:
         """Look at the counters, if that is due; False: it is closed."""
         return now_s < self._until_s or self._begin(now_s)
 
-    def take(self, use: Use, now_s: float) -> bool:
+    def take(self, use: Amounts, now_s: float) -> bool:
         if now_s >= self._until_s and not self._begin(now_s):
             return False
         _, fresh, output, tokens, cost, _ = use
@@ -139,7 +139,7 @@ class Tally:
             return False
         return True
 
-    def put_back(self, use: Use) -> None:
+    def put_back(self, use: Amounts) -> None:
         """Undo what was taken just now: the request will not be served."""
         _, fresh, output, tokens, cost, _ = use
         self.requests += 1
@@ -149,7 +149,7 @@ class Tally:
         self._cost += cost
         self._places += 1
 
-    def settle(self, was: Use, actual: Use, at_s: float, now_s: float) -> None:
+    def settle(self, was: Amounts, actual: Amounts, at_s: float, now_s: float) -> None:
         if now_s >= self._until_s and not self._begin(now_s):
             self._settle_closed(was, actual, at_s, now_s)
             return
@@ -243,7 +243,7 @@ class Tally:
         self._until_s = second + 1.0
         return True
 
-    def _settle_late(self, was: Use, actual: Use, at_s: float, now_s: float) -> None:
+    def _settle_late(self, was: Amounts, actual: Amounts, at_s: float, now_s: float) -> None:
         """Settle windows with what was taken in an earlier second."""
         made, second = int(at_s), int(now_s)
         *_, fresh, output = [
@@ -256,7 +256,7 @@ class Tally:
         had = self._had
         self._had = (had[0], had[1] - fresh, had[2] - output, *had[3:])
 
-    def _settle_closed(self, was: Use, actual: Use, at_s: float, now_s: float) -> None:
+    def _settle_closed(self, was: Amounts, actual: Amounts, at_s: float, now_s: float) -> None:
         """Settle with the counters themselves, which others may have taken over."""
         made, second = int(at_s), int(now_s)
         for limited, before, after in zip(self._windows[1:], was[1:3], actual[1:3], strict=True):
@@ -294,7 +294,7 @@ class Tallies:
         """Whether one of them is."""
         return any(tally.is_closed for tally in self._tallies)
 
-    def take(self, use: Use, now_s: float) -> bool:
+    def take(self, use: Amounts, now_s: float) -> bool:
         tallies = self._tallies
         for tally in tallies:  # all of them before the first one takes
             if not tally.is_ready(now_s):
@@ -309,6 +309,6 @@ class Tallies:
         self.requests, self.fresh, self.output = [left for left, _ in nearest]
         return True
 
-    def settle(self, was: Use, actual: Use, at_s: float, now_s: float) -> None:
+    def settle(self, was: Amounts, actual: Amounts, at_s: float, now_s: float) -> None:
         for tally in self._tallies:
             tally.settle(was, actual, at_s, now_s)
