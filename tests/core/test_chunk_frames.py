@@ -2,14 +2,17 @@
 
 import itertools
 import json
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import asdict
 
 from dragoman.core import turn as turn_module
-from dragoman.core.chunk_frames import ChunkFrame, find_frame
+from dragoman.core.chunk_frames import ChunkFrame, find_frame, find_text_frame
 from dragoman.wire.openai_chat import decode_chunk
 from support.turns import DONE, call, chunk, cut, event, make_plan, run, sse, usage
 
@@ -33,7 +36,7 @@ FOUND = {
     ),
     "reasoning_content": (chunk(reasoning_content="a"), "thinking"),
     "reasoning": (chunk(reasoning="a", content=""), "thinking"),
-    "arguments": (call(0, None, None, "a"), "text"),
+    "arguments": (call(0, None, None, "a"), "arguments"),
 }
 NOT_FOUND = {
     "nothing": chunk(),
@@ -75,6 +78,49 @@ def test_what_chunks_have_in_common(
 @pytest.mark.parametrize("data", NOT_FOUND.values(), ids=NOT_FOUND)
 def test_chunks_that_say_more(data: dict[str, Any]) -> None:
     assert frame_of(data) is None
+
+
+@pytest.mark.parametrize("data", [*(d for d, _ in FOUND.values()), *NOT_FOUND.values()])
+@pytest.mark.parametrize("separators", [COMPACT, (", ", ": ")], ids=["compact", "spaced"])
+def test_the_short_way_finds_nothing_else(
+    data: dict[str, Any], separators: tuple[str, str]
+) -> None:
+    payload = json.dumps(data, separators=separators).encode()
+    short, long = find_text_frame(payload), find_frame(payload, decode_chunk(payload))
+    assert short is None or (long is not None and asdict(short) == asdict(long))
+    assert (short is None) == (data != chunk(content="a") or separators != COMPACT)
+
+
+MORE_THAN_TEXT: dict[str, dict[str, Any]] = {
+    "an empty text": chunk(content=""),
+    "a second answer": {"choices": [{"index": 1, "delta": {"content": "a"}}]},
+    "an error beside it": {**chunk(content="a"), "error": {"message": "x"}},
+    "an error by its name": {**chunk(content="a"), "object": "error"},
+}
+
+
+@pytest.mark.parametrize("data", MORE_THAN_TEXT.values(), ids=MORE_THAN_TEXT)
+def test_chunks_that_are_not_text_alone(data: dict[str, Any]) -> None:
+    payload = json.dumps(data, separators=COMPACT).encode()
+    assert find_text_frame(payload) is None
+    assert find_frame(payload, decode_chunk(payload)) is None
+
+
+SPELT = {
+    "an escape": b'{"choices":[{"delta":{"content":"a\\u0062"}}]}',
+    "the key once more": b'{"choices":[{"logprobs":{"content":"a"},"delta":{"content":"a"}}]}',
+    "the key once more, spaced": b'{"choices":[{"delta":{"content": "a"},"x":{"content":"a"}}]}',
+    "two deltas": b'{"choices":[{"delta":{"content":"a"},"delta":{"content":"a"}}]}',
+    "two lines": b'{"choices":[{"delta":{"content":"a"}}],\n"id":1}',
+    "half a character": b'{"choices":[{"delta":{"content":"\xc3"}}]}',
+    "no JSON": b'{"choices":[{"delta":{"content":"a"}}]',
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("payload", SPELT.values(), ids=SPELT)
+def test_what_cannot_be_told_by_its_spelling(payload: bytes) -> None:
+    assert find_text_frame(payload) is None
 
 
 def test_a_key_spelt_in_another_way_is_not_taken_for_it() -> None:
@@ -177,6 +223,16 @@ def n_decoded(monkeypatch: pytest.MonkeyPatch) -> Any:
     return counter
 
 
+def test_of_a_short_reply_one_of_the_words_is_decoded(n_decoded: Any) -> None:
+    chunks = [json.dumps(c, separators=COMPACT).encode() for c in _chunks("text", ["word "] * 6)]
+    body = b"".join(b"data: %b\n\n" % payload for payload in chunks)
+    for is_stream in (True, False):
+        n_before = next(n_decoded)
+        ended = run([body + event(chunk("stop")) + DONE], is_stream=is_stream)
+        assert ended.body.count(b"word ") == 6
+        assert next(n_decoded) - n_before == 2  # the end, and the call that counts
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("per_read", [1, 7, 100])
 def test_most_chunks_are_not_decoded(kind: str, per_read: int, n_decoded: Any) -> None:
@@ -187,16 +243,21 @@ def test_most_chunks_are_not_decoded(kind: str, per_read: int, n_decoded: Any) -
     assert next(n_decoded) <= 12
 
 
+@pytest.mark.parametrize("per_read", [1, 7, 200])
+@pytest.mark.parametrize("separators", [COMPACT, (", ", ": ")], ids=["compact", "spaced"])
 def test_where_all_chunks_differ_nothing_is_looked_for_any_more(
-    monkeypatch: pytest.MonkeyPatch,
+    per_read: int, separators: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked = itertools.count()
 
-    def find(payload: bytes, said: Any) -> ChunkFrame | None:
+    def count(find: Callable[..., ChunkFrame | None], *args: Any) -> ChunkFrame | None:
         next(looked)
-        return find_frame(payload, said)
+        return find(*args)
 
-    monkeypatch.setattr(turn_module, "find_frame", find)
-    events = [event({"created": n, **chunk(content="a")}) for n in range(200)]
-    assert run([*events, event(chunk("stop")) + DONE]).body.count(b'"text":"a"') == 200
-    assert 10 < next(looked) < 20
+    monkeypatch.setattr(turn_module, "find_frame", partial(count, find_frame))
+    monkeypatch.setattr(turn_module, "find_text_frame", partial(count, find_text_frame))
+    chunks = [{"created": n, **chunk(content="a")} for n in range(200)]
+    events = [b"data: %b\n\n" % json.dumps(c, separators=separators).encode() for c in chunks]
+    reads = [b"".join(events[at : at + per_read]) for at in range(0, len(events), per_read)]
+    assert run([*reads, event(chunk("stop")) + DONE]).body.count(b'"text":"a"') == 200
+    assert 10 < next(looked) < 60

@@ -132,7 +132,10 @@ class BlockWriter(Struct, eq=False):  # made in C: each message has one
             if self.open_kind is not None:
                 self._close_open()
             self._begin_run(kind)
-            self._show(kind, text)
+            if kind == "text" and not self.keeps_text:
+                self.sink.add_text(text)
+            else:
+                self._show(kind, text)
 
     def add_pieces(self, kind: Kind, pieces: Sequence[str], *, encoded: Sequence[bytes]) -> None:
         """

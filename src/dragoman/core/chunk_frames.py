@@ -28,7 +28,7 @@ _QUOTE: Final = ord('"')
 # once more, from that one on: not all the chunks of a long read for each of them.
 _MAX_AT_ONCE: Final = 256
 
-Kind = Literal["text", "thinking"]
+Kind = Literal["text", "thinking", "arguments"]
 
 
 class ChunkFrame(Struct, eq=False):  # made in C
@@ -36,8 +36,8 @@ class ChunkFrame(Struct, eq=False):  # made in C
     All of an event but the one text in it.
 
     Attributes:
-        kind: What the text is; arguments have a *fragment*.
-        fragment: The fragment of a call that they were read from.
+        kind: What the text is.
+        fragment: The fragment of a call that arguments were read from.
     """
 
     kind: Kind
@@ -87,7 +87,7 @@ class ChunkFrame(Struct, eq=False):  # made in C
         if not encoded:
             return [], encoded
         try:
-            texts = _decode_strings(b'["%b"]' % _BETWEEN.join(encoded))
+            texts = _decode_strings(b'["' + _BETWEEN.join(encoded) + b'"]')
         except (msgspec.DecodeError, UnicodeDecodeError):
             return [], encoded
         return texts if len(texts) == len(encoded) else [], encoded
@@ -116,7 +116,7 @@ def find_text_frame(payload: bytes) -> ChunkFrame | None:
         text = decode_text_chunk(payload).choices[0].delta.content
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    head, key, tail = payload.partition(b'"content":"%b"' % text.encode())
+    head, key, tail = payload.partition(b'"content":"' + text.encode() + b'"')
     # Without a backslash, keys are spelt in one way only, and texts in none but their own.
     if not text or not key or _BACKSLASH in payload or payload.count(b'"content"') != 1:
         return None
@@ -181,4 +181,4 @@ def _varying_arguments(
     if fragment.id not in (None, "") or function is None or function.name:
         return None
     is_text = isinstance(function.arguments, str) and function.arguments
-    return ("text", b'"arguments"', fragment) if is_text else None
+    return ("arguments", b'"arguments"', fragment) if is_text else None

@@ -300,7 +300,11 @@ class MessageSink(msgspec.Struct, eq=False):  # made in C
         """Do nothing: the message is written when it ends."""
 
     def begin_text(self) -> None:
-        self._begin({"type": "text", "text": ""}, "text")
+        if self._key:
+            self.end_block()
+        self.has_content = True
+        self._blocks.append({"type": "text", "text": ""})
+        self._key = "text"
 
     def add_text(self, text: str) -> None:
         self._pieces.append(text)

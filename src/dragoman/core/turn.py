@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from dragoman.core.adjustments import Adjustment
-from dragoman.core.block_writer import BlockWriter, WrittenCall
+from dragoman.core.block_writer import BlockWriter, Kind, WrittenCall
 from dragoman.core.chunk_frames import ChunkFrame, find_frame, find_text_frame
 from dragoman.core.errors import (
     GatewayError,
@@ -40,7 +40,9 @@ from dragoman.wire.openai_chat import ToolCall as WireCall
 _N_END: Final = 9  # bytes: enough to tell the chunk that gives the finish reason
 _CHUNKS_BEFORE_FRAMES: Final = 6
 _MAX_UNFRAMED: Final = 24
-_BROKEN_OFF: Final = frozenset({"aborted", "abort", "network_error", "error"})
+_BROKEN_OFF: Final = frozenset(
+    {"aborted", "abort", "network_error", "error", "insufficient_system_resource"}
+)
 
 
 class ChatTurn:
@@ -229,14 +231,17 @@ class ChatTurn:
             at = self._take_alike(self._frame, payloads, at)
         while at <= last and not self.is_done:
             payload = payloads[at]
-            if payload == b"[DONE]":
+            is_one_of_many = False
+            if at + 3 <= last:
+                is_one_of_many = payloads[at + 3][-_N_END:] == payload[-_N_END:]
+                if is_one_of_many and self._n_unframed <= _MAX_UNFRAMED:
+                    frame = find_text_frame(payload)
+                    if frame is not None and (end := self._take_alike(frame, payloads, at)) > at:
+                        at = end
+                        continue
+            elif payload == b"[DONE]":
                 self._take_done()
                 return
-            is_one_of_many = at + 3 <= last and payloads[at + 3][-_N_END:] == payload[-_N_END:]
-            if is_one_of_many and (frame := find_text_frame(payload)) is not None:
-                begin, at = at, self._take_alike(frame, payloads, at)
-                if at > begin:
-                    continue
             try:
                 chunk = decode_chunk(payload)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -244,12 +249,13 @@ class ChatTurn:
                 at += 1
                 continue
             if is_one_of_many or at == last:
-                self._n_unframed = n = self._n_unframed + 1
-                is_due = is_one_of_many or n > _CHUNKS_BEFORE_FRAMES
-                if is_due and n <= _MAX_UNFRAMED and (found := find_frame(payload, chunk)):
-                    begin, at = at, self._take_alike(found, payloads, at)
-                    if at > begin:
-                        continue
+                n = self._n_unframed
+                is_due = (is_one_of_many or n >= _CHUNKS_BEFORE_FRAMES) and n <= _MAX_UNFRAMED
+                found = find_frame(payload, chunk) if is_due else None
+                if found is not None and (end := self._take_alike(found, payloads, at)) > at:
+                    at = end
+                    continue
+                self._n_unframed = n + 1
             self._take_chunk(chunk)
             at += 1
 
@@ -258,13 +264,15 @@ class ChatTurn:
         texts, encoded = frame.read_payloads(payloads, at)
         if not texts:
             return at
+        at += len(texts)
+        if frame is self._frame or len(texts) > 1:
+            self._n_unframed = _CHUNKS_BEFORE_FRAMES
+        else:  # it has told of no other one
+            self._n_unframed += 1
         self._frame = frame
         self._has_choices = True
-        at += len(texts)
-        if len(texts) > 1:
-            self._n_unframed = _CHUNKS_BEFORE_FRAMES
-        text, is_whole = self._text, isinstance(self._sink, MessageSink)
-        if is_whole and text.joins_pieces and frame.kind == "text" and frame.fragment is None:
+        text = self._text
+        if frame.kind == "text" and text.joins_pieces and isinstance(self._sink, MessageSink):
             if said := "".join(texts):  # nobody sees the pieces
                 self._is_calling = False
                 text.take(said)
@@ -290,7 +298,8 @@ class ChatTurn:
         fragment = frame.fragment
         if fragment is None:
             self._is_calling = False
-            if self._text.take_pieces(frame.kind, texts, encoded=encoded):
+            kind: Kind = "thinking" if frame.kind == "thinking" else "text"
+            if self._text.take_pieces(kind, texts, encoded=encoded):
                 self._end()
         elif self._is_calling:
             self._blocks.add_arguments(fragment, texts, encoded=encoded)
@@ -412,9 +421,9 @@ class ChatTurn:
     def _take_finish(self, choice: Choice) -> None:
         finish = choice.finish_reason or ""
         if finish in _BROKEN_OFF:
+            if finish == "insufficient_system_resource":
+                raise UpstreamOverloaded("The model's server ran out of resources. Try again.")
             raise UpstreamUnavailable(f"The model's server broke off the reply ({finish}).")
-        if finish == "insufficient_system_resource":
-            raise UpstreamOverloaded("The model's server ran out of resources. Try again.")
         reason = reason_of(finish, self.plan)
         if reason is None:
             said = f"The model's server ended with an unknown finish_reason: {finish[:40]!r}."
