@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ class MeterCase:
 
     def note(self, *numbers: int) -> None:
         for number in numbers:
-            self.meter.note(a_request(number))
+            self.meter.note(a_request(number), time.monotonic())
 
     async def stored(self, n: int) -> None:
         await self.until(lambda: len(self.store.records) >= n)
@@ -492,7 +493,7 @@ def test_records_for_another_store_are_only_told_of(tmp_path: Path) -> None:
         other = UsageSpool(tmp_path / "one" / "another", max_bytes=2**20)
         meter = Meter(other, second.store.open, log=second.usage_log)
         meter.start()
-        meter.note(a_request(2))
+        meter.note(a_request(2), time.monotonic())
         await second.stored(1)
         await meter.close()
         assert second.store.ids == ids(2)

@@ -177,8 +177,8 @@ class App:
                 metrics.observe(record, now_s)
                 if record.trace is not None:
                     self._tracing.end(record, now_s)
-            if self._meter is not None and path == _MESSAGES and record.caller is not NOBODY:
-                self._meter.note(record)
+                if self._meter is not None and path == _MESSAGES and record.caller is not NOBODY:
+                    self._meter.note(record, now_s)
 
     async def wait_until_empty(self) -> None:
         """Wait until the last request is over; no new ones may come."""

@@ -114,14 +114,14 @@ class Meter:
             loop.create_task(self._ship_all(), name="usage: ship"),
         )
 
-    def note(self, record: RequestRecord) -> None:
-        """Write down a request that is over."""
+    def note(self, record: RequestRecord, now_s: float) -> None:
+        """Write down a request that is over; *now_s* is monotonic, as its own times are."""
         self._n_noted += 1
         if self._n_held >= _MAX_HELD:
             self._lose(1)
             return
         self._n_held += 1
-        ended, now_s = self._ended, time.monotonic()
+        ended = self._ended
         if not ended:
             self._clock_s = self._wall_clock() - now_s
             self._noted.set()

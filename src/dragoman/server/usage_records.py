@@ -36,31 +36,12 @@ class RecordMaker:
             clock_s: The time of day, in seconds since 1970, when the clock of *record* shows 0.
             now_s: The moment, on that clock.
         """
-        usage, began_s = record.usage, record.started_s
-        first_s, micros = record.first_content_s, record.cost_micros
-        if usage is None:
-            usage = _NO_USAGE
-        return UsageRecord(  # by place: with names it takes twice as long
-            record.request_id,
-            int((clock_s + began_s) * 1000),
-            self._facts_of(record),
-            usage.input_tokens,
-            usage.cache_read_input_tokens,
-            usage.cache_creation_input_tokens,
-            usage.output_tokens,
-            usage.thinking_tokens or 0,
-            micros if micros is None or micros < _MAX_MICROS else _MAX_MICROS,
-            None if first_s is None else round((first_s - began_s) * 1000),
-            round((now_s - began_s) * 1000),
-        )
-
-    def _facts_of(self, record: RequestRecord) -> Raw:
-        caller = record.caller
-        workspace = caller.workspace
+        caller, usage, began_s = record.caller, record.usage, record.started_s
+        first_s, micros, workspace = record.first_content_s, record.cost_micros, caller.workspace
         key = (
             caller.key_id,
             caller.key_name,
-            None if workspace is None else workspace.id,
+            workspace and workspace.id,
             record.sender,
             record.model,
             record.upstream,
@@ -73,7 +54,21 @@ class RecordMaker:
             record.adjustments,
             tuple(record.repairs.items()) if record.repairs else (),
         )
-        return self._known.get(key) or self._learn(key, record)
+        if usage is None:
+            usage = _NO_USAGE
+        return UsageRecord(  # by place: with names it takes twice as long
+            record.request_id,
+            int((clock_s + began_s) * 1000),
+            self._known.get(key) or self._learn(key, record),
+            usage.input_tokens,
+            usage.cache_read_input_tokens,
+            usage.cache_creation_input_tokens,
+            usage.output_tokens,
+            usage.thinking_tokens or 0,
+            micros if micros is None or micros < _MAX_MICROS else _MAX_MICROS,
+            None if first_s is None else round((first_s - began_s) * 1000),
+            round((now_s - began_s) * 1000),
+        )
 
     def _learn(self, key: tuple[object, ...], record: RequestRecord) -> Raw:
         """Write facts that are not known, and keep them under *key* unless they are long."""

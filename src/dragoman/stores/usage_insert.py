@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from functools import lru_cache
 from hashlib import sha256
 from itertools import chain, repeat
-from operator import attrgetter, floordiv
+from operator import floordiv
 from typing import Any, Final
 
 import msgspec
@@ -25,13 +25,12 @@ from dragoman.stores.tables import usage, usage_facts
 
 DAY_MS: Final = 86_400_000
 _N_COLUMNS: Final = len(usage.c)
+_TIME: Final = usage.c.keys().index("started_at")
 _FACTS: Final = usage.c.keys().index("facts_id")
 _NULLABLE: Final = [at for at, column in enumerate(usage.c) if column.nullable]
 _NULL: Final = -1  # what stands for it on the way to SQLite
 _TOGETHER: Final = 32  # records in one statement of SQLite; its limit is 32,766 values
 _encode: Final = msgspec.json.Encoder().encode
-_facts_of: Final = attrgetter("facts")
-_time_of: Final = attrgetter("started_ms")
 
 _Row = tuple[Any, ...]
 
@@ -90,13 +89,13 @@ def _rows_of(records: Sequence[UsageRecord]) -> tuple[Collection[_Row], list[Any
 
     What is done for each of them is done without Python: their facts are mostly the same object.
     """
-    days = map(floordiv, map(_time_of, records), repeat(DAY_MS))
-    keys = list(zip(map(id, map(_facts_of, records)), days, strict=True))
-    found = dict(zip(keys, map(_facts_of, records), strict=True))
-    told = {key: (bytes(facts), key[1]) for key, facts in found.items()}
+    values = list(chain.from_iterable(map(structs.astuple, records)))
+    facts = values[_FACTS::_N_COLUMNS]
+    days = map(floordiv, values[_TIME::_N_COLUMNS], repeat(DAY_MS))
+    keys = list(zip(map(id, facts), days, strict=True))
+    told = {key: (bytes(raw), key[1]) for key, raw in dict(zip(keys, facts, strict=True)).items()}
     rows = {each: facts_row(*each) for each in set(told.values())}
     ids = {key: rows[each][0] for key, each in told.items()}
-    values = list(chain.from_iterable(map(structs.astuple, records)))
     values[_FACTS::_N_COLUMNS] = map(ids.__getitem__, keys)
     return rows.values(), values
 

@@ -1,12 +1,14 @@
 """
 Usage records as lines that can be cut anywhere.
 
-A line is the CRC-32 of a record in eight hexadecimal digits, a space, the record as a JSON array, a
-line end. What a killed process leaves half written fails its sum and is passed over.
+A line is the CRC-32 of some records in eight hexadecimal digits, a space, the records as a JSON
+array of arrays, a line end. What a killed process leaves half written fails its sum and is passed
+over.
 """
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Sequence
+from itertools import chain
 from typing import Final
 
 import msgspec
@@ -15,8 +17,10 @@ from msgspec import Struct, structs
 from dragoman.policy.records import UsageFacts, UsageRecord, decode_facts, encode_facts
 
 _encode: Final = msgspec.json.Encoder().encode
-_decode: Final = msgspec.json.Decoder(UsageRecord).decode
+_decode: Final = msgspec.json.Decoder(list[UsageRecord]).decode
 _SUM_CHARS: Final = 8
+# Records in one line. A sum for each would cost as much again; what is damaged costs so many.
+_TOGETHER: Final = 16
 
 
 class _EarlierRecord(Struct, frozen=True, array_like=True):
@@ -69,36 +73,40 @@ class Lines(Struct, frozen=True, kw_only=True):
     n_broken: int
 
 
-def encode_lines(records: Iterable[UsageRecord]) -> bytes:
-    """Return one line for each record."""
-    bodies = map(_encode, records)
+def encode_lines(records: Sequence[UsageRecord]) -> bytes:
+    """Return lines with a few records each."""
+    starts = range(0, len(records), _TOGETHER)
+    bodies = [_encode(records[start : start + _TOGETHER]) for start in starts]
     return b"".join([b"%08x %b\n" % (zlib.crc32(body), body) for body in bodies])
 
 
 def decode_lines(data: bytes) -> Lines:
     """Return what *data* holds, wherever it was cut."""
     *whole, rest = data.split(b"\n")
-    records = tuple(record for line in whole if (record := _record_of(line)) is not None)
-    return Lines(records=records, is_cut=bool(rest), n_broken=len(whole) - len(records))
+    found = list(map(_records_of, whole))
+    records = tuple(chain.from_iterable(found))
+    return Lines(records=records, is_cut=bool(rest), n_broken=found.count([]))
 
 
-def _record_of(line: bytes) -> UsageRecord | None:
+def _records_of(line: bytes) -> list[UsageRecord]:
+    """Return the records of a line; none: it is broken."""
     body = line[_SUM_CHARS + 1 :]
     if line[:_SUM_CHARS] != b"%08x" % zlib.crc32(body):
-        return None
+        return []
     try:
-        record = _decode(body)
-        decode_facts(record.facts)
+        records = _decode(body)
+        for record in records:
+            decode_facts(record.facts)
     except msgspec.DecodeError:
         return _earlier_record_of(body)
-    return record
+    return records
 
 
-def _earlier_record_of(body: bytes) -> UsageRecord | None:
-    """Return a record as it was written before facts were told apart."""
+def _earlier_record_of(body: bytes) -> list[UsageRecord]:
+    """Return the one record of a line, as it was written before facts were told apart."""
     try:
         earlier = structs.asdict(_decode_earlier(body))
     except msgspec.DecodeError:  # whole, but of a version with another idea of a record
-        return None
+        return []
     facts = UsageFacts(**{name: earlier.pop(name) for name in UsageFacts.__struct_fields__})
-    return UsageRecord(facts=encode_facts(facts), **earlier)
+    return [UsageRecord(facts=encode_facts(facts), **earlier)]
