@@ -15,6 +15,7 @@ from dragoman.core import plan_frame, tool_memory
 from dragoman.core.dialects.profile import GENERIC, DialectProfile
 from dragoman.core.guards import Guards
 from dragoman.core.plan import Deployment, Plan, make_plan
+from dragoman.core.settings import _WITHOUT_COUNTERPART
 from dragoman.core.tool_memory import ToolMemory
 from dragoman.core.validate import parse_request
 from support.conversations import PROFILES, conversations, words
@@ -141,6 +142,14 @@ def test_the_short_way_writes_what_the_long_one_does(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(planning, "write_plainly", lambda *_: None)
         assert same(short, plan_of(request, deployment))
+
+
+@pytest.mark.parametrize("name", _WITHOUT_COUNTERPART)
+def test_what_is_ignored_is_never_forgotten(name: str) -> None:
+    memory = ToolMemory()
+    assert plan_of({}, memory=memory).adjustments == ()
+    (said,) = plan_of({name: "odd"}, memory=memory).adjustments
+    assert said.field == name
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ def write_plainly(
     before = ""
     for message in messages:
         content, role = message.content, message.role
-        if role in (before, "system"):
+        if role in (before, "system") or message.output_config is not None:
             return None
         if not isinstance(content, str):
             for block in content:

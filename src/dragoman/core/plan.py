@@ -30,7 +30,8 @@ from dragoman.core.plan_types import Deployment, Plan, ServerCall
 from dragoman.core.server_tools import UNAVAILABLE, ServerTool
 from dragoman.core.settings import has_room
 from dragoman.core.signatures import Signer
-from dragoman.core.token_count import calibrated, estimate_prompt, read_prompt
+from dragoman.core.token_count import calibrated, estimate_plain, estimate_prompt, read_prompt
+from dragoman.core.tool_uses import NO_TOOL, wanted_tools
 from dragoman.core.tools import ToolTable
 from dragoman.wire.anthropic import Block, MessagesRequest
 
@@ -42,7 +43,9 @@ __all__ = [
     "ServerTool",
     "make_plan",
     "plan_after_server_tools",
+    "plan_anything",
     "plan_once_more",
+    "plan_texts",
     "with_max_tokens",
 ]
 
@@ -83,53 +86,116 @@ def make_plan(
     Raises:
         InvalidRequest: A message thread, or content that only a file id points at.
     """
+    is_stream = stream is not False
+    plan = plan_texts(
+        request, deployment, is_stream=is_stream, estimate_ratio=estimate_ratio, memory=memory
+    )
+    if plan is not None:
+        return plan
+    return plan_anything(
+        request,
+        deployment,
+        signer=signer,
+        texts=texts,
+        recall=recall,
+        is_stream=is_stream,
+        estimate_ratio=estimate_ratio,
+        memory=memory,
+    )
+
+
+def plan_anything(
+    request: MessagesRequest,
+    deployment: Deployment,
+    *,
+    signer: Signer,
+    texts: Mapping[str, str] | None,
+    recall: Recall | None,
+    estimate_ratio: float,
+    memory: PlanMemory | None,
+    is_stream: bool = True,
+) -> Plan:
+    """Return what ``make_plan`` does where ``plan_texts`` returns None."""
     if request.thread is not None:
         raise _thread_refused()
-    frame = find_frame(request, deployment, is_stream=stream is not False, memory=memory)
+    wanted = wanted_tools(request.messages)
+    frame = find_frame(request, deployment, wanted=wanted, is_stream=is_stream, memory=memory)
     profile = deployment.profile
-    is_looping, is_continued = False, False
     prefill: dict[str, Any] = {}
-    said: Adjustments | None = None  # nearly always nothing is left to say of short conversations
-    messages = _plain_messages(request, frame.note, profile)
-    if messages is None:
-        said = Adjustments(frame.before)
-        reader = _reader(
-            deployment, frame.tools, signer=signer, texts=texts or {}, adjustments=said
-        )
-        is_looping, reminder = watch_repeats(request, deployment.guards, said)
-        messages, prefill = _messages(
-            request, reader, note=frame.note, reminder=reminder, recall=recall, adjustments=said
-        )
-        is_continued = _is_continued(request, profile)
+    said = Adjustments(frame.before)
+    reader = _reader(deployment, frame.tools, signer=signer, texts=texts or {}, adjustments=said)
+    is_looping, reminder = watch_repeats(request, deployment.guards, said)
+    messages, prefill = _messages(
+        request, reader, note=frame.note, reminder=reminder, recall=recall, adjustments=said
+    )
+    is_continued = _is_continued(request, profile)
     ending = frame.ending
     body = _body(request, deployment, messages=messages, ending=ending, prefill=prefill)
     prompt = read_prompt(body, tools_tokens=frame.tools_tokens)
     uncalibrated = estimate_prompt(prompt, profile)
     is_calibrated = estimate_ratio != 1.0
     prompt_tokens = calibrated(uncalibrated, estimate_ratio) if is_calibrated else uncalibrated
-    if profile.context_window is not None and not has_room(profile, prompt_tokens, ending.limit):
-        if said is None:
-            said = Adjustments(frame.before)
+    if has_room(profile, prompt_tokens, ending.limit):
+        said.add_all(ending.adjustments)
+    else:
         ending = plan_ending(request, frame, prompt_tokens=prompt_tokens, adjustments=said)
         body = _body(request, deployment, messages=messages, ending=ending, prefill=prefill)
-    elif said is not None:
-        said.add_all(ending.adjustments)
-    plan = frame.plan
-    if said is not None:
-        plan = _filled(
-            plan,
-            adjustments=said.take(),
-            begins_thinking=plan.begins_thinking and not is_continued,
-            fills_window=ending.limit.is_window,
-            is_looping=is_looping,
-        )
     return _filled(
-        plan,
+        frame.plan,
+        request=request,
+        body=body,
+        adjustments=said.take(),
+        input_tokens_estimate=prompt_tokens,
+        is_calibrated=is_calibrated,
+        uncalibrated_tokens=0 if prompt.images else uncalibrated,
+        begins_thinking=frame.plan.begins_thinking and not is_continued,
+        fills_window=ending.limit.is_window,
+        is_looping=is_looping,
+    )
+
+
+def plan_texts(
+    request: MessagesRequest,
+    deployment: Deployment,
+    *,
+    is_stream: bool,
+    estimate_ratio: float,
+    memory: PlanMemory | None,
+) -> Plan | None:
+    """
+    Return what ``make_plan`` would for a conversation of nothing but texts, in one pass over it.
+
+    None where anything else is to be considered, also where the window may be too small.
+    """
+    profile, system = deployment.profile, request.system
+    messages = write_plainly(request.messages, profile)
+    if messages is None or request.compaction is not None or request.thread is not None:
+        return None
+    if not (system is None or isinstance(system, str)):
+        return None
+    frame = find_frame(request, deployment, wanted=NO_TOOL, is_stream=is_stream, memory=memory)
+    if system or frame.note:
+        text = _without_attribution(system) if system else ""
+        text = f"{text}\n\n{frame.note}" if text and frame.note else text or frame.note
+        if text:
+            messages.insert(0, {"role": "system", "content": text})
+    ending = frame.ending
+    body = {"model": deployment.model, "messages": messages, **ending.fields}
+    if request.metadata is not None and "user" in body:
+        body["user"] = request.metadata.user_id
+    prompt_tokens = uncalibrated = estimate_plain(messages, frame.prompt)
+    is_calibrated = estimate_ratio != 1.0
+    if is_calibrated:
+        prompt_tokens = calibrated(uncalibrated, estimate_ratio)
+    if profile.context_window is not None and not has_room(profile, prompt_tokens, ending.limit):
+        return None
+    return _filled(
+        frame.plan,
         request=request,
         body=body,
         input_tokens_estimate=prompt_tokens,
         is_calibrated=is_calibrated,
-        uncalibrated_tokens=0 if prompt.images else uncalibrated,
+        uncalibrated_tokens=uncalibrated,
     )
 
 
@@ -276,24 +342,6 @@ def _body(
     if request.metadata is not None and "user" in body:
         body["user"] = request.metadata.user_id
     return body
-
-
-def _plain_messages(
-    request: MessagesRequest, note: str, profile: DialectProfile
-) -> list[dict[str, Any]] | None:
-    """Return the messages of a conversation in which nothing but texts was exchanged, or None."""
-    system = request.system
-    if request.compaction is not None or not (system is None or isinstance(system, str)):
-        return None
-    messages = write_plainly(request.messages, profile)
-    if messages is None:
-        return None
-    text = _without_attribution(system) if system else ""
-    if note:
-        text = f"{text}\n\n{note}" if text else note
-    if text:
-        messages.insert(0, {"role": "system", "content": text})
-    return messages
 
 
 def _messages(

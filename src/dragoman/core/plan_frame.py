@@ -26,15 +26,15 @@ from dragoman.core.settings import (
     plan_stops,
 )
 from dragoman.core.thinking import ThinkingPlan, plan_thinking
-from dragoman.core.token_count import estimate_json
+from dragoman.core.token_count import FixedPrompt, estimate_json, fixed_prompt
 from dragoman.core.tool_choice import ToolChoicePlan, plan_tool_choice
-from dragoman.core.tool_uses import wanted_tools
 from dragoman.core.tools import TableMemory, ToolTable, plan_tools
 from dragoman.wire.anthropic import MessagesRequest, Tool
 
 _encode: Final = msgspec.json.Encoder().encode
 _MAX_SAID_BYTES: Final = 2048  # of settings that a key holds: longer ones are planned each time
-_NOTHING: Final = (None,) * 5
+_NOTHING: Final = (None,) * 15
+_IGNORED_NOTHING: Final[tuple[str, ...]] = ()
 _NO_REQUEST: Final = MessagesRequest(model="", messages=[])  # a frame outlives those it is made for
 
 # How the reply is delivered; these stand last in the body.
@@ -69,6 +69,7 @@ class Frame(Struct, frozen=True, kw_only=True, eq=False):
             messages and counts.
         tools: What names of the history are called upstream.
         tools_tokens: About how many those sent have; None: none are.
+        prompt: What their prompts have beside their messages.
         note: What the model must be told in the system prompt.
         choice: How a call is asked for.
         form: How a format is asked for.
@@ -80,6 +81,7 @@ class Frame(Struct, frozen=True, kw_only=True, eq=False):
     plan: Plan
     tools: ToolTable
     tools_tokens: float | None
+    prompt: FixedPrompt
     note: str
     choice: ToolChoicePlan
     form: FormatPlan
@@ -107,11 +109,21 @@ def find_frame(
     request: MessagesRequest,
     deployment: Deployment,
     *,
+    wanted: frozenset[str] | None,
     is_stream: bool,
     memory: PlanMemory | None,
 ) -> Frame:
-    """Return the frame of the plan for *request*: of *memory*, or else made for it."""
-    if memory is None or (key := _key(request, deployment, memory, is_stream=is_stream)) is None:
+    """
+    Return the frame of the plan for *request*: of *memory*, or else made for it.
+
+    *wanted* is what ``wanted_tools`` says of its messages.
+    """
+    if memory is None or wanted is None:
+        return _make_frame(request, deployment, is_stream=is_stream, memory=memory)
+    if wanted:
+        wanted = wanted & memory.deferred(request.tools)
+    key = _key(request, deployment, wanted, is_stream=is_stream)
+    if key is None:
         return _make_frame(request, deployment, is_stream=is_stream, memory=memory)
     frame = memory.frame(request.tools, key)
     if frame is None:
@@ -150,26 +162,34 @@ def fit_budget(body: dict[str, Any], profile: DialectProfile) -> Adjustment | No
 
 
 def _key(
-    request: MessagesRequest, deployment: Deployment, memory: PlanMemory, *, is_stream: bool
+    request: MessagesRequest, deployment: Deployment, wanted: frozenset[str], *, is_stream: bool
 ) -> FrameKey | None:
     """Return all that the frame depends on; None: on too much, or on what shall not be kept."""
-    wanted = wanted_tools(request.messages)
-    if wanted is None or request.mcp_servers is not None:  # these hold credentials
-        return None
-    if wanted:
-        wanted = wanted & memory.deferred(request.tools)
-    settings = (
+    rare = (  # mostly none of them is there: one look at all
         request.thinking,
         request.tool_choice,
         request.output_config,
         request.output_format,
         request.context_management,
+        request.mcp_servers,
+        request.service_tier,
+        request.container,
+        request.speed,
+        request.inference_geo,
+        request.diagnostics,
+        request.fallbacks,
+        request.fallback_credit_token,
+        request.billing_policy,
+        request.safeguards,
     )
-    said = b""
-    if settings != _NOTHING or request.stop_sequences or request.unknown_fields:
-        said = _encode((settings, request.stop_sequences, request.unknown_fields))
+    said, ignored = b"", _IGNORED_NOTHING
+    if rare != _NOTHING or request.stop_sequences or request.unknown_fields:
+        if request.mcp_servers is not None:  # these hold credentials
+            return None
+        said = _encode((rare[:5], request.stop_sequences, request.unknown_fields))
         if len(said) > _MAX_SAID_BYTES:
             return None
+        ignored = ignored_fields(request)
     metadata = request.metadata
     return (
         id(deployment),  # which the frame holds: nothing else can have this id while it is kept
@@ -180,7 +200,7 @@ def _key(
         request.top_p,
         request.top_k,
         metadata is not None and bool(metadata.user_id),
-        ignored_fields(request),
+        ignored,
         wanted,
     )
 
@@ -214,6 +234,7 @@ def _make_frame(
         adjustments=adjustments,
     )
     fields = ending.fields
+    tools_tokens = _tools_tokens(fields.get("tools"), tools, profile)
     return Frame(
         plan=Plan(
             request=_NO_REQUEST,
@@ -236,7 +257,8 @@ def _make_frame(
             fills_window=ending.limit.is_window,
         ),
         tools=tools,
-        tools_tokens=_tools_tokens(fields.get("tools"), tools, profile),
+        tools_tokens=tools_tokens,
+        prompt=fixed_prompt(fields, profile, tools_tokens=tools_tokens),
         note="\n\n".join(note for note in (*tools.notes, choice.note, form.note) if note),
         choice=choice,
         form=form,

@@ -9,7 +9,7 @@ from msgspec import Struct, field
 from dragoman.core.adjustments import Adjustments
 from dragoman.wire.anthropic import Block, Message, MessagesRequest, Tool
 
-_NO_TOOL: Final = frozenset[str]()
+NO_TOOL: Final = frozenset[str]()
 # Blocks that may change which tools there are, or with tool_changes do.
 _CHANGES: Final = frozenset(("mcp_tool_listing", "tool_addition", "tool_removal", "compaction"))
 _REFERENCES: Final = frozenset(("tool_reference", "tool_search_tool_result"))
@@ -70,7 +70,7 @@ def wanted_tools(messages: Sequence[Message]) -> frozenset[str] | None:
                 wanted.add(block.name or "")
             elif not _is_quiet(block, wanted):
                 return None
-    return _NO_TOOL if wanted is None else frozenset(wanted)
+    return NO_TOOL if wanted is None else frozenset(wanted)
 
 
 def _is_quiet(block: Block, wanted: set[str]) -> bool:

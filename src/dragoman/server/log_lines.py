@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from math import floor
 from typing import Any, Final
 
 import msgspec
@@ -68,11 +69,11 @@ class Clock:
 
     def show(self, at_s: float) -> str:
         """Return a time, in seconds since 1970, in ISO 8601 to the millisecond."""
-        past_ms = int((at_s - self._second_s) * 1000)
+        past_ms = floor((at_s - self._second_s) * 1000)
         if not 0 <= past_ms < 1000:
             self._second_s = second_s = int(at_s)
             self._shown = f"{datetime.fromtimestamp(second_s, UTC):%Y-%m-%dT%H:%M:%S.}"
-            past_ms = int((at_s - second_s) * 1000)
+            past_ms = floor((at_s - second_s) * 1000)
         return self._shown + _MILLISECONDS[past_ms]
 
 

@@ -10,7 +10,7 @@ from dragoman.core.adjustments import Action, Adjustment
 from dragoman.core.attachments import Attachment, find_attachments, find_urls
 from dragoman.core.errors import InvalidRequest
 from dragoman.core.history import Recall
-from dragoman.core.plan import Plan, make_plan
+from dragoman.core.plan import Plan, make_plan, plan_anything, plan_texts
 from dragoman.core.signatures import Signer
 from dragoman.core.tool_memory import ToolMemory
 from dragoman.policy.calibration import Calibration
@@ -70,16 +70,21 @@ class Planner:
         deployment, learned, calibration = target.deployment, self._learned, self.calibration
         if learned.has_any:
             deployment = learned.apply(deployment)
+        ratio = calibration.ratio(deployment) if calibration.has_any else 1.0
+        memory = self.memory
+        plan = plan_texts(request, deployment, is_stream=True, estimate_ratio=ratio, memory=memory)
+        if plan is not None:
+            return plan
         if find_attachments(request, sees_images=deployment.profile.sees_images):
             return None
-        return make_plan(
+        return plan_anything(
             request,
             deployment,
             signer=self._signer,
             texts={},
             recall=recall,
-            estimate_ratio=calibration.ratio(deployment) if calibration.has_any else 1.0,
-            memory=self.memory,
+            estimate_ratio=ratio,
+            memory=memory,
         )
 
     async def plan(

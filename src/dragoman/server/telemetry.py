@@ -4,6 +4,7 @@ import asyncio
 import sys
 import time
 import traceback
+from math import floor
 from typing import Any, Final, Literal, TextIO
 
 from msgspec import Struct
@@ -196,8 +197,8 @@ def _line_of(record: RequestRecord, time_of_day: str, now_s: float) -> RequestLi
         record.error_type,
         record.error_detail,
         record.attempts,
-        int((now_s - started_s) * 1000 + 0.5),
-        None if first_s is None else int((first_s - started_s) * 1000 + 0.5),
+        floor((now_s - started_s) * 1000 + 0.5),  # int would cost twice as much
+        None if first_s is None else floor((first_s - started_s) * 1000 + 0.5),
         usage.input_tokens,
         usage.cache_read_input_tokens,
         usage.cache_creation_input_tokens,
@@ -206,7 +207,7 @@ def _line_of(record: RequestRecord, time_of_day: str, now_s: float) -> RequestLi
         usage.is_estimate,
         record.cost_micros,
         record.refused_by,
-        int(record.waited_s * 1000 + 0.5) if record.waited_s else None,
+        floor(record.waited_s * 1000 + 0.5) if record.waited_s else None,
         record.estimate_error_pct,
         _shown(record.adjustments) if record.adjustments else None,
         record.repairs or None,
