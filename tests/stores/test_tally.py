@@ -258,3 +258,18 @@ def test_a_clock_that_is_set_back_gives_nothing_back() -> None:
     assert till.take(use_of(0, 4, 0), NOW_S - 30)
     till.settle(use_of(0, 4, 0), use_of(0, 0, 0), NOW_S - 30, NOW_S - 29)
     assert not till.take(use_of(0, 1, 0), NOW_S - 29)
+
+
+def test_more_than_ample_in_a_second_goes_the_usual_way() -> None:
+    rules = rule_set(
+        ("key", "k", Limits(concurrent=9)), budgets=[Budget(period="day", tokens=2**50)]
+    )
+    limiter = MemoryLimiter()
+    limiter.reserve_now("req_1", rules.claims(NO_USE, NOW_S), now_s=NOW_S, seeds=Zeros())
+    till = limiter.open_till(rules.form(NOW_S), rules.headers, NOW_S)
+    assert till is not None
+    much = use_of(2**29, 0, 0)
+    assert [till.take(much, NOW_S) for _ in range(3)] == [True, False, False]
+    claims = rules.claims(much, NOW_S)
+    assert limiter.reserve_now("req_2", claims, now_s=NOW_S).is_granted
+    assert till.take(much, NOW_S), "what the counters know leaves room again"

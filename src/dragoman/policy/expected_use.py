@@ -3,9 +3,7 @@
 import math
 import re
 import string
-from typing import Final
-
-from msgspec import Struct
+from typing import Final, Protocol
 
 from dragoman.core.usage import Usage
 
@@ -29,19 +27,35 @@ _MIN_FILE_BYTES: Final = 1_000
 _BASE64: Final = re.compile(rb'"data"\s*:\s*"([A-Za-z0-9+/=]{%d,})"' % _MIN_FILE_BYTES)
 
 
-class PromptSize(Struct, frozen=True, gc=False):
-    """Bytes of a request without the files in it, at least 1, and tokens for those files."""
+class Prompt(Protocol):
+    """
+    What is looked at of a request.
 
+    Attributes:
+        body: May be forgotten once it was measured.
+        alias: Of the model.
+        n_bytes: Of the body without the files in it; 0: it was not measured yet.
+        file_tokens: For those files.
+        teaches: What it uses is to be learnt from; of many that are alike few do.
+    """
+
+    body: bytes
+    alias: str
     n_bytes: int
     file_tokens: int
+    teaches: bool
 
 
-def size_of(body: bytes) -> PromptSize:
-    """Return the size of a request by its *body*."""
-    if len(body) < _MIN_FILE_BYTES or not _may_hold_files(body):
-        return PromptSize(max(1, len(body)), 0)
-    files = [found.end(1) - found.start(1) for found in _BASE64.finditer(body)]
-    return PromptSize(max(1, len(body) - sum(files)), _TOKENS_PER_FILE * len(files))
+def measure(prompt: Prompt) -> int:
+    """Find out how long a prompt is; return its bytes, at least 1."""
+    body = prompt.body
+    n_bytes = len(body) or 1
+    if n_bytes >= _MIN_FILE_BYTES and _may_hold_files(body):
+        files = [found.end(1) - found.start(1) for found in _BASE64.finditer(body)]
+        prompt.file_tokens = _TOKENS_PER_FILE * len(files)
+        n_bytes -= sum(files)
+    prompt.n_bytes = n_bytes
+    return n_bytes
 
 
 def _may_hold_files(body: bytes) -> bool:
@@ -79,10 +93,11 @@ class _Average:
 
 
 class _Learnt:
-    __slots__ = ("fresh", "n", "output", "prompt")
+    __slots__ = ("fresh", "n", "output", "prompt", "rest")
 
     def __init__(self) -> None:
         self.n = 0
+        self.rest = 0  # how many requests teach nothing, from now on
         self.fresh = _Average()  # for each byte of the body
         self.prompt = _Average()
         self.output = _Average()
@@ -99,11 +114,17 @@ class ExpectedUse:
     def __init__(self) -> None:
         self._learnt: dict[str, _Learnt] = {}
 
-    def of(self, alias: str, prompt: PromptSize, max_tokens: int | None) -> Expected:
-        """Return what a request of this size will probably use, by its *max_tokens* at most."""
-        known = self._learnt.get(alias)
-        size, files = prompt.n_bytes, prompt.file_tokens
-        if known is None or known.n < _MIN_OBSERVATIONS:
+    def of(self, prompt: Prompt, max_tokens: int | None) -> Expected:
+        """Return what a request will probably use, by its *max_tokens* at most."""
+        known = self._learnt.get(prompt.alias) or self._begin(prompt.alias)
+        size = prompt.n_bytes or measure(prompt)
+        files = prompt.file_tokens
+        if known.rest:
+            known.rest -= 1
+        else:
+            prompt.teaches = True
+            known.rest = 0 if known.n < _ALL_OF else _ONE_OF - 1
+        if known.n < _MIN_OBSERVATIONS:
             fresh = total = round(size * _TOKENS_PER_BYTE) + files
             output = _UNKNOWN_OUTPUT
         else:
@@ -114,19 +135,20 @@ class ExpectedUse:
             output = max_tokens
         return fresh, total, output
 
-    def observe(self, alias: str, prompt: PromptSize, usage: Usage) -> None:
-        """Learn from what the upstream has counted for a request of this size."""
-        size, files = prompt.n_bytes, prompt.file_tokens
-        known = self._learnt.get(alias)
-        if known is None:
-            if len(self._learnt) >= _MAX_MODELS:
-                self._learnt.pop(next(iter(self._learnt)))
-            known = self._learnt[alias] = _Learnt()
+    def observe(self, prompt: Prompt, usage: Usage) -> None:
+        """Learn from what the upstream has counted for a request, once."""
+        prompt.teaches = False
+        size, files = prompt.n_bytes or measure(prompt), prompt.file_tokens
+        known = self._learnt.get(prompt.alias) or self._begin(prompt.alias)
         known.n = n = known.n + 1
-        if n > _ALL_OF and n % _ONE_OF:
-            return
         weight = max(_WEIGHT, 1 / n)  # a plain mean of the first ones
         fresh = usage.input_tokens + usage.cache_creation_input_tokens
         known.fresh.take(max(0, fresh - files) / size, weight)
         known.prompt.take(max(0, usage.prompt_tokens - files) / size, weight)
         known.output.take(usage.output_tokens, weight)
+
+    def _begin(self, alias: str) -> _Learnt:
+        if len(self._learnt) >= _MAX_MODELS:
+            self._learnt.pop(next(iter(self._learnt)))
+        self._learnt[alias] = known = _Learnt()
+        return known

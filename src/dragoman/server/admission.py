@@ -25,7 +25,7 @@ from dragoman.policy.allowances import (
     label_of,
     refusal,
 )
-from dragoman.policy.expected_use import Expected, ExpectedUse, size_of
+from dragoman.policy.expected_use import Expected, ExpectedUse
 from dragoman.policy.limit_headers import LimitHeaders
 from dragoman.policy.limits import (
     RENEW_S,
@@ -288,10 +288,8 @@ class Admission:
             reservation = admitted.reservation
             self._held.pop(reservation.id, None)
             self._limiter.settle(reservation, rules.amounts(actual), now_s=now_s)
-        if usage is None or usage.is_estimate or asked.is_learnt_from or asked.size is None:
-            return
-        asked.is_learnt_from = True  # once, however many limits it had to fit
-        self._expected.observe(asked.alias, asked.size, usage)
+        if asked.teaches and usage is not None and not usage.is_estimate:
+            self._expected.observe(asked, usage)
 
     def close(self) -> None:
         """Renew nothing any more."""
@@ -302,11 +300,7 @@ class Admission:
     def _use_of(self, rules: RuleSet, asked: Asked, target: Target) -> Amounts:
         if not rules.counts_tokens:
             return _ONE_REQUEST
-        size = asked.size
-        if size is None:
-            size = asked.size = size_of(asked.body)
-        expected = self._expected.of(asked.alias, size, asked.request.max_tokens)
-        fresh, prompt, output = expected
+        fresh, prompt, output = expected = self._expected.of(asked, asked.request.max_tokens)
         cost, deployment = 0, target.deployment
         if rules.counts_money and deployment is not self._unpriced:
             cost = self._cost_of(expected, deployment)

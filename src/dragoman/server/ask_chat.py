@@ -61,7 +61,11 @@ class ChatAsk(Struct, eq=False):  # made in C
             plan = planner.plan_at_once(request, target, recall=self._recall)
             if plan is None or self._reader is not None:
                 plan = await self._complete(plan)
-            attempts.take(plan)
+            attempts.adjustments = plan.adjustments
+            if plan.is_looping:
+                attempts.repairs.notice("loop")
+            if attempts.record.calls:  # somebody else was asked before
+                attempts.begin_anew()
             if attempts.has_longer:
                 attempts.check_length(plan)
             while True:
@@ -84,7 +88,8 @@ class ChatAsk(Struct, eq=False):  # made in C
                     if (healed := await self._heal(plan, error)) is None:
                         raise
                     plan = healed
-                    attempts.take(plan)
+                    attempts.adjustments = plan.adjustments
+                    attempts.begin_anew()
                     self._has_asked_again = False
                 else:
                     if turn.teaches:

@@ -26,14 +26,16 @@ def ask_target(attempts: Attempts, target: Target, *, is_last: bool) -> Awaitabl
     record, services, deployment = attempts.record, attempts.services, target.deployment
     record.upstream, record.upstream_model = deployment.upstream, deployment.model
     record.endpoint = target.endpoint
-    frame = services.frame_of(target)
+    frame = services.frames.get(id(target)) or services.frame_of(target)
     if record.caller.workspace is not None:
         target = target.for_caller(record.caller)
     line, rules = frame.line, frame.rules
     if attempts.stand_in:
         rules = services.admission.rules.of_call(deployment.upstream, attempts.stand_in)
     stay: Stay = line
-    if rules is not None or not line.try_enter():
+    if rules is None and line.free:
+        line.free -= 1
+    else:
         stay = UpstreamStay(attempts, target, line=line, rules=rules)
     if deployment.kind == "anthropic":
         work = ask_native(attempts, target, frame, stay=stay)

@@ -59,6 +59,9 @@ class Attempts:
         may_wait: Whether the same target may be asked again, after a pause; set before each.
     """
 
+    # Mostly as they stand here:
+    may_wait = True
+    _wait_left_s = MAX_WAIT_S
     _is_left_at_work = False  # somebody has cut the request, and its upstream had taken it up
 
     def __init__(
@@ -79,7 +82,6 @@ class Attempts:
         self.model_adjustment: Adjustment | None = None
         self.stand_in = ""
         self.has_longer = False
-        self.may_wait = True
         self.answered_by: Attempts | None = None
         self.admitted = admitted
         self._base_headers = headers
@@ -87,7 +89,6 @@ class Attempts:
         self._chat_turn: ChatTurn | None = None  # the same, where it is one
         self._repairs: ReplyRepairs | None = None
         self._frame: CallFrame | None = None  # of the call that was made last
-        self._wait_left_s = MAX_WAIT_S
         self._message_id = new_message_id()
         is_stream = asked.request.stream
         self.stream_sink: SseSink | None = SseSink(self.head()) if is_stream else None
@@ -267,14 +268,11 @@ class Attempts:
             self._repairs = ReplyRepairs(self._chat_turn)
         return self._repairs
 
-    def take(self, plan: Plan) -> None:
-        """Write down what has become of the request; the first reply to it is asked for now."""
-        self.adjustments = plan.adjustments
+    def begin_anew(self) -> None:
+        """Forget what has come back: the first reply to a plan is asked for now."""
         self._chat_turn = None
         if self._repairs is not None:
             self._repairs.begin()
-        if plan.is_looping:
-            self.repairs.notice("loop")
 
     def _take_content(
         self, target: Target, call: UpstreamCall, *, request: UpstreamRequest

@@ -34,9 +34,8 @@ async def deliver(attempts: Attempts, route: Route) -> None:
         Exception: A bug of ours; the client has been told that there was one.
     """
     relay, services = attempts.relay, attempts.services
-    line = services.lines.own
+    line, is_stream = services.lines.own, relay.is_stream
     waiting = None if line.try_enter() else Place(line)
-    is_stream = attempts.record.is_stream
     if is_stream:
         services.metrics.open_streams += 1
     try:

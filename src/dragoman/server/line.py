@@ -33,7 +33,7 @@ class Line:
         max_wait_s: Who has waited this long is sent away.
 
     Attributes:
-        n_inside: How many are at work.
+        free: Places left. Who finds one counts it down, and gives it back by ``leave``.
         n_waiting: How many are in line.
         n_refused: How many were sent away so far.
     """
@@ -49,14 +49,19 @@ class Line:
         self._interactive = _Turns()
         self._background = _Turns()
         self._is_closed = False
-        self.n_inside = self.n_waiting = 0
-        self.n_refused = 0
+        self.free = places
+        self.n_waiting = self.n_refused = 0
+
+    @property
+    def n_inside(self) -> int:
+        """How many are at work."""
+        return self._places - self.free
 
     def try_enter(self) -> bool:
         """Take a place if one is free; nobody waits then."""
-        if self.n_inside >= self._places:
+        if not self.free:
             return False
-        self.n_inside += 1
+        self.free -= 1
         return True
 
     async def enter(self, key: str, *, is_background: bool) -> None:
@@ -94,7 +99,7 @@ class Line:
             if waiter is not None:
                 waiter.set_result(None)
                 return
-        self.n_inside -= 1
+        self.free += 1
 
     def close(self) -> None:
         """Send all away who wait, and let nobody wait from now on; who is at work goes on."""

@@ -91,6 +91,7 @@ class Services(Struct, frozen=True, kw_only=True):
         admission: Holds limits and budgets.
         lines: Where requests wait for their turn.
         max_wait_s: How long they do.
+        frames: Those that ``frame_of`` has made, by the ids of their targets.
     """
 
     routes: Routes
@@ -111,11 +112,11 @@ class Services(Struct, frozen=True, kw_only=True):
     admission: Admission
     lines: Lines
     max_wait_s: float
-    _frames: dict[int, CallFrame] = field(default_factory=dict)
+    frames: dict[int, CallFrame] = field(default_factory=dict)
 
     def frame_of(self, target: Target) -> CallFrame:
         """Return the frame of a *target* of the routes, as it stands there."""
-        return self._frames.get(id(target)) or self._make_frame(target)
+        return self.frames.get(id(target)) or self._make_frame(target)
 
     def _make_frame(self, target: Target) -> CallFrame:
         deployment, limits = target.deployment, self.limits
@@ -149,7 +150,7 @@ class Services(Struct, frozen=True, kw_only=True):
             whole=whole,
             streamed=streamed,
         )
-        if len(self._frames) >= _MAX_FRAMES:
-            self._frames.clear()
-        self._frames[id(target)] = frame
+        if len(self.frames) >= _MAX_FRAMES:
+            self.frames.clear()
+        self.frames[id(target)] = frame
         return frame

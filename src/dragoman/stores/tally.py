@@ -15,7 +15,7 @@ from dragoman.policy.limit_headers import LimitHeaders
 from dragoman.policy.limits import OwnerForm
 from dragoman.stores.counters import Held, Window, pour
 
-_NO_LIMIT: Final = 2**60
+_AMPLE: Final = 2**30 - 1  # where there is no limit: more in a second goes the usual way
 _WINDOW_KINDS: Final = ("requests", "input_tokens", "output_tokens")
 
 
@@ -47,7 +47,7 @@ class Limited:
 
 
 class LimitedWindow:
-    """A counter of a minute, and what it may reach."""
+    """A counter of a minute, and what it may reach; without a name: there is no such limit."""
 
     __slots__ = ("limit", "name", "window")
 
@@ -55,6 +55,10 @@ class LimitedWindow:
         self.name = name
         self.window = window
         self.limit = limit
+
+    def room(self) -> int:
+        """Return how much more can be used."""
+        return self.limit - self.window.used if self.name else self.limit
 
 
 class Tally:
@@ -102,9 +106,9 @@ class Tally:
         self._counters = counters
         # Where there is no rule one that is never reached, so that all take the same steps.
         self._windows = [
-            windows.get(kind) or LimitedWindow("", Window(0), _NO_LIMIT) for kind in _WINDOW_KINDS
+            windows.get(kind) or LimitedWindow("", Window(0), _AMPLE) for kind in _WINDOW_KINDS
         ]
-        (self._held,) = held.get("concurrent") or (Limited(Held(), _NO_LIMIT),)
+        (self._held,) = held.get("concurrent") or (Limited(Held(), _AMPLE),)
         self._token_budgets = held.get("tokens", ())
         self._cost_budgets = held.get("cost_micros", ())
         # What is left: changed by requests until it is poured.
@@ -224,12 +228,10 @@ class Tally:
         second = int(now_s)
         for limited in self._windows:
             limited.window.roll(second)
-        self.requests, self.fresh, self.output = [
-            limited.limit - limited.window.used for limited in self._windows
-        ]
+        self.requests, self.fresh, self.output = [each.room() for each in self._windows]
         self._places = self._held.limit - self._held.counter.held
-        self._tokens = min([budget.room() for budget in self._token_budgets], default=_NO_LIMIT)
-        self._cost = min([budget.room() for budget in self._cost_budgets], default=_NO_LIMIT)
+        self._tokens = min([_AMPLE, *(budget.room() for budget in self._token_budgets)])
+        self._cost = min([_AMPLE, *(budget.room() for budget in self._cost_budgets)])
         self._had = (
             self.requests,
             self.fresh,
