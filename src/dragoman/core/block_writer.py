@@ -126,10 +126,10 @@ class BlockWriter(Struct, eq=False):  # made in C: each message has one
             if self._space is not None and (space := self._space[kind]):
                 text = "".join(space) + text
                 space.clear()
-            if self._queue or self._open_call is not None or self.has_cut_call:
-                self._wait(kind, text)
-                return
-            if self.open_kind is not None:
+            if self.has_written:
+                if self._queue or self._open_call is not None or self.has_cut_call:
+                    self._wait(kind, text)
+                    return
                 self._close_open()
             self._begin_run(kind)
             if kind == "text" and not self.keeps_text:

@@ -75,8 +75,6 @@ class ChunkFrame(Struct, eq=False):  # made in C
         """
         head, tail = self._head, self._tail
         n_head, n_tail = len(head), -len(tail)
-        if payloads[start][:n_head] != head:
-            return [], []
         alike = [*payloads[start : start + _MAX_AT_ONCE]]
         while alike and alike[-1][n_tail:] != tail:  # as the last ones of a reply
             alike.pop()

@@ -3,6 +3,7 @@
 from typing import Final
 
 from dragoman.core.block_writer import BlockWriter
+from dragoman.core.errors import UpstreamError, UpstreamOverloaded, UpstreamUnavailable
 from dragoman.core.plan import Plan
 
 # Model dialects, section 6. What is not in here is an error, never end_turn.
@@ -19,10 +20,21 @@ STOP_REASONS: Final = {
     "sensitive": "refusal",
     "model_context_window_exceeded": "model_context_window_exceeded",
 }
+# Those of replies that are not whole, whatever has come.
+BROKEN_OFF: Final = frozenset(
+    {"aborted", "abort", "network_error", "error", "insufficient_system_resource"}
+)
 # Those that leave nothing to be told; of others people may want to know.
 PLAIN_FINISHES: Final = frozenset(
     {"stop", "tool_calls", "function_call", "length", "content_filter", "eos", "max_tokens"}
 )
+
+
+def error_of_finish(finish: str) -> UpstreamError:
+    """Return the error that such a finish reason stands for."""
+    if finish == "insufficient_system_resource":
+        return UpstreamOverloaded("The model's server ran out of resources. Try again.")
+    return UpstreamUnavailable(f"The model's server broke off the reply ({finish}).")
 
 
 def reason_of(finish: str, plan: Plan) -> str | None:

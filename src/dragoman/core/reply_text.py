@@ -105,13 +105,13 @@ class ReplyText(Struct, eq=False):  # made in C: each reply has one
         if self._seeks_end and ("<" in content or self._tag_begun):
             self._look_for_end(content)
         if self._may_begin_tag:
-            self._may_begin_tag = False
             if content[:1] in _BEGINS_TAG:
                 self._tags = ThinkTagCutter()
             elif self.joins_pieces:
                 self.is_plain = True
                 self.blocks.add("text", content)
                 return False
+            self._may_begin_tag = False
         calls = self._calls
         if self._tags is not None:
             self._take_tagged(self._tags, content)
@@ -143,7 +143,7 @@ class ReplyText(Struct, eq=False):  # made in C: each reply has one
             encoded: The same as JSON strings without their quotes.
         """
         take = self.take if kind == "text" else self.take_reasoning
-        if self._may_begin_tag:  # the first one shows
+        if self._may_begin_tag and not self.is_plain:  # the first one shows
             if take(pieces[0]):
                 return True
             pieces, encoded = pieces[1:], encoded[1:]

@@ -15,13 +15,15 @@ import msgspec
 from dragoman.core.adjustments import Adjustment
 from dragoman.core.block_writer import BlockWriter, Kind, WrittenCall
 from dragoman.core.chunk_frames import ChunkFrame, find_frame, find_text_frame
-from dragoman.core.errors import (
-    GatewayError,
-    UpstreamOverloaded,
-    UpstreamProtocolError,
-    UpstreamUnavailable,
+from dragoman.core.errors import GatewayError, UpstreamProtocolError
+from dragoman.core.finish_reasons import (
+    BROKEN_OFF,
+    PLAIN_FINISHES,
+    STOP_REASONS,
+    error_of_finish,
+    reason_of,
+    stop_reason_of,
 )
-from dragoman.core.finish_reasons import PLAIN_FINISHES, reason_of, stop_reason_of
 from dragoman.core.guards import Lack
 from dragoman.core.lacks import find_lack, has_lost_call
 from dragoman.core.odd_chunks import Halves, read_or_refuse
@@ -40,9 +42,6 @@ from dragoman.wire.openai_chat import ToolCall as WireCall
 _N_END: Final = 9  # bytes: enough to tell the chunk that gives the finish reason
 _CHUNKS_BEFORE_FRAMES: Final = 6
 _MAX_UNFRAMED: Final = 24
-_BROKEN_OFF: Final = frozenset(
-    {"aborted", "abort", "network_error", "error", "insufficient_system_resource"}
-)
 
 
 class ChatTurn:
@@ -54,7 +53,8 @@ class ChatTurn:
     """
 
     def __init__(self, plan: Plan, sink: Sink, *, context: TurnContext) -> None:
-        if plan.request.max_tokens == 0:
+        request = plan.request
+        if request.max_tokens == 0:
             sink = SilentSink(sink)
         self.plan = plan
         self._sink = sink
@@ -65,8 +65,7 @@ class ChatTurn:
         self._blocks = blocks = BlockWriter(plan, sink, meter, context.signer, context.nonce)
         self._text = ReplyText(plan, blocks, meter)
         # What was begun for the model may have been all there is to say.
-        messages = plan.request.messages
-        self._goes_on = messages[-1].role == "assistant" if messages else False
+        self._goes_on = said[-1].role == "assistant" if (said := request.messages) else False
         self._halves: Halves | None = None
         self._frame: ChunkFrame | None = None  # what chunks have in common
         self._n_unframed = 0  # chunks since one was in it
@@ -351,8 +350,7 @@ class ChatTurn:
         said = chunk.error
         if not said or isinstance(said, bool):
             said = {"message": chunk.message, "code": chunk.code, "type": chunk.type}
-        context = self._context.reply.of_prompt(self.prompt_tokens_estimate)
-        error = error_of_event(said, context)
+        error = error_of_event(said, self._context.reply.of_prompt(self.prompt_tokens_estimate))
         if not isinstance(error, RefusedByUpstream):
             raise error
         self._finish, self._reason = "content_filter", reason_of("content_filter", self.plan)
@@ -420,11 +418,10 @@ class ChatTurn:
 
     def _take_finish(self, choice: Choice) -> None:
         finish = choice.finish_reason or ""
-        if finish in _BROKEN_OFF:
-            if finish == "insufficient_system_resource":
-                raise UpstreamOverloaded("The model's server ran out of resources. Try again.")
-            raise UpstreamUnavailable(f"The model's server broke off the reply ({finish}).")
-        reason = reason_of(finish, self.plan)
+        if finish in BROKEN_OFF:
+            raise error_of_finish(finish)
+        known = self.plan.deployment.profile.finish_reasons
+        reason = known.get(finish) or STOP_REASONS.get(finish)
         if reason is None:
             said = f"The model's server ended with an unknown finish_reason: {finish[:40]!r}."
             raise UpstreamProtocolError(said)
