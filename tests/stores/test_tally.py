@@ -23,6 +23,7 @@ KEY = Limits(
 )
 TEAM = Limits(input_tokens_per_minute=70, concurrent=4)
 MODEL = Limits(requests_per_minute=12, output_tokens_per_minute=35)
+HUGE = Limits(requests_per_minute=5, input_tokens_per_minute=10**12)
 
 
 class Zeros(dict[str, int]):
@@ -44,11 +45,15 @@ def rule_set(
 
 
 def rule_sets() -> list[RuleSet]:
-    """Of a key alone, of the same for a model, and of another key of its team for that model."""
+    """
+    Rules of a key alone, of the same for a model, of another key of its team for that model, and of
+    a key of few rules for a model with a huge one.
+    """
     return [
         rule_set(("key", "k", KEY)),
         rule_set(("key", "k", KEY), ("workspace", "w", TEAM), ("model", "m", MODEL)),
         rule_set(("key", "l", KEY), ("workspace", "w", TEAM), ("model", "m", MODEL), budgets=[DAY]),
+        rule_set(("key", "n", Limits(requests_per_minute=5)), ("model", "o", HUGE), budgets=()),
     ]
 
 
@@ -142,7 +147,7 @@ def use_of(fresh: int, output: int, cost: int) -> Use:
 STEPS = st.lists(
     st.tuples(
         st.sampled_from(["ask", "ask", "ask", "end", "end", "look", "change"]),
-        st.integers(0, 5),
+        st.integers(0, 7),
         st.builds(use_of, st.integers(0, 14), st.integers(0, 9), st.integers(0, 40)),
         st.sampled_from([0.0, 0.0, 0.0, 0.1, 0.4, 0.9, 1.0, 7.0, 61.0, 130.0, 3_700.0]),
     ),
@@ -157,9 +162,9 @@ def test_both_ways_decide_say_and_count_alike(steps: list[tuple[str, int, Use, f
     for what, which, use, passed_s in steps:
         now_s += passed_s
         if what == "ask":
-            assert quick.ask(which % 3, use, now_s) == usual.ask(which % 3, use, now_s)
+            assert quick.ask(which % 4, use, now_s) == usual.ask(which % 4, use, now_s)
         elif what == "look":
-            assert quick.look(which % 3, now_s) == usual.look(which % 3, now_s)
+            assert quick.look(which % 4, now_s) == usual.look(which % 4, now_s)
         elif what == "change":
             quick.change_limits()
             usual.change_limits()
@@ -169,7 +174,7 @@ def test_both_ways_decide_say_and_count_alike(steps: list[tuple[str, int, Use, f
     for side in (quick, usual):
         side.end_all(now_s)
     assert quick.in_use(now_s) == usual.in_use(now_s)
-    for which in range(3):
+    for which in range(4):
         assert quick.ask(which, NO_USE, now_s) == usual.ask(which, NO_USE, now_s)
 
 

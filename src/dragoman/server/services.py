@@ -14,7 +14,7 @@ from dragoman.policy.health import Health
 from dragoman.policy.hedges import Hedges
 from dragoman.policy.learned import LearnedFacts
 from dragoman.policy.load import Load
-from dragoman.policy.prices import Prices
+from dragoman.policy.prices import Prices, Rates
 from dragoman.policy.routes import Routes, Target
 from dragoman.server.admission import Admission
 from dragoman.server.ids import new_nonce
@@ -24,7 +24,6 @@ from dragoman.server.planner import Planner
 from dragoman.server.telemetry import EventLog
 from dragoman.server.transport.seams import Timeouts, Upstream
 from dragoman.server.vault import Vault
-from dragoman.settings import PriceConfig
 
 _MAX_FRAMES: Final = 10_000  # far over any configuration
 
@@ -62,7 +61,7 @@ class CallFrame(Struct, frozen=True, kw_only=True):
     line: Line
     rules: RuleSet | None
     timeouts: Timeouts
-    price: PriceConfig | None
+    price: Rates | None
     reply: ReplyContext
     whole: TurnContext
     streamed: TurnContext

@@ -15,7 +15,8 @@ from dragoman.policy.limit_headers import LimitHeaders
 from dragoman.policy.limits import OwnerForm
 from dragoman.stores.counters import Held, Window, pour
 
-_AMPLE: Final = 2**30 - 1  # where there is no limit: more in a second goes the usual way
+_NO_LIMIT: Final = 2**60
+_AMPLE: Final = 2**30 - 1  # of what nobody is told of: more in a second goes the usual way
 _WINDOW_KINDS: Final = ("requests", "input_tokens", "output_tokens")
 
 
@@ -89,6 +90,7 @@ class Tally:
         "form",
         "fresh",
         "is_closed",
+        "limits",
         "output",
         "requests",
     )
@@ -106,8 +108,9 @@ class Tally:
         self._counters = counters
         # Where there is no rule one that is never reached, so that all take the same steps.
         self._windows = [
-            windows.get(kind) or LimitedWindow("", Window(0), _AMPLE) for kind in _WINDOW_KINDS
+            windows.get(kind) or LimitedWindow("", Window(0), _NO_LIMIT) for kind in _WINDOW_KINDS
         ]
+        self.limits = [each.limit for each in self._windows]
         (self._held,) = held.get("concurrent") or (Limited(Held(), _AMPLE),)
         self._token_budgets = held.get("tokens", ())
         self._cost_budgets = held.get("cost_micros", ())
@@ -123,10 +126,6 @@ class Tally:
     def n_open(self) -> int:
         """How many requests are at work."""
         return self._held.counter.held + self._had[3] - self._places
-
-    def is_ready(self, now_s: float) -> bool:
-        """Look at the counters, if that is due; False: it is closed."""
-        return now_s < self._until_s or self._begin(now_s)
 
     def take(self, use: Amounts, now_s: float) -> bool:
         if now_s >= self._until_s and not self._begin(now_s):
@@ -170,16 +169,9 @@ class Tally:
         self._cost += cost_was - cost
         self._cost_used += cost
 
-    def rest(self) -> list[tuple[int, int]]:
-        """Return what each limit of a minute leaves, with the limit."""
-        left = (self.requests, self.fresh, self.output)
-        return [(n, each.limit) for n, each in zip(left, self._windows, strict=True)]
-
     def pour(self) -> None:
         """Let the counters count what they were not told of."""
-        if not self._until_s:
-            return
-        self._until_s = 0.0
+        self._until_s = 0.0  # whoever looks may change them
         left = (
             self.requests,
             self.fresh,
@@ -188,6 +180,8 @@ class Tally:
             self._tokens,
             self._cost,
         )
+        if left == self._had and not self._tokens_used and not self._cost_used:
+            return
         *of_windows, n_held, tokens, cost = [
             before - after for before, after in zip(self._had, left, strict=True)
         ]
@@ -298,19 +292,30 @@ class Tallies:
 
     def take(self, use: Amounts, now_s: float) -> bool:
         tallies = self._tallies
-        for tally in tallies:  # all of them before the first one takes
-            if not tally.is_ready(now_s):
-                return False
         for n, tally in enumerate(tallies):
             if not tally.take(use, now_s):
                 for taken in tallies[:n]:
                     taken.put_back(use)
                 return False
-        nearest = [min(pairs) for pairs in zip(*[tally.rest() for tally in tallies], strict=True)]
-        self._headers.show_limits([limit for _, limit in nearest])
-        self.requests, self.fresh, self.output = [left for left, _ in nearest]
+        self._find_nearest()
         return True
 
     def settle(self, was: Amounts, actual: Amounts, at_s: float, now_s: float) -> None:
         for tally in self._tallies:
             tally.settle(was, actual, at_s, now_s)
+
+    def _find_nearest(self) -> None:
+        """Note of each limit of a minute which tally leaves least; of equals the lowest limit."""
+        first = self._tallies[0]
+        requests, fresh, output = first.requests, first.fresh, first.output
+        limits = first.limits[:]
+        for tally in self._tallies[1:]:
+            own = tally.limits
+            if (n := tally.requests) < requests or (n == requests and own[0] < limits[0]):
+                requests, limits[0] = n, own[0]
+            if (n := tally.fresh) < fresh or (n == fresh and own[1] < limits[1]):
+                fresh, limits[1] = n, own[1]
+            if (n := tally.output) < output or (n == output and own[2] < limits[2]):
+                output, limits[2] = n, own[2]
+        self.requests, self.fresh, self.output = requests, fresh, output
+        self._headers.show_limits(limits)
