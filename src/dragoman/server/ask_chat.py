@@ -76,8 +76,8 @@ class ChatAsk(Struct, eq=False):  # made in C
                         frame=frame,
                         new_turn=partial(self._first_turn, plan),
                     )
-                    self._compare_estimate(turn.usage, plan)
-                    last = plan
+                    usage, last = turn.usage, plan
+                    self._compare_estimate(usage, plan)
                     while turn.stop_reason is None:  # at most twice: once for each of the two
                         go_on = self._ask_once_more if turn.lacks else self._tell_of_server_tools
                         last, turn = await go_on(last, turn)
@@ -92,6 +92,7 @@ class ChatAsk(Struct, eq=False):  # made in C
                     attempts.begin_anew()
                     self._has_asked_again = False
                 else:
+                    attempts.final_usage = usage if last is plan else None
                     if turn.teaches:
                         self._learn(turn, last)
                     return

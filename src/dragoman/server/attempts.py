@@ -56,6 +56,7 @@ class Attempts:
         answered_by: Others that have answered instead, and filled the record in.
         stand_in: That model's alias; empty: it is the one that was asked for.
         has_longer: Another model answers prompts that do not fit.
+        final_usage: Tokens of a message that one reply has completed; None: the turn knows.
         may_wait: Whether the same target may be asked again, after a pause; set before each.
     """
 
@@ -86,6 +87,7 @@ class Attempts:
         self.admitted = admitted
         self._base_headers = headers
         self._turn: Turn | None = None
+        self.final_usage: Usage | None = None
         self._chat_turn: ChatTurn | None = None  # the same, where it is one
         self._repairs: ReplyRepairs | None = None
         self._frame: CallFrame | None = None  # of the call that was made last
@@ -254,7 +256,7 @@ class Attempts:
             self._add_up()
         if turn is None:
             return
-        record.stop_reason, usage = turn.stop_reason or "", turn.usage
+        record.stop_reason, usage = turn.stop_reason or "", self.final_usage or turn.usage
         # As for ``counted_usage``: our estimate of a prompt that nobody has read is none.
         if not usage.is_estimate or turn.has_content or self._is_left_at_work:
             record.usage = usage

@@ -11,7 +11,7 @@ from dragoman.core.upstream_errors import ReplyContext, error_of_reply
 from dragoman.server.transport.seams import Call, Headers
 
 _MAX_ERROR_BODY_BYTES: Final = 64 * 2**10
-_EVENT_BEGINS: Final = frozenset({b"d", b"e", b":"})  # data, event, a comment: no JSON
+_EVENT_BEGINS: Final = frozenset(b"de:")  # data, event, a comment: no JSON
 _USUAL_TYPES: Final = frozenset(
     {b"text/event-stream", b"text/event-stream; charset=utf-8", b"application/json", None}
 )
@@ -86,7 +86,7 @@ class Attempt(Struct, eq=False):  # made in C
         if self._is_over:
             return
         if self._blank is not None:
-            if self._blank or data[:1] not in _EVENT_BEGINS:
+            if self._blank or not data or data[0] not in _EVENT_BEGINS:
                 data = self._look(data)
             else:
                 self._blank = None
