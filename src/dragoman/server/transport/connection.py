@@ -248,11 +248,11 @@ class Connection(asyncio.Protocol):
             return
         self._since_s = self._loop.time()
         body = reply.feed(data)
-        if not self._is_told:
-            self._take_head(call, reply)
         is_done = reply.is_done
         if is_done:
             call.is_complete = True
+        if not self._is_told:
+            self._take_head(call, reply)
         if body and self._call is call:
             try:
                 call.receiver.on_data(body)
@@ -295,10 +295,11 @@ class Connection(asyncio.Protocol):
     def _take_head(self, call: HttpCall, reply: ReplyReader) -> None:
         if not self._has_begun:
             self._has_begun, self._is_early = True, self._is_writing
-            call.head = b""  # it is not sent again
-            self._silence_s = idle_s = call.request.timeouts.idle_s
-            if self._since_s + idle_s < self._timer_s:
-                self._set_timer()
+            if not reply.is_done:  # else there will be no silence, and the call is over soon
+                call.head = b""  # it is not sent again
+                self._silence_s = idle_s = call.request.timeouts.idle_s
+                if self._since_s + idle_s < self._timer_s:
+                    self._set_timer()
         head = reply.head
         if head is not None:
             self._is_told = True

@@ -249,7 +249,8 @@ class Connection(asyncio.Protocol):
             exchange = self._start_longer(request, length, rest)
         site = self.site
         site.exchanges.add(exchange)
-        exchange.task = self.loop.create_task(site.answer(exchange))
+        # With a name, as else one is made; ``create_task`` would set it afterwards.
+        exchange.task = asyncio.Task(site.answer(exchange), loop=self.loop, name="request")
 
     def _start_longer(self, request: RequestHead, length: int, rest: bytes) -> HttpExchange:
         """Start an exchange whose body is still to come, or to be inflated, or not all that did."""

@@ -40,14 +40,13 @@ class ReplyReader:
     __slots__ = (
         "_barren_bytes",
         "_begins",
-        "_body_bytes",
         "_body_parser",
         "_decoder",
         "_fields",
         "_head_bytes",
         "_heads",
         "_is_head_request",
-        "_max_body_bytes",
+        "_left_bytes",
         "_max_header_bytes",
         "_n_pieces",
         "_parser",
@@ -77,12 +76,12 @@ class ReplyReader:
     def begin(self, method: str, max_body_bytes: int) -> None:
         """Be ready for the reply to a request; 0 *max_body_bytes*: no limit here."""
         self._is_head_request = method == "HEAD"
-        self._max_body_bytes = max_body_bytes or sys.maxsize
+        self._left_bytes = max_body_bytes or sys.maxsize  # that the body may still have
         self._parser: httptools.HttpResponseParser | None = None  # of a head that is not plain
         self.head: ReplyHead | None = None
         # Barren: read since the last byte of a body: heads, chunk extensions, trailers. Bounded
         # together.
-        self._barren_bytes = self._body_bytes = 0
+        self._barren_bytes = 0
         self.is_done = self.is_reusable = False
 
     def feed(self, data: bytes) -> bytes:
@@ -112,8 +111,8 @@ class ReplyReader:
             self.is_done, self.is_reusable = True, head.is_lasting
         body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         pieces.clear()
-        self._body_bytes += len(body)
-        if self._body_bytes > self._max_body_bytes:
+        self._left_bytes -= len(body)
+        if self._left_bytes < 0:
             self._fail_size()
             return b""
         return body
@@ -223,8 +222,8 @@ class ReplyReader:
         pieces.clear()
         if self._decoder is not None:
             body = self._decode(self._decoder, body)
-        self._body_bytes += len(body)
-        if self._body_bytes > self._max_body_bytes:
+        self._left_bytes -= len(body)
+        if self._left_bytes < 0:
             self._fail_size()
             return b""
         return body
@@ -297,7 +296,7 @@ class ReplyReader:
 
     def _decode(self, decoder: BodyDecoder, data: bytes) -> bytes:
         pieces: list[bytes] = []
-        limit = min(self._max_body_bytes - self._body_bytes, _MAX_INFLATED_BYTES)
+        limit = min(self._left_bytes, _MAX_INFLATED_BYTES)
         try:
             for piece in decoder.feed(data):
                 limit -= len(piece)
