@@ -147,7 +147,7 @@ class App:
         self._n_open += 1
         try:
             if serve is not None:
-                head = facts_of(exchange.headers)
+                head: HeadFacts = exchange.headers.facts or facts_of(exchange.headers)
                 if not self._recognise(exchange, head, record=record):
                     await self._look_up(exchange, record)
                 if metrics.open_requests >= self._max_inside:

@@ -1,7 +1,5 @@
 """What follows from the head of a request alone: found out once, for clients repeat their heads."""
 
-from typing import Final
-
 from msgspec import Struct
 
 from dragoman.policy.access import Caller
@@ -10,8 +8,6 @@ from dragoman.policy.senders import Sender, read_sender
 from dragoman.policy.side_traffic import SideRole, has_shapes, role_of_marks
 from dragoman.server.transport.seams import HeaderList, SentHeaders
 from dragoman.server.upstream_requests import native_headers
-
-_NAME: Final = "head"
 
 
 class HeadFacts(Struct):
@@ -50,11 +46,11 @@ class HeadFacts(Struct):
 
 def facts_of(sent: SentHeaders) -> HeadFacts:
     """Return what *sent* says, also to the next request that has the same head."""
-    facts = sent.facts.get(_NAME)
-    if isinstance(facts, HeadFacts):
-        return facts
+    if sent.facts is not None:
+        found: HeadFacts = sent.facts
+        return found
     sender = read_sender(sent)
-    facts = sent.facts[_NAME] = HeadFacts(
+    facts = sent.facts = HeadFacts(
         sender=sender,
         role=role_of_marks(sent),
         has_shapes=has_shapes(sender.client),

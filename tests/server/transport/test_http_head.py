@@ -226,4 +226,4 @@ def test_headers_are_not_changed_by_those_who_share_them() -> None:
     with pytest.raises(TypeError):
         del head.headers[b"host"]
     assert head.headers == {b"host": b"a"}
-    assert head.headers.facts == {}
+    assert head.headers.facts is None

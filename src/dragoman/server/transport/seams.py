@@ -6,7 +6,7 @@ Everything here runs on one event loop; callbacks are called from it and must no
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Final, NoReturn, Protocol
+from typing import Any, Final, NoReturn, Protocol
 
 from msgspec import Struct
 
@@ -24,16 +24,16 @@ class SentHeaders(dict[bytes, bytes]):
     Clients send the same head with every request, and then these are the same headers, too.
 
     Attributes:
-        facts: What follows from the headers alone, kept by whoever has found it out, under a name
-            of theirs. It is shared with later requests, so it holds nothing that may change
-            meanwhile: which keys were sent, but not whom they belong to.
+        facts: What follows from the headers alone, kept by whoever has found it out; None: nobody
+            has. It is shared with later requests, so it holds nothing that may change meanwhile:
+            which keys were sent, but not whom they belong to.
     """
 
     __slots__ = ("facts",)
 
     def __init__(self, fields: Mapping[bytes, bytes] | None = None) -> None:
         super().__init__(fields or {})
-        self.facts: dict[str, object] = {}
+        self.facts: Any = None  # of a type that the transport does not know
 
     def __setitem__(self, name: bytes, value: bytes) -> NoReturn:
         raise TypeError("the headers of a request are shared with others")
