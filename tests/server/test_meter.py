@@ -149,10 +149,10 @@ def test_a_close_writes_what_was_just_noted(tmp_path: Path, monkeypatch) -> None
 def test_big_segments_come_in_batches(tmp_path: Path) -> None:
     async def main() -> None:
         case = MeterCase(tmp_path)
-        case.note(*range(4100))
+        case.note(*range(9100))
         case.meter.start()
-        await case.stored(4100)
-        assert case.store.batches == [2000, 2000, 100]
+        await case.stored(9100)
+        assert case.store.batches == [5000, 4100]
         await case.meter.close()
 
     run(main())

@@ -2,8 +2,10 @@
 
 import asyncio
 import shutil
+import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -207,3 +209,21 @@ def test_a_certificate_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailable) as raised:
         Database(url, StoreConfig())
     assert f"sslrootcert: {path}: " in raised.value.log_detail
+
+
+def test_a_glance_fails_as_everything_else_does(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+
+    async def main() -> None:
+        async with opened(StoreUrl(path=path), timeout_s=0.5) as store:
+            assert (await store.key_changes(0)).keys == ()
+            with closing(sqlite3.connect(path)) as database:
+                database.execute("ALTER TABLE store_state RENAME TO lost")
+            with pytest.raises(StoreUnavailable) as raised:
+                await store.key_changes(0)
+            assert "no such table: store_state" in raised.value.log_detail
+            with closing(sqlite3.connect(path)) as database:
+                database.execute("ALTER TABLE lost RENAME TO store_state")
+            assert (await store.key_changes(0)).keys == ()
+
+    asyncio.run(main())

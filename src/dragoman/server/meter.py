@@ -32,7 +32,7 @@ _T = TypeVar("_T")
 _WRITE_INTERVAL_S: Final = 0.5
 _SHIP_INTERVAL_S: Final = 2.0  # a transaction costs as much as many records
 _MAX_HELD: Final = 10_000  # records in memory while they cannot be written: about 10 MB
-_BATCH: Final = 2_000  # records for one transaction of the store: mostly, all of a segment
+_BATCH: Final = 5_000  # records for one transaction of the store: mostly, all of a segment
 _FIRST_DELAY_S: Final = 0.5
 _MAX_DELAY_S: Final = 15.0
 _ADOPT_INTERVAL_S: Final = 30.0  # another worker of this machine may have been killed
@@ -93,7 +93,7 @@ class Meter:
         self._stuck: list[UsageRecord] = []  # could not be written
         self._n_refusals = 0  # of the oldest segment, one after the other
         self._n_left = 0  # segments that were left to people
-        self._n_held = 0  # in memory, those that are just being written or stored among them
+        self._n_held = 0  # taken from there: they are being written or stored, or are stuck
         self._n_noted = self._n_stored = self._n_lost = self._n_broken = 0
         self._noted = asyncio.Event()
         self._closing = asyncio.Event()
@@ -116,25 +116,24 @@ class Meter:
 
     def note(self, record: RequestRecord, now_s: float) -> None:
         """Write down a request that is over; *now_s* is monotonic, as its own times are."""
-        self._n_noted += 1
-        if self._n_held >= _MAX_HELD:
-            self._lose(1)
-            return
-        self._n_held += 1
         ended = self._ended
         if not ended:
             self._clock_s = self._wall_clock() - now_s
             self._noted.set()
-        ended.append(self._make(record, clock_s=self._clock_s, now_s=now_s))
+        if self._n_held + len(ended) < _MAX_HELD:
+            ended.append(self._make(record, clock_s=self._clock_s, now_s=now_s))
+        else:
+            self._n_noted += 1
+            self._lose(1)
 
     def counts(self) -> MeterCounts:
         """Return what metrics show."""
         return MeterCounts(
-            noted=self._n_noted,
+            noted=self._n_noted + len(self._ended),
             stored=self._n_stored,
             lost=self._n_lost,
             broken=self._n_broken,
-            held=self._n_held,
+            held=self._n_held + len(self._ended),
             spool_bytes=self._spool.waiting_bytes,
             is_store_away=self._log.is_store_away,
         )
@@ -159,9 +158,10 @@ class Meter:
                     self._end_sync()
         if self._thread is not None:
             self._thread.shutdown(wait=False)
+        self._take_ended()
         self._lose(self._n_held)
         self._log.flush()
-        self._ended, self._stuck, self._n_held, self._tasks = [], [], 0, None
+        self._stuck, self._n_held, self._tasks = [], 0, None
 
     def _lose(self, n: int) -> None:
         if n:
@@ -181,8 +181,8 @@ class Meter:
     async def _write(self) -> None:
         """Write what is held; what cannot be written stays in memory and is tried again."""
         self._noted.clear()
-        records = [*self._stuck, *self._ended]
-        self._stuck, self._ended = [], []
+        records = [*self._stuck, *self._take_ended()]
+        self._stuck = []
         if not records:
             return
         try:
@@ -198,6 +198,13 @@ class Meter:
         if self._stuck or self._spool.has_full_segment:
             self._due.set()
         self._wrote.set()
+
+    def _take_ended(self) -> list[UsageRecord]:
+        """Return what was noted since the last time; it is counted now, not one by one."""
+        ended, self._ended = self._ended, []
+        self._n_noted += len(ended)
+        self._n_held += len(ended)
+        return ended
 
     def _sync(self, path: Path) -> None:
         """

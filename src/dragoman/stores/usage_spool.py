@@ -25,7 +25,7 @@ from dragoman.stores.folder_claims import FolderClaim, dead_claims
 from dragoman.stores.usage_lines import Lines, decode_lines, encode_lines
 
 _FOLDER: Final = "usage-spool"  # in the data folder
-_SEGMENT_BYTES: Final = 2**20  # about 2,000 records: so many are in memory while it is read
+_SEGMENT_BYTES: Final = 2**20  # some 4,000 records: so many are in memory while it is read
 _SUFFIX: Final = ".usage"
 _ODD: Final = ".odd"
 
