@@ -753,7 +753,7 @@ def test_leases_are_renewed_while_requests_are_at_work(monkeypatch: pytest.Monke
     async def main() -> None:
         clock = Clock()
         case = AppCase(
-            {"lab": [[0.2, *saying("one")]]}, settings=ada(Limits(concurrent=1)), clock=clock
+            {"lab": [[0.8, *saying("one")]]}, settings=ada(Limits(concurrent=1)), clock=clock
         )
         task = asyncio.create_task(ask(case))
         for _ in range(4):

@@ -275,9 +275,10 @@ class Admission:
             usage: Tokens; None: none were used.
             cost_micros: Their price; None: nothing, or nobody knows.
         """
-        rules, now_s, cost = admitted.rules, self._clock(), cost_micros or 0
-        actual = 1, 0, 0, 0, cost, 1
-        if usage is not None:
+        now_s, cost = self._clock(), cost_micros or 0
+        if usage is None:
+            actual = 1, 0, 0, 0, cost, 1
+        else:
             fresh = usage.input_tokens + usage.cache_creation_input_tokens
             output, cached = usage.output_tokens, usage.cache_read_input_tokens
             actual = 1, fresh, output, fresh + cached + output, cost, 1
@@ -287,7 +288,7 @@ class Admission:
         else:
             reservation = admitted.reservation
             self._held.pop(reservation.id, None)
-            self._limiter.settle(reservation, rules.amounts(actual), now_s=now_s)
+            self._limiter.settle(reservation, admitted.rules.amounts(actual), now_s=now_s)
         if asked.teaches and usage is not None and not usage.is_estimate:
             self._expected.observe(asked, usage)
 

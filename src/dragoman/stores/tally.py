@@ -166,8 +166,9 @@ class Tally:
         self._places += 1
         self._tokens += tokens_was - tokens
         self._tokens_used += tokens
-        self._cost += cost_was - cost
-        self._cost_used += cost
+        if cost or cost_was:  # of models without a price neither
+            self._cost += cost_was - cost
+            self._cost_used += cost
 
     def pour(self) -> None:
         """Let the counters count what they were not told of."""
