@@ -175,7 +175,7 @@ def test_a_bug_in_a_whole_reply_is_a_500(monkeypatch) -> None:
         "dragoman.server.upstream_attempt.error_of_reply",
         "dragoman.server.upstream_requests.render",
         "dragoman.server.attempts.render_adjustments",
-        "dragoman.server.planner.make_plan",
+        "dragoman.server.planner.plan_texts",
         "dragoman.server.attempts.retry_delay_s",
     ],
 )
