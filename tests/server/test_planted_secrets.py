@@ -281,7 +281,7 @@ def test_a_crash_names_places_alone(site: Site, tmp_path: Path) -> None:
         "def broken(*args, **kwargs):\n"
         f"    secret, content = {VENDOR!r}, {PROMPT!r}\n"
         "    raise RuntimeError(secret + content + str(args))\n"
-        "planner.make_plan = broken\n"
+        "planner.plan_texts = broken\n"
         "sys.exit(cli.run(sys.argv[1:]))\n"
     )
     names = {name: globals()[name] for name in ("SIGNING", "CLIENT", "REDIS", "METRICS")}
