@@ -117,6 +117,28 @@ async def test_a_whole_reply_says_the_same(request_, status, expected) -> None:
     assert received.endswith(wanted[wanted.rindex(b"\r\n\r\n") :])
 
 
+@on_each_loop
+async def test_whole_lines_stand_behind_the_headers_of_every_kind_of_reply() -> None:
+    lines = b"a-limit: 5\r\na-reset: soon\r\n"
+
+    async def handler(exchange: Exchange) -> None:
+        if exchange.path == "/whole":
+            exchange.reply_whole(200, [(b"x", b"y")], b"hi", lines)
+        else:
+            exchange.start_reply(200, [(b"x", b"y")], lines)
+            exchange.write(b"hi")
+            exchange.end_reply()
+
+    async with serving(handler) as place, place.client() as client:
+        await client.send(b"GET /whole HTTP/1.1\r\nhost: a\r\n\r\n" + LAST)
+        received = await client.rest()
+    assert received == (
+        b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nx: y\r\n" + lines + b"\r\nhi"
+        b"HTTP/1.1 200 OK\r\nx: y\r\n" + lines + b"transfer-encoding: chunked\r\n"
+        b"connection: close\r\n\r\n2\r\nhi\r\n0\r\n\r\n"
+    )
+
+
 HEAD = b"content-type: text/event-stream\r\n"
 STREAMED = {
     "1.1": (
