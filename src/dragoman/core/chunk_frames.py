@@ -28,6 +28,8 @@ _QUOTE: Final = ord('"')
 # once more, from that one on: not all the chunks of a long read for each of them.
 _MAX_AT_ONCE: Final = 256
 
+_ALL: Final = slice(None)
+
 Kind = Literal["text", "thinking", "arguments"]
 
 
@@ -44,23 +46,33 @@ class ChunkFrame(Struct, eq=False):  # made in C
     _head: bytes  # of a payload
     _tail: bytes
     fragment: ToolCall | None = None
-    _lead: bytes = b""  # of a whole event; made for the first that comes alone
+    # Of a whole event; made for the first that comes alone.
+    _lead: bytes = b""
     _trail: bytes = b""
+    _first: slice = _ALL
+    _last: slice = _ALL
+    _middle: slice = _ALL
 
     def read_event(self, event: bytes) -> str | None:
         """Return the text of a whole event, if it is in this frame and alone."""
         if not self._lead:
-            self._lead, self._trail = b"data: " + self._head, self._tail + b"\n\n"
-        n_lead, n_trail = len(self._lead), len(self._trail)
+            self._measure()
         # Slices are compared faster than startswith takes its arguments.
-        if event[:n_lead] != self._lead or event[-n_trail:] != self._trail:
+        if event[self._first] != self._lead or event[self._last] != self._trail:
             return None
-        if len(event) < n_lead + n_trail or _LINE_FEED in (text := event[n_lead:-n_trail]):
+        text = event[self._middle]
+        if _LINE_FEED in text or (not text and len(event) < len(self._lead) + len(self._trail)):
             return None
         try:
             return _decode_string(b'"%b"' % text)
         except (msgspec.DecodeError, UnicodeDecodeError):
             return None
+
+    def _measure(self) -> None:
+        self._lead, self._trail = b"data: " + self._head, self._tail + b"\n\n"
+        n_lead, n_trail = len(self._lead), -len(self._trail)
+        self._first, self._last = slice(n_lead), slice(n_trail, None)
+        self._middle = slice(n_lead, n_trail)
 
     def read_payloads(self, payloads: Sequence[bytes], start: int) -> tuple[list[str], list[bytes]]:
         """
@@ -74,11 +86,12 @@ class ChunkFrame(Struct, eq=False):  # made in C
             Their texts, and the same as they are between their quotes; not of all of very many.
         """
         head, tail = self._head, self._tail
-        n_head, n_tail = len(head), -len(tail)
+        n_tail = -len(tail)
+        end = slice(n_tail, None)
         alike = [*payloads[start : start + _MAX_AT_ONCE]]
-        while alike and alike[-1][n_tail:] != tail:  # as the last ones of a reply
+        while alike and alike[-1][end] != tail:  # as the last ones of a reply
             alike.pop()
-        encoded = [*map(itemgetter(slice(n_head, n_tail)), alike)]
+        encoded = [*map(itemgetter(slice(len(head), n_tail)), alike)]
         # All of them are compared at once: what they are, and what they are if they are alike.
         if head + (tail + b"\n" + head).join(encoded) + tail != b"\n".join(alike):
             encoded = self._cut_texts(alike)

@@ -15,6 +15,11 @@ from dragoman.core.errors import UpstreamProtocolError
 # As a number: for bytes in bytes, Python first fails to make a number of them, which costs more.
 _CARRIAGE_RETURN: Final = ord("\r")
 _LINE_FEED: Final = ord("\n")
+# Made once: a slice that is written out is made anew each time.
+_LAST: Final = slice(-1, None)
+_LAST_TWO: Final = slice(-2, None)
+_FIELD: Final = slice(6)
+_BETWEEN: Final = slice(6, -2)
 
 
 class SseParser(Struct, eq=False):  # made in C: each reply has one
@@ -49,7 +54,7 @@ class SseParser(Struct, eq=False):  # made in C: each reply has one
             UpstreamProtocolError: An event is longer than *max_event_bytes*.
         """
         rest = b""
-        if data[-1:] == b"\n":
+        if data[_LAST] == b"\n":
             lines = data
         elif end := data.rfind(b"\n") + 1:
             lines, rest = data[:end], data[end:]
@@ -63,8 +68,8 @@ class SseParser(Struct, eq=False):  # made in C: each reply has one
                 self._held_bytes = sum(map(len, self._data))
             self.is_idle = not self._data
         # Whole events of one plain data line each, as nearly all reads hold.
-        if self.is_idle and lines[:6] == b"data: " and lines[-2:] == b"\n\n":
-            payloads = lines[6:-2].split(b"\n\ndata: ")
+        if self.is_idle and lines[_FIELD] == b"data: " and lines[_LAST_TWO] == b"\n\n":
+            payloads = lines[_BETWEEN].split(b"\n\ndata: ")
             joined = b"".join(payloads)  # without the feeds that end events
             is_plain = _LINE_FEED not in joined and _CARRIAGE_RETURN not in joined
             if is_plain and len(lines) <= self.max_event_bytes:

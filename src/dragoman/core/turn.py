@@ -39,7 +39,7 @@ from dragoman.wire.openai_chat import ToolCall as WireCall
 
 # Finding what chunks have in common costs as much as decoding two: only where the third one behind
 # ends alike, or, if they come alone, after some of them; and no more if all differ.
-_N_END: Final = 9  # bytes: enough to tell the chunk that gives the finish reason
+_END: Final = slice(-9, None)  # enough to tell the chunk that gives the finish reason
 _CHUNKS_BEFORE_FRAMES: Final = 6
 _MAX_UNFRAMED: Final = 24
 
@@ -232,7 +232,7 @@ class ChatTurn:
             payload = payloads[at]
             is_one_of_many = False
             if at + 3 <= last:
-                is_one_of_many = payloads[at + 3][-_N_END:] == payload[-_N_END:]
+                is_one_of_many = payloads[at + 3][_END] == payload[_END]
                 if is_one_of_many and self._n_unframed <= _MAX_UNFRAMED:
                     frame = find_text_frame(payload)
                     if frame is not None and (end := self._take_alike(frame, payloads, at)) > at:
