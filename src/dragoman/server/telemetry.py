@@ -122,6 +122,7 @@ class EventLog:
         self._is_json = log_format == "json"
         self._stream = stream if stream is not None else sys.stderr
         self._hold_s = hold_s
+        self._max_held = _MAX_HELD_LINES if hold_s else 1
         self._clock = Clock()
         self._wall_ahead_s = 0.0  # of the monotonic clock, when the first of these began to wait
         self._held: list[RequestLine] = []  # texts are made of many at once
@@ -131,13 +132,11 @@ class EventLog:
         """Write the line of a request that is over; *now_s* is on the clock of the record."""
         held = self._held
         if not held:
-            self._wall_ahead_s = time.time() - now_s
+            self._begin_to_hold(now_s)
         time_of_day = self._clock.show(now_s + self._wall_ahead_s)
         held.append(_line_of(record, time_of_day, now_s))
-        if not self._hold_s or len(held) >= _MAX_HELD_LINES:
+        if len(held) >= self._max_held:
             self.flush()
-        elif self._flusher is None:
-            self._flusher = asyncio.get_running_loop().call_later(self._hold_s, self.flush)
 
     def event(self, name: str, **fields: str | float | bool | None) -> None:
         """Write any other event: start, stop, engine state, a failure of ours."""
@@ -152,6 +151,11 @@ class EventLog:
         places = "".join(traceback.format_tb(error.__traceback__))
         kind = f"{type(error).__module__}.{type(error).__qualname__}"
         self.event("crash", request_id=request_id, traceback=places + kind)
+
+    def _begin_to_hold(self, now_s: float) -> None:
+        self._wall_ahead_s = time.time() - now_s
+        if self._hold_s:
+            self._flusher = asyncio.get_running_loop().call_later(self._hold_s, self.flush)
 
     def _write(self, fields: dict[str, Any]) -> None:
         line = json_line(fields) if self._is_json else line_for_people(fields)
