@@ -85,8 +85,8 @@ def told_by(record: UsageRecord) -> SimpleNamespace:
 
 
 def new_entry(action: str = "key.create", **fields: Any) -> AuditEntry:
-    """Return an entry that differs from all others."""
-    values = {"id": f"audit_{next(_numbers)}", "at": NOW, "actor": "cli:ada", "subject": "x"}
+    """Return an entry that differs from all others; those made later sort behind it."""
+    values = {"id": f"audit_{next(_numbers):06}", "at": NOW, "actor": "cli:ada", "subject": "x"}
     return AuditEntry(action=action, **{**values, **fields})
 
 
