@@ -1,5 +1,7 @@
 """Who sends a request: headers and user ids as real clients write them, and as nobody should."""
 
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -81,3 +83,15 @@ def test_whatever_is_said_can_be_stored(text: str) -> None:
 def test_any_headers(headers: dict[bytes, bytes]) -> None:
     sender = read_sender(headers)
     assert all(storable(text) == text for text in (sender.session_id, sender.client))
+
+
+def test_what_is_kept_of_programs_is_short() -> None:
+    tracemalloc.start()
+    try:
+        for number in range(256):
+            named = read_sender({b"user-agent": b"program-%d/1 %b" % (number, b"x" * 50_000)})
+            assert named.client == f"program-{number}"
+        kept_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept_bytes < 1_000_000

@@ -3,6 +3,7 @@
 import asyncio
 import re
 import time
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -176,6 +177,20 @@ def test_series_have_a_bound() -> None:
     durations = values(metrics, "dragoman_message_duration_seconds")
     assert len(durations) <= MAX_SERIES // 8 + 1
     assert ("other", "other") in durations
+
+
+@pytest.mark.parametrize("name", ["path", "stop_reason"])
+def test_long_words_of_others_are_counted_and_not_kept(name: str) -> None:
+    metrics = Metrics()
+    tracemalloc.start()
+    try:
+        for number in range(100):
+            metrics.observe(record(status=404, **{name: f"/{number}{'x' * 50_000}"}), 101.0)
+        kept_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert sum(values(metrics, "dragoman_requests_total").values()) == 100
+    assert kept_bytes < 500_000
 
 
 def test_an_unread_prompt_counts_no_tokens() -> None:

@@ -44,7 +44,8 @@ _decode_user_id: Final = msgspec.json.Decoder(_UserId).decode
 
 def read_sender(headers: Mapping[bytes, bytes]) -> Sender:
     """Return what the headers of a request say; names of *headers* are in lower case."""
-    client, version = _program_of(headers.get(b"user-agent", b""))
+    # No more of it than is looked at: it is kept for the next request.
+    client, version = _program_of(headers.get(b"user-agent", b"")[:_MAX_CHARS])
     return Sender(
         _text(headers.get(_SESSION, b"")), _text(headers.get(_AGENT, b"")), client, version
     )

@@ -43,6 +43,7 @@ _FIELDS: Final = frozenset(
 )
 _PART: Final = re.compile(r"[a-z_]{1,40}")
 _MAX_NOTED: Final = 128
+_MAX_KEPT_CHARS: Final = 200  # of a path and a stop reason, of which others make up any
 _COUNTS_OF: Final = attrgetter(
     *("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens"),
     *("thinking_tokens", "is_estimate"),
@@ -278,7 +279,8 @@ class Metrics:
         if found is None:
             messages = self._of(model, upstream) if is_message else None
             found = self._kinds[kind] = _Endings(labels, reason, messages)
-        if len(self._endings) < MAX_SERIES:  # beyond, clients make up paths
+        is_short = len(record.path) + len(record.stop_reason) <= _MAX_KEPT_CHARS
+        if is_short and len(self._endings) < MAX_SERIES:  # beyond, clients make up paths
             ending = (record.path, record.alias, record.upstream, record.status)
             self._endings[*ending, record.error_type, record.stop_reason] = found
         return found
