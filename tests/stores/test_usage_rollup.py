@@ -3,6 +3,7 @@
 import asyncio
 import datetime as dt
 import itertools
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,9 +11,11 @@ from sqlalchemy import func, select
 
 from dragoman.core.errors import StoreUnavailable
 from dragoman.policy.records import UsageQuery, UsageRecord, UsageRow
-from dragoman.store_urls import StoreUrl
+from dragoman.settings import Secret
+from dragoman.store_urls import StoreUrl, read_store_url
 from dragoman.stores.sql import SqlStore
 from dragoman.stores.tables import usage, usage_facts, usage_sums
+from dragoman.stores.usage_insert import insert_records
 from support.stores import new_record, opened, with_store
 
 FIRST = dt.datetime(2026, 11, 1, tzinfo=dt.UTC)
@@ -152,6 +155,28 @@ def test_replicas_that_do_it_at_once_count_once(url: StoreUrl) -> None:
             assert await n_rows(first, usage) == 0
             await one(first)
             assert await n_rows(first, usage_facts) == 0
+
+    async def bounded() -> None:
+        async with asyncio.timeout(60):
+            await main()
+
+    asyncio.run(bounded())
+
+
+@pytest.mark.server
+def test_it_may_take_longer_than_a_report(postgres_url: str, tmp_path: Path) -> None:
+    url = read_store_url(Secret(postgres_url), tmp_path)
+    assert url is not None
+
+    async def main() -> None:
+        async with opened(url) as other, opened(url, report_timeout_s=0.3) as store:
+            await other.add_usage(some_records())
+            async with other._database.writing() as connection:
+                await insert_records(connection, some_records(), is_sqlite=False)
+                rolling = asyncio.create_task(store.roll_up_usage(FIRST + 5 * DAY))
+                await asyncio.wait([rolling], timeout=0.6)
+                assert not rolling.done(), "it waits for whoever adds records"
+            assert await rolling == 24
 
     async def bounded() -> None:
         async with asyncio.timeout(60):

@@ -70,6 +70,7 @@ async def forget_facts(
         is_sqlite: Else PostgreSQL.
     """
     if not is_sqlite:
+        await connection.execute(text("SET LOCAL statement_timeout = 0"))
         # Who has just found facts there, and adds a record to them, has not said so yet.
         await connection.execute(text("LOCK TABLE usage_facts IN SHARE ROW EXCLUSIVE MODE"))
     end = (to_ms(before) or 0) - DAY_MS + 1
