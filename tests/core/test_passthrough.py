@@ -1,10 +1,12 @@
 import itertools
 import json
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dragoman.core import passthrough
 from dragoman.core.errors import GatewayError, UpstreamOverloaded, UpstreamProtocolError
 from dragoman.core.passthrough import PassthroughTurn, adjust_for_native, rewrite_request
 from dragoman.core.signatures import Signer
@@ -262,6 +264,28 @@ def test_only_the_event_itself_is_the_start(before: bytes, size: int) -> None:
     assert b"".join(map(renaming.feed, pieces)) + renaming.close() == before + RENAMED
     without = STREAM[STREAM.index(b"event: content_block_start") :]
     assert b"".join(map(skipping.feed, pieces)) + skipping.close() == before + without
+
+
+class CountedPattern:
+    """A pattern that counts how many bytes it has looked through."""
+
+    def __init__(self, pattern: re.Pattern[bytes]) -> None:
+        self._pattern = pattern
+        self.searched_bytes = 0
+
+    def search(self, text: bytes) -> re.Match[bytes] | None:
+        self.searched_bytes += len(text)
+        return self._pattern.search(text)
+
+
+@pytest.mark.parametrize("sign", [b": ping\n\n", b"\n"])
+def test_signs_of_life_before_the_start_are_not_searched_again_and_again(sign, monkeypatch) -> None:
+    pattern = CountedPattern(passthrough._START)
+    monkeypatch.setattr(passthrough, "_START", pattern)
+    passing, signs = turn(), sign * 500
+    out = b"".join(passing.feed(sign) for _ in range(500)) + passing.feed(STREAM)
+    assert out.endswith(b'message_stop"}\n\n')
+    assert pattern.searched_bytes <= len(signs + STREAM)
 
 
 @pytest.mark.parametrize("begin", [b"event:message_start\ndata:", b"data:", b"\xef\xbb\xbfdata: "])
