@@ -46,7 +46,7 @@ def test_the_users_own_prices_count_more(tmp_path: Path) -> None:
     prices, problems = read_prices(write(tmp_path, OWN))
     assert problems == []
     book = Prices(prices, {"vendor": "deepseek"})
-    found = book.find("deepseek-v3.2", upstream="vendor")
+    found = book.find_price("deepseek-v3.2", upstream="vendor")
     assert found is not None
     assert (found.input_per_mtok, found.output_per_mtok) == (9, 9.5)
     price = book.find("deepseek-v4-pro", upstream="vendor")

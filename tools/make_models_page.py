@@ -175,7 +175,7 @@ def _thinking_words(facts: ModelFacts, profile: DialectProfile) -> str:
 
 def _price(name: str, book: Prices, hosts: list[str]) -> str:
     for host in hosts:
-        if (price := book.find(name, upstream=host)) is not None:
+        if (price := book.find_price(name, upstream=host)) is not None:
             return _price_words(price, host)
     return "unknown"
 

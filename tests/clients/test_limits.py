@@ -77,5 +77,8 @@ def test_the_sdk_waits_for_a_place(lab: Lab) -> None:
         first.join()
     assert second.content[0].text == "Hello, world."
     assert time.monotonic() - began_s > 0.9, "it waited as told"
-    statuses = [record["status"] for record in lab.wait_records(3)]
+    n_records, statuses = 3, list[int]()
+    while statuses.count(200) < 2:  # one of them may be written after those that were refused
+        statuses = [record["status"] for record in lab.wait_records(n_records)]
+        n_records = len(statuses) + 1
     assert statuses.count(429) == len(statuses) - 2, "asked until there was a place"

@@ -45,20 +45,22 @@ class Prices:
                 self._prices.setdefault(_plain(model), []).append(price)
 
     def find(self, model: str, *, upstream: str) -> Rates | None:
-        """Return the price of *model* at *upstream*; None: it is not known."""
+        """Return the rates of *model* at *upstream*; None: they are not known."""
         found = self._found.get((model, upstream), _NOT_SOUGHT)
         if found is _NOT_SOUGHT:
             if len(self._found) >= _MAX_FOUND:
                 self._found.clear()
-            found = self._found[model, upstream] = self._search(model, upstream)
+            price = self.find_price(model, upstream=upstream)
+            found = self._found[model, upstream] = None if price is None else rates_of(price)
         return found
 
-    def _search(self, model: str, upstream: str) -> Rates | None:
+    def find_price(self, model: str, *, upstream: str) -> PriceConfig | None:
+        """Return the same as it was written down."""
         platform = self._platforms.get(upstream, "")
         for price in self._prices.get(_plain(model), ()):
             is_anywhere = not (price.platforms or price.upstreams)
             if is_anywhere or upstream in price.upstreams or platform in price.platforms:
-                return rates_of(price)
+                return price
         return None
 
 
