@@ -19,6 +19,7 @@ from bench.measure import MIB, Row, wait_until_answering
 from bench.processes import Program
 
 _SETTLE_S: Final = 3.0  # usage is handed to the store meanwhile: that is part of what it costs
+_TURNS: Final = 3  # of a load in a round: one alone varies by more than what is looked for
 _MAX_IDLE_MIB: Final = 90.0
 _MAX_START_S: Final = 1.2
 _MAX_RATIO: Final = 1.15
@@ -72,10 +73,11 @@ def measure_platform(lab: Lab, *, rounds: int, scale: float) -> list[Row]:
         # start to the next, and that of one pair would pass for what the platform costs.
         with _pair(lab, configs) as programs:
             idle.append(programs["full"].resident_bytes() / MIB)
-            which = list(programs) if number % 2 else list(reversed(programs))
             for load in loads:
-                for name in which:
-                    costs[load.name][name].append(_cost_us(lab, programs[name], name, load))
+                for turn in range(_TURNS):
+                    which = list(programs) if (number + turn) % 2 else list(reversed(programs))
+                    for name in which:
+                        costs[load.name][name].append(_cost_us(lab, programs[name], name, load))
                 _scrape(_port(lab, "full"))
     rows = [_idle(statistics.median(idle)), *(_row(load, costs[load.name]) for load in loads)]
     return [*rows, _start(lab, configs["full"], rounds=rounds)]
