@@ -361,6 +361,23 @@ def test_a_folder_has_one_owner_among_many_who_want_it(tmp_path: Path) -> None:
     assert list(root.iterdir()) == []
 
 
+def test_a_folder_taken_while_it_is_given_up_stays(tmp_path: Path, monkeypatch) -> None:
+    given_up, close, taken = FolderClaim.make(tmp_path), os.close, list[FolderClaim]()
+
+    def close_late(descriptor: int) -> None:
+        monkeypatch.setattr(os, "close", close)
+        taken.extend(filter(None, [FolderClaim.take(given_up.path)]))
+        close(descriptor)
+
+    monkeypatch.setattr(os, "close", close_late)
+    given_up.release()
+    [claim] = taken
+    assert claim.path.is_dir()
+    assert FolderClaim.take(claim.path) is None, "it is held"
+    claim.release()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_each_store_has_a_spool_of_its_own(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     urls = [

@@ -79,11 +79,12 @@ class FolderClaim:
     def release(self) -> None:
         """Give the folder up; it is removed if nothing is left in it."""
         is_empty = self._is_empty()
-        if is_empty:
-            _remove(self.path / _LOCK)
+        is_removed = is_empty and _remove(self.path / _LOCK)
         os.close(self._descriptor)
         if is_empty:
-            _remove(self.path / _LOCK)  # Windows does so only now
+            # Windows does so only now. Elsewhere a file there is already another one's.
+            if not is_removed:
+                _remove(self.path / _LOCK)
             try:
                 self.path.rmdir()
             except OSError:  # somebody has put something there
@@ -114,8 +115,9 @@ def dead_claims(root: Path) -> Iterator[FolderClaim]:
             yield claim
 
 
-def _remove(path: Path) -> None:
+def _remove(path: Path) -> bool:
     try:
         path.unlink(missing_ok=True)
     except OSError:  # Windows, while it is open
-        return
+        return False
+    return True
