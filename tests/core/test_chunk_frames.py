@@ -110,6 +110,7 @@ SPELT = {
     "an escape": b'{"choices":[{"delta":{"content":"a\\u0062"}}]}',
     "the key once more": b'{"choices":[{"logprobs":{"content":"a"},"delta":{"content":"a"}}]}',
     "the key once more, spaced": b'{"choices":[{"delta":{"content": "a"},"x":{"content":"a"}}]}',
+    "the key once more, escaped": rb'{"choices":[{"delta":{"content":"a","\u0063ontent":"a"}}]}',
     "two deltas": b'{"choices":[{"delta":{"content":"a"},"delta":{"content":"a"}}]}',
     "two lines": b'{"choices":[{"delta":{"content":"a"}}],\n"id":1}',
     "half a character": b'{"choices":[{"delta":{"content":"\xc3"}}]}',

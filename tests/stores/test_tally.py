@@ -219,6 +219,30 @@ def open_till(limiter: MemoryLimiter, limits: Limits) -> tuple[RuleSet, Till]:
     return rules, till
 
 
+EACH_ALONE = {
+    "requests": (Limits(requests_per_minute=5), [], NO_USE),
+    "tokens of prompts": (Limits(input_tokens_per_minute=5), [], use_of(1, 0, 0)),
+    "tokens of replies": (Limits(output_tokens_per_minute=5), [], use_of(0, 1, 0)),
+    "places": (Limits(concurrent=5), [], NO_USE),
+    "a budget of tokens": (Limits(), [Budget(period="day", tokens=5)], use_of(1, 0, 0)),
+    "a budget of money": (Limits(), [Budget(period="day", cost_micros=5)], use_of(0, 0, 1)),
+}
+
+
+@pytest.mark.parametrize(("limits", "budgets", "use"), EACH_ALONE.values(), ids=EACH_ALONE)
+def test_each_limit_holds_by_itself(limits: Limits, budgets: list[Budget], use: Use) -> None:
+    limiter, rules = MemoryLimiter(), rule_set(("key", "k", limits), budgets=budgets)
+    claims = rules.claims(Use(0, 0, 0, 0, 0, 0), NOW_S)
+    limiter.reserve_now("req_1", claims, now_s=NOW_S, seeds=Zeros())  # budgets are known by then
+    till = limiter.open_till(rules.form(NOW_S), rules.headers, NOW_S)
+    assert till is not None
+    taken = [till.take(use, NOW_S) for _ in range(8)]
+    n_taken = taken.count(True)
+    assert taken == [True] * n_taken + [False] * (8 - n_taken)
+    # Of a budget, its owner is told before it is used up: the rest goes the usual way.
+    assert n_taken == (3 if budgets else 5)
+
+
 def test_what_is_held_outlives_a_sweep_and_any_time_without_a_lease() -> None:
     limiter = MemoryLimiter()
     rules, till = open_till(limiter, Limits(concurrent=1))
