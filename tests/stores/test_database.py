@@ -1,6 +1,7 @@
 """What holds for every transaction: its time, its failure, and what a cut leaves behind."""
 
 import asyncio
+import gc
 import shutil
 import sqlite3
 import time
@@ -176,6 +177,8 @@ def tls_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
         ("127.1", "sslmode=verify-ca&sslrootcert={own}", ""),
     ],
 )
+# The driver forgets to close a connection whose encryption has failed.
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 def test_encrypted(tls_port: int, host: str, query: str, problem: str) -> None:
     where = f"{host}:{tls_port}/postgres?{query.format(own=CERTIFICATE)}"
     url = read_store_url(Secret(f"postgresql://{USER}:{PASSWORD}@{where}"), Path())
@@ -196,6 +199,9 @@ def test_encrypted(tls_port: int, host: str, query: str, problem: str) -> None:
     with pytest.raises(StoreUnavailable) as raised:
         asyncio.run(is_encrypted())
     assert problem in raised.value.log_detail
+    raised.value.__traceback__ = None
+    del raised
+    gc.collect()  # here, and not in another test
 
 
 def test_a_certificate_that_is_none(tmp_path: Path) -> None:
