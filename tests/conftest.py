@@ -1,5 +1,7 @@
 import os
 from collections.abc import Generator, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import settings
@@ -10,6 +12,27 @@ from support.redis import RedisServer
 # A busy machine is no failed test, and a failed test fails the same way again.
 settings.register_profile("repeatable", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("repeatable")
+
+# What the tests themselves are told by their surroundings; all else of ours is unset for them.
+_FOR_TESTS = ("DRAGOMAN_NODE_MODULES", "DRAGOMAN_REQUIRE_CLIENTS", "DRAGOMAN_SERVERS")
+_FOLDERS = {
+    "HOME": "",
+    "XDG_CACHE_HOME": ".cache",
+    "XDG_CONFIG_HOME": ".config",
+    "XDG_DATA_HOME": ".local/share",
+    "XDG_STATE_HOME": ".local/state",
+}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give tests a home of their own: what the user keeps there, or exports, changes no result."""
+    home = TemporaryDirectory(prefix="dragoman-home-", ignore_cleanup_errors=True)
+    config.add_cleanup(home.cleanup)
+    for name, folder in _FOLDERS.items():
+        os.environ[name] = str(Path(home.name, folder))
+    for name in tuple(os.environ):
+        if name.startswith(("DRAGOMAN_", "ANTHROPIC_", "CLAUDE_")) and name not in _FOR_TESTS:
+            del os.environ[name]
 
 
 @pytest.hookimpl(wrapper=True)
