@@ -33,6 +33,8 @@ class FakeStore:
         self.revision = 0
         self.too_many = False
         self.n_lookups = 0
+        self.n_pages = 0
+        self.before_page: Callable[[], None] | None = None
         self.touched: dict[str, dt.datetime] = {}
         self.error: Exception | None = None
         self.before_answer: Callable[[], Awaitable[None]] | None = None
@@ -47,6 +49,16 @@ class FakeStore:
         new = tuple(self.pairs[k] for k, revision in self.revisions.items() if revision > since)
         shown = None if self.too_many else new
         return KeyChanges(revision=self.revision, keys=shown, has_keys=bool(self.pairs))
+
+    async def keys_behind(
+        self, key_id: str, *, limit: int
+    ) -> list[tuple[VirtualKey, Workspace | None]]:
+        self._fail()
+        self.n_pages += 1
+        if self.before_page is not None:
+            self.before_page()
+        behind = sorted(each for each in self.pairs if each > key_id)
+        return [self.pairs[each] for each in behind[:limit]]
 
     async def key_by_digest(self, digest: bytes) -> tuple[VirtualKey, Workspace | None] | None:
         self._fail()
@@ -355,6 +367,111 @@ def test_what_is_read_while_it_changes_is_not_kept() -> None:
         case.store.before_answer = revoke
         await case.caller(text)  # it was good when it was read
         assert "was revoked" in await case.is_refused(text)
+
+    run(main())
+
+
+# -- more keys than are told at once
+
+
+def test_keys_that_were_not_told_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(key_cache, "_TOGETHER", 3)
+
+    async def main() -> None:
+        case = Case()
+        texts = [case.add(id=f"apikey_{n:02}") for n in range(10)]
+        case.store.too_many = True
+        await case.cache.refresh()
+        assert all(case.cache.find(text) for text in texts)
+        assert (case.store.n_pages, case.store.n_lookups) == (4, 0)
+        await case.cache.refresh()
+        assert case.store.n_pages == 4  # nothing has changed
+
+    run(main())
+
+
+def test_no_more_are_read_than_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(key_cache, "_TOGETHER", 10)
+
+    async def main() -> None:
+        case = Case(key_cache_size=16)
+        for n in range(100):
+            case.add(id=f"apikey_{n:02}")
+        case.store.too_many = True
+        await case.cache.refresh()
+        assert (case.cache.n_keys, case.store.n_pages) == (16, 2)
+
+    run(main())
+
+
+def test_a_change_need_not_wait_until_all_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(key_cache, "_TOGETHER", 1)
+
+    async def main() -> None:
+        case = Case(key_poll_s=0.5)
+        texts = [case.add(id=f"apikey_{n}") for n in range(4)]
+
+        def take_time() -> None:
+            case.now_s += 0.3
+
+        case.store.too_many, case.store.before_page = True, take_time
+        await case.cache.refresh()
+        assert case.cache.n_keys == 2  # half a second is over
+        case.store.too_many = False
+        case.change(texts[0], revoked_at=NOW)
+        await case.cache.refresh()
+        assert "was revoked" in await case.is_refused(texts[0])
+        assert all(case.cache.find(text) for text in texts[1:])
+        assert case.store.n_lookups == 0
+
+    run(main())
+
+
+def test_after_a_start_nobody_is_looked_for_who_will_be_known() -> None:
+    async def main() -> None:
+        case = Case(max_key_lookups_per_s=1)  # five, with what may be made up for
+        texts = [case.add() for _ in range(50)]
+        case.store.too_many = True
+        case.cache.start()
+        found = await asyncio.gather(*map(case.caller, texts))
+        assert [caller.key_id for caller in found] == list(case.store.pairs)
+        assert "unknown API key" in await case.is_refused(new_client_key().encode())
+        assert case.store.n_lookups == 1
+        await case.cache.close()
+
+    run(main())
+
+
+def test_who_waits_learns_that_the_store_is_away() -> None:
+    async def main() -> None:
+        case = Case()
+        case.store.error = AWAY
+        case.cache.start()
+        async with asyncio.timeout(2):  # not until timeout_s is over
+            with pytest.raises(StoreUnavailable):
+                await case.caller(new_client_key().encode())
+        await case.cache.close()
+
+    run(main())
+
+
+def test_nobody_waits_for_ever_until_the_store_is_open() -> None:
+    async def main() -> None:
+        case = Case(timeout_s=0.1)
+        opened = asyncio.Event()
+
+        async def open_late() -> FakeStore:
+            await opened.wait()
+            return case.store
+
+        case.cache._get_store = open_late  # type: ignore[assignment]  # as much of a store as is asked
+        text = case.add()
+        case.cache.start()
+        with pytest.raises(StoreUnavailable):
+            await case.caller(text)
+        opened.set()
+        assert await case.caller(text)
+        await case.cache.close()
 
     run(main())
 

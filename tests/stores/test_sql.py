@@ -277,6 +277,27 @@ def test_too_many_changes_are_not_told_one_by_one(
     with_store(url, case)
 
 
+def test_keys_can_be_read_one_after_the_other(url: StoreUrl) -> None:
+    async def case(store: SqlStore) -> None:
+        team = new_workspace()
+        await store.add_workspace(team, new_entry())
+        made = [new_key(id=f"apikey_{n}", workspace_id=team.id) for n in "04213"]
+        for key in made:
+            await store.add_key(key, new_entry())
+        await store.change_key("apikey_2", revoke, entry=new_entry())
+        first = await store.keys_behind("", limit=3)
+        assert [key.id for key, _ in first] == ["apikey_0", "apikey_1", "apikey_3"]
+        assert [workspace for _, workspace in first] == [team] * 3
+        last = await store.keys_behind("apikey_3", limit=3)
+        assert [key for key, _ in last] == [key for key in made if key.id == "apikey_4"]
+        assert await store.keys_behind("apikey_4", limit=3) == []
+
+    def revoke(key: VirtualKey) -> VirtualKey:
+        return structs.replace(key, revoked_at=NOW)
+
+    with_store(url, case)
+
+
 def test_a_database_that_was_set_back(url: StoreUrl) -> None:
     async def case(store: SqlStore) -> None:
         await store.add_key(new_key(), new_entry())

@@ -8,7 +8,7 @@ remembered is right; when it gets none, what is remembered stays good for a time
 import asyncio
 import datetime as dt
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -22,7 +22,7 @@ from dragoman.core.errors import (
 from dragoman.policy.access import Caller, VirtualKey, Workspace
 from dragoman.policy.key_texts import digest_of, is_admin_key, is_client_key
 from dragoman.policy.keys import unknown_key
-from dragoman.policy.store import GetStore, KeyChanges
+from dragoman.policy.store import GetStore, KeyChanges, Store
 from dragoman.server.telemetry import EventLog
 from dragoman.settings import StoreConfig
 
@@ -30,6 +30,7 @@ from dragoman.settings import StoreConfig
 _FRESH_S: Final = 1.5
 _TOUCH_S: Final = 30.0  # between two notes of when keys were last used
 _MAX_LOADING: Final = 100  # different keys that are looked for at once
+_TOGETHER: Final = 200  # keys read at once where all are; some 5 ms, in which nothing else is done
 _BURST_S: Final = 5.0  # unused look-ups of this long may be made up for
 _LAST_TOUCH_S: Final = 2.0  # the end of the process does not wait longer for it
 _NEVER_S: Final = float("inf")
@@ -89,6 +90,9 @@ class KeyCache:
         self._loading: dict[bytes, asyncio.Task[_Known | None]] = {}
         self._allowance = _Allowance(settings.max_key_lookups_per_s, clock)
         self._asked_once = asyncio.Event()
+        self._filled_to: str | None = None  # id of a key up to which all are; None: no more to read
+        self._is_filled = asyncio.Event()  # or the store is away, or nobody asks it for changes
+        self._is_filled.set()
         self._why_away = "it is not open yet"
         self._touched_s = clock()
         self._task: asyncio.Task[None] | None = None
@@ -103,7 +107,8 @@ class KeyCache:
         return len(self._known)
 
     def start(self) -> None:
-        """Begin to ask the store for changes."""
+        """Begin to ask the store for changes; who has an unknown key waits for the first answer."""
+        self._is_filled.clear()
         self._task = asyncio.create_task(self._poll(), name="changes of keys")
 
     async def close(self) -> None:
@@ -140,6 +145,8 @@ class KeyCache:
         if not is_client_key(key):
             raise _wrong_kind(key)
         digest = digest_of(key)
+        if not self._is_filled.is_set() and digest not in self._known:
+            await self._wait_until_filled()
         now_s = self._clock()
         known = self._known.get(digest) if now_s <= self._good_until_s else None
         if known is None:
@@ -170,12 +177,15 @@ class KeyCache:
         """Ask the store for changes, once."""
         if self.has_keys is False and self._revision < 0 and self._is_empty():
             self._asked_once.set()
+            self._is_filled.set()
             return
         asked_s = self._clock()
         try:
             store = await self._get_store()
             self._take(await store.key_changes(self._revision))
             self._note(asked_s)
+            self._asked_once.set()
+            await self._fill(store, until_s=asked_s + self._settings.key_poll_s)
             if asked_s >= self._touched_s + _TOUCH_S:
                 await self._touch()
         except StoreUnavailable as error:
@@ -198,12 +208,43 @@ class KeyCache:
             if changes.keys is None:
                 self._known.clear()
                 self._unknown.clear()
-            for pair in changes.keys or ():
-                digest = pair[0].digest
-                self._unknown.pop(digest, None)
-                if digest in self._known or len(self._known) < self._settings.key_cache_size:
-                    self._known[digest] = _known_of(pair)
+                self._filled_to = ""
+                self._is_filled.clear()
+            self._remember(changes.keys or ())
         self.has_keys = changes.has_keys
+
+    def _remember(self, pairs: Sequence[_Pair]) -> None:
+        for pair in pairs:
+            digest = pair[0].digest
+            self._unknown.pop(digest, None)
+            if digest in self._known or len(self._known) < self._settings.key_cache_size:
+                self._known[digest] = _known_of(pair)
+
+    async def _fill(self, store: Store, *, until_s: float) -> None:
+        """
+        Read all keys, where so many have changed that they were not told, or as many as fit.
+
+        Looked for one by one, as unknown ones are, many of them would be told to come back. What
+        changes meanwhile must not wait for the end, so that it is gone on with after that.
+        """
+        while self._filled_to is not None:
+            pairs = await store.keys_behind(self._filled_to, limit=_TOGETHER)
+            self._remember(pairs)
+            is_last = len(pairs) < _TOGETHER or self.n_keys >= self._settings.key_cache_size
+            self._filled_to = None if is_last else pairs[-1][0].id
+            if self._clock() >= until_s:
+                break
+        if self._filled_to is None:
+            self._is_filled.set()
+
+    async def _wait_until_filled(self) -> None:
+        try:
+            async with asyncio.timeout(self._settings.timeout_s):
+                await self._is_filled.wait()
+        except TimeoutError:
+            if not self._asked_once.is_set():
+                raise StoreUnavailable(self._why_away) from None
+            # There are so many that reading them goes on for long: it is looked for.
 
     def _note(self, asked_s: float) -> None:
         self._answered_s = asked_s
@@ -214,6 +255,7 @@ class KeyCache:
 
     def _note_away(self, reason: str) -> None:
         self._why_away = reason
+        self._is_filled.set()  # nobody need wait to learn that it is away
         if not self.is_away:
             self.is_away = True
             self._log.event("store", state="away", reason=reason)

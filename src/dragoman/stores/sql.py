@@ -91,6 +91,14 @@ class SqlStore:
             row = found.mappings().first()
         return _pair(row) if row else None
 
+    async def keys_behind(
+        self, key_id: str, *, limit: int
+    ) -> list[tuple[VirtualKey, Workspace | None]]:
+        chosen = _PAIRS.where(keys.c.id > key_id, keys.c.revoked_at.is_(None))
+        async with self._database.reading() as connection:
+            rows = await connection.execute(chosen.order_by(keys.c.id).limit(limit))
+            return [_pair(row) for row in rows.mappings()]
+
     async def get_key(self, key_id: str) -> VirtualKey | None:
         return await self._get(keys, _KEYS, key_id)
 
