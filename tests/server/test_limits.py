@@ -606,7 +606,12 @@ class Records:
 
 def test_a_budget_goes_on_where_the_records_end() -> None:
     async def main() -> None:
-        row = UsageRow(group={}, input_tokens=600, cache_read_input_tokens=300, output_tokens=99)
+        row = UsageRow(
+            group={"key": "config:ada"},
+            input_tokens=600,
+            cache_read_input_tokens=300,
+            output_tokens=99,
+        )
         records = Records([row])
         budget = BudgetConfig(period="month", tokens=1000)
         case = AppCase(

@@ -2,20 +2,28 @@
 
 import asyncio
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from dragoman.core.errors import GatewayError, SharedStateUnavailable
-from dragoman.policy.allowances import Rule, span_of
-from dragoman.policy.records import UsageQuery
+from dragoman.policy.allowances import Rule, Scope, Span, span_of
+from dragoman.policy.records import Dimension, UsageQuery, UsageRow
 from dragoman.policy.store import GetStore
 
 _TIMEOUT_S: Final = 5.0  # the first request of a period waits for it; the store may have to open
+# Owners that are asked for together: a question costs more than what one of them has used.
+_TOGETHER: Final = 100
+
+_Group = tuple[Scope, Span]  # whose budgets one question can be about
+_Answer = asyncio.Future[int]
 
 
 class BudgetSeeds:
     """
     Ask the store, once for each budget and period at a time. Belongs to one event loop.
+
+    After a start, and at midnight, every caller has a budget of which nothing is known. So those
+    who come while a question is on its way are asked for together by the next one.
 
     Args:
         get_store: Where the records are; None: nowhere, and every budget begins at 0.
@@ -23,7 +31,9 @@ class BudgetSeeds:
 
     def __init__(self, get_store: GetStore | None) -> None:
         self._get_store = get_store
-        self._asking: dict[tuple[Rule, str], asyncio.Task[int]] = {}
+        self._asking: dict[tuple[Rule, Span], _Answer] = {}
+        self._due: dict[_Group, list[tuple[Rule, _Answer]]] = {}
+        self._tasks: dict[_Group, asyncio.Task[None]] = {}
 
     async def used(self, rules: Sequence[Rule], *, now_s: float) -> list[int]:
         """
@@ -37,50 +47,89 @@ class BudgetSeeds:
         asked = [self._ask(rule, self._get_store, now_s=now_s) for rule in rules]
         try:
             async with asyncio.timeout(_TIMEOUT_S):
-                return [await asyncio.shield(task) for task in asked]
+                return [await asyncio.shield(answer) for answer in asked]
         except (TimeoutError, GatewayError) as error:
             reason = error.log_detail if isinstance(error, GatewayError) else "the store is late"
             raise SharedStateUnavailable(f"budgets: {reason or error}") from None
 
     async def close(self) -> None:
         """Ask no more."""
-        tasks = [*self._asking.values()]
+        tasks = [*self._tasks.values()]
         for task in tasks:
             task.cancel()
+        for answer in [*self._asking.values()]:
+            answer.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _ask(self, rule: Rule, get_store: GetStore, *, now_s: float) -> asyncio.Task[int]:
+    def _ask(self, rule: Rule, get_store: GetStore, *, now_s: float) -> _Answer:
         """Return the answer to come; those who want the same one wait for the same."""
-        key = rule, span_of(rule.period, now_s).label
-        task = self._asking.get(key)
-        if task is None:
-            task = asyncio.get_running_loop().create_task(_sum(rule, get_store, now_s))
-            self._asking[key] = task
-            task.add_done_callback(lambda done: self._forget(key, done))
-        return task
+        span = span_of(rule.period, now_s)
+        key, group = (rule, span), (rule.scope, span)
+        answer = self._asking.get(key)
+        if answer is None:
+            loop = asyncio.get_running_loop()
+            answer = self._asking[key] = loop.create_future()
+            answer.add_done_callback(lambda done: self._forget(key, done))
+            self._due.setdefault(group, []).append((rule, answer))
+            if group not in self._tasks:
+                self._tasks[group] = loop.create_task(self._answer(group, get_store))
+        return answer
 
-    def _forget(self, key: tuple[Rule, str], task: asyncio.Task[int]) -> None:
+    def _forget(self, key: tuple[Rule, Span], answer: _Answer) -> None:
         self._asking.pop(key, None)
-        if not task.cancelled():
-            task.exception()  # whoever waited has seen it; nobody may have
+        if not answer.cancelled():
+            answer.exception()  # whoever waited has seen it; nobody may have
+
+    async def _answer(self, group: _Group, get_store: GetStore) -> None:
+        """Ask until nobody of the group is left who has not been asked for."""
+        try:
+            while due := self._due.pop(group, []):
+                now, later = due[:_TOGETHER], due[_TOGETHER:]
+                if later:
+                    self._due[group] = later
+                await _tell(now, group, get_store)
+        finally:
+            del self._tasks[group]
 
 
-async def _sum(rule: Rule, get_store: GetStore, now_s: float) -> int:
-    span = span_of(rule.period, now_s)
+async def _tell(due: Sequence[tuple[Rule, _Answer]], group: _Group, get_store: GetStore) -> None:
+    """Give everyone an answer, if it is why there is none."""
+    try:
+        sums = await _sums([rule.owner for rule, _ in due], group, get_store)
+    except Exception as error:  # whatever it is, whoever waits must learn of it
+        for _, answer in due:
+            if not answer.done():
+                answer.set_exception(error)
+        return
+    for rule, answer in due:
+        if not answer.done():
+            answer.set_result(_of_kind(rule, sums.get(rule.owner)))
+
+
+async def _sums(owners: Iterable[str], group: _Group, get_store: GetStore) -> dict[str, UsageRow]:
+    """Return what each of the owners has used, if anything."""
+    scope, span = group
+    named = tuple(dict.fromkeys(owners))
+    dimension: Dimension = "key" if scope == "key" else "workspace"
     query = UsageQuery(
         since=dt.datetime.fromtimestamp(span.starts_s, dt.UTC),
         until=dt.datetime.fromtimestamp(span.ends_s, dt.UTC),
-        key_ids=(rule.owner,) if rule.scope == "key" else (),
-        workspace_ids=(rule.owner,) if rule.scope == "workspace" else (),
+        group_by=(dimension,),
+        key_ids=named if scope == "key" else (),
+        workspace_ids=named if scope == "workspace" else (),
     )
     store = await get_store()
-    rows = await store.usage(query)
+    return {row.group[dimension]: row for row in await store.usage(query)}
+
+
+def _of_kind(rule: Rule, row: UsageRow | None) -> int:
+    if row is None:
+        return 0
     if rule.kind == "cost_micros":
-        return sum(row.cost_micros for row in rows)
-    return sum(
+        return row.cost_micros
+    return (
         row.input_tokens
         + row.cache_read_input_tokens
         + row.cache_creation_input_tokens
         + row.output_tokens
-        for row in rows
     )

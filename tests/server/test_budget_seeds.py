@@ -1,0 +1,131 @@
+"""What was used of budgets before: asked for many at once, and told to each."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from dragoman.core.errors import SharedStateUnavailable, StoreUnavailable
+from dragoman.policy.allowances import Rule
+from dragoman.policy.records import UsageQuery, UsageRow
+from dragoman.server import budget_seeds
+from dragoman.server.budget_seeds import BudgetSeeds
+from support.app_case import run
+
+NOON_S = 1_795_521_600.0  # 2026-11-24 12:00 UTC
+
+
+class Records:
+    """A store in which each owner has used as many tokens as the number in its id, in cents too."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.queries: list[UsageQuery] = []
+        self._error = error
+
+    async def get(self) -> Any:
+        return self
+
+    async def usage(self, query: UsageQuery) -> list[UsageRow]:
+        self.queries.append(query)
+        await asyncio.sleep(0.01)
+        if self._error is not None:
+            raise self._error
+        (dimension,) = query.group_by
+        owners = query.key_ids or query.workspace_ids
+        return [_row(dimension, owner) for owner in owners if owner and _number(owner)]
+
+
+def _row(dimension: str, owner: str) -> UsageRow:
+    n = _number(owner)
+    return UsageRow(group={dimension: owner}, output_tokens=n, cost_micros=n * 10_000)
+
+
+def _number(owner: str) -> int:
+    return int(owner.partition("_")[2])
+
+
+def rule(owner: str, *, kind: Any = "tokens", period: Any = "day") -> Rule:
+    scope: Any = "workspace" if owner.startswith("wrkspc") else "key"
+    return Rule(scope=scope, owner=owner, name=owner, kind=kind, limit=1, period=period)
+
+
+async def ask_all(seeds: BudgetSeeds, asked: Sequence[Sequence[Rule]]) -> list[Any]:
+    tasks = (seeds.used(rules, now_s=NOON_S) for rules in asked)
+    return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def test_many_are_asked_for_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget_seeds, "_TOGETHER", 40)
+
+    async def main() -> None:
+        records = Records()
+        seeds = BudgetSeeds(records.get)
+        found = await ask_all(seeds, [[rule(f"apikey_{n}")] for n in range(100)])
+        assert found == [[n] for n in range(100)]
+        assert sum(len(query.key_ids) for query in records.queries) == 100
+        assert [len(query.key_ids) for query in records.queries][1:] != [1] * 99
+        assert max(len(query.key_ids) for query in records.queries) == 40
+        assert len(records.queries) <= 4
+        await seeds.close()
+
+    run(main())
+
+
+def test_each_is_told_of_its_own() -> None:
+    async def main() -> None:
+        records = Records()
+        seeds = BudgetSeeds(records.get)
+        asked = [
+            [rule("apikey_7"), rule("wrkspc_8", kind="cost_micros")],
+            [rule("apikey_7", kind="cost_micros"), rule("apikey_7", period="month")],
+            [rule("apikey_0"), rule("wrkspc_0")],  # who has used nothing has no row
+        ]
+        assert await ask_all(seeds, asked) == [[7, 80_000], [70_000, 7], [0, 0]]
+        spans = {(query.group_by, query.since.isoformat()[:10]) for query in records.queries}
+        assert spans == {
+            (("key",), "2026-11-24"),
+            (("key",), "2026-11-01"),
+            (("workspace",), "2026-11-24"),
+        }
+        assert len(records.queries) == 3
+        assert await seeds.used([rule("apikey_3")], now_s=NOON_S) == [3]  # and again, later
+        await seeds.close()
+
+    run(main())
+
+
+def test_all_learn_that_the_store_is_away() -> None:
+    async def main() -> None:
+        seeds = BudgetSeeds(Records(StoreUnavailable("gone")).get)
+        found = await ask_all(seeds, [[rule(f"apikey_{n}")] for n in range(5)])
+        assert [type(each) for each in found] == [SharedStateUnavailable] * 5
+        await seeds.close()
+
+    run(main())
+
+
+def test_who_leaves_takes_nobody_along() -> None:
+    async def main() -> None:
+        records = Records()
+        seeds = BudgetSeeds(records.get)
+        leaving = asyncio.create_task(seeds.used([rule("apikey_1")], now_s=NOON_S))
+        staying = asyncio.create_task(seeds.used([rule("apikey_1")], now_s=NOON_S))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        assert await staying == [1]
+        await seeds.close()
+
+    run(main())
+
+
+def test_the_end_leaves_nobody_waiting() -> None:
+    async def main() -> None:
+        seeds = BudgetSeeds(Records().get)
+        waiting = asyncio.create_task(seeds.used([rule("apikey_1")], now_s=NOON_S))
+        await asyncio.sleep(0)
+        await seeds.close()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+    run(main())
