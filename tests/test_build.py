@@ -6,13 +6,18 @@ import json
 import os
 import stat
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from dragoman.build import build_gateway, open_upstream, start_server
+from dragoman.core.errors import UpstreamUnauthorized
 from dragoman.limit_settings import Limits, LimitsConfig
+from dragoman.policy.routes import Routes
+from dragoman.policy.sharing import Notice
 from dragoman.server.telemetry import EventLog
 from dragoman.settings import (
     Config,
@@ -23,9 +28,11 @@ from dragoman.settings import (
     ServerConfig,
     UpstreamConfig,
 )
+from dragoman.sharing import Sharing
 from dragoman.signing_file import signing_secret
 from dragoman.tables import ConfigError
 from support.app_case import ASK
+from support.boards import FakeBoard
 from support.chat_script import say
 from support.chat_upstream import ChatUpstream
 from support.fakes import FakeExchange
@@ -128,6 +135,31 @@ def test_counters_outlive_a_change_of_the_limits(tmp_path: Path) -> None:
         await second.close()
 
     asyncio.run(main())
+
+
+def test_a_new_key_is_asked_though_another_process_was_refused_with_the_former(
+    tmp_path: Path,
+) -> None:
+    target = Routes(config(tmp_path)).resolve("m").targets[0]
+
+    def told(notices: list[Notice], key: str) -> tuple[bool, list[Notice]]:
+        """Return whether a gateway with *key* asks, and what it posts when it is refused."""
+        board, now_s = FakeBoard(), time.monotonic()
+        own = config(tmp_path)
+        lab = structs.replace(own.upstreams["lab"], api_key=Secret(key))
+        own = structs.replace(own, upstreams={"lab": lab})
+        sharing = Sharing(board=board)
+        health = build_gateway(own, log=quiet(), environ={}, sharing=sharing).health
+        for notice in notices:
+            board.show(notice)
+        may_ask = health.may_ask(target, now_s)
+        health.fail(target, UpstreamUnauthorized("no"), now_s)
+        return may_ask, board.posted
+
+    _, posted = told([], "former")
+    assert told(posted, "former")[0] is False
+    assert told(posted, "new")[0] is True
+    assert "former" not in str(posted)
 
 
 def test_the_address_that_is_listened_at_may_be_called(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from dragoman.gateway import Gateway, Lasting, Switch
 from dragoman.policy.calibration import Calibration
 from dragoman.policy.choice import Chooser
 from dragoman.policy.cross_origin import CrossOrigin
-from dragoman.policy.endpoints import Endpoint, endpoints_of
+from dragoman.policy.endpoints import Endpoint, endpoints_of, shared_names
 from dragoman.policy.expected_use import ExpectedUse
 from dragoman.policy.health import Health
 from dragoman.policy.hedges import Hedges
@@ -166,7 +166,8 @@ def _services(
     # Not lasting either: who was left alone for a wrong key gets a call with the new one.
     health = Health(config.routing)
     if board is not None:
-        share_health(health, board, clock=time.monotonic)
+        names = shared_names(config.upstreams, signing_secret(config.server))
+        share_health(health, board, names=names, clock=time.monotonic)
     prices = Prices(config.prices, {n: u.platform for n, u in config.upstreams.items()})
     return Services(
         routes=Routes(config),

@@ -26,6 +26,10 @@ class Place(Struct, frozen=True, kw_only=True):
     def id(self) -> str:
         return f"{self.endpoint} m"
 
+    @property
+    def home(self) -> str:
+        return self.id
+
 
 A, B, C = (Place(endpoint=name) for name in "abc")
 KEYS = [str(number).encode() for number in range(2_000)]

@@ -58,6 +58,7 @@ def target(*, sees_images: bool = True, allow_private: bool = False) -> Target:
         deployment=Deployment(upstream="lab", model="m", profile=profile),
         endpoint="lab",
         id="lab m",
+        home="lab m",
         connect_timeout_s=1,
         first_byte_timeout_s=1,
         idle_timeout_s=1,

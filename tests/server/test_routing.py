@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -81,10 +81,10 @@ async def until(is_so: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
-def home(session: bytes = b"a-session") -> tuple[str, str]:
-    """Return the endpoints ``lab/1`` and ``lab/2`` in the order of a session."""
-    targets = Routes(AppCase(REPLICAS).config).resolve("m").targets
-    key = affinity_key(parse(ASK), "m", Sender(session.decode()))
+def home(options: Mapping[str, Mapping[str, Any]] | None = None) -> tuple[str, str]:
+    """Return the endpoints ``lab/1`` and ``lab/2`` in the order of the session."""
+    targets = Routes(AppCase(REPLICAS, options=options).config).resolve("m").targets
+    key = affinity_key(parse(ASK), "m", Sender("a-session"))
     first, second = by_affinity(targets, key)
     return first.endpoint, second.endpoint
 
@@ -186,7 +186,7 @@ KEYS = {"lab": {"api_keys": (Secret("key-one-key-one"), Secret("key-two-key-two"
 
 
 def test_keys_are_parked_one_by_one() -> None:
-    first, second = home()
+    first, second = home(KEYS)
 
     async def case() -> AppCase:
         made = AppCase(

@@ -449,7 +449,7 @@ def _config(
     names: Mapping[str, Any], profile: Mapping[str, Any], *, options: Mapping[str, Any]
 ) -> Config:
     upstreams = {
-        name: _upstream(name, [n for n in names if n.startswith(f"{name}/")], options)
+        name: _upstream(name, sorted(n for n in names if n.startswith(f"{name}/")), options)
         for name in dict.fromkeys(name.partition("/")[0] for name in names)
     }
     model = ModelConfig(

@@ -36,6 +36,8 @@ class Choosable(Protocol):
     @property
     def id(self) -> str: ...
     @property
+    def home(self) -> str: ...
+    @property
     def priority(self) -> int: ...
     @property
     def weight(self) -> float: ...
@@ -155,7 +157,7 @@ def worth_a_try(
 
 def by_affinity(targets: Iterable[T], key: bytes) -> list[T]:
     """Return *targets* in the order of *key*, the same in every process."""
-    return sorted(targets, key=lambda target: _lot(_hash(key, target.id), target.weight))
+    return sorted(targets, key=lambda target: _lot(_hash(key, target.home), target.weight))
 
 
 def _hash(key: bytes, name: str) -> float:

@@ -21,8 +21,8 @@ class LearnedFacts:
     """
     Facts by deployment, above those of its profile. Belongs to one event loop.
 
-    A restart forgets them: an upstream that has been mended is asked as before, and
-    ``dragoman check --probe`` writes down what shall last.
+    A restart forgets them, but for what others have learnt of late: an upstream that has been
+    mended is asked as before, and ``dragoman check --probe`` writes down what shall last.
 
     Args:
         board: Tells the other processes what one has learnt; None: there are none.

@@ -38,6 +38,7 @@ class Target(Struct, frozen=True, kw_only=True):
     Attributes:
         endpoint: Name of the address and key to use.
         id: The endpoint with the model's name there.
+        home: The same by address and key, whatever their place in the list: conversations stay.
         priority: Lower ones are asked first.
         weight: Its share among those of the same priority.
         busy_at: Calls at once from which on it counts as overloaded; None: by its fair share.
@@ -46,6 +47,7 @@ class Target(Struct, frozen=True, kw_only=True):
     deployment: Deployment
     endpoint: str
     id: str
+    home: str
     priority: int = 0
     weight: float = 1.0
     busy_at: int | None = None
@@ -290,6 +292,7 @@ def _targets(config: Config, alias: str) -> Iterator[Target]:
                 target,
                 endpoint=endpoint.name,
                 id=f"{endpoint.name} {target.deployment.model}",
+                home=f"{endpoint.mark} {target.deployment.model}",
                 priority=priority,
             )
 
@@ -316,6 +319,7 @@ def _target(config: Config, alias: str, name: str) -> Target:
         deployment=deployment,
         endpoint=name,
         id=name,
+        home=name,
         weight=model.weight.get(name, 1.0),
         busy_at=upstream.busy_at,
         connect_timeout_s=_first(model.connect_timeout_s, upstream.connect_timeout_s),
