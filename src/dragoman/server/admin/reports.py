@@ -126,7 +126,7 @@ class Reports:
             models=tuple(ask.query.get("models", ())),
             workspace_ids=tuple(map(_inner_id, ask.query.get("workspace_ids", ()))),
         )
-        rows = await self._sum(query)
+        rows = page.fitting(await self._sum(query))
         return page.filled(rows, lambda row: _tokens(row, named))
 
     async def cost(self, ask: Ask) -> dict[str, Any]:
@@ -136,7 +136,7 @@ class Reports:
         by: list[Dimension] = ["workspace"] if "workspace_id" in named else []
         if "description" in named:
             by.append("model")
-        rows = await self._sum(page.query(group_by=by))
+        rows = page.fitting(await self._sum(page.query(group_by=by)))
         return page.filled(rows, lambda row: _cost(row, named))
 
     async def claude_code(self, ask: Ask) -> dict[str, Any]:
@@ -145,19 +145,16 @@ class Reports:
         if start is None:
             raise InvalidRequest("starting_at", "Field required")
         day = start.replace(hour=0, minute=0, second=0, microsecond=0)
-        query = UsageQuery(
-            since=day,
-            until=day + _SPANS["1d"].length,
-            group_by=("key", "client", "model", "session"),
-            limit=_MAX_ROWS,
-        )
-        by_key: dict[str, list[UsageRow]] = {}
-        for row in await self._sum(query):
-            if row.group["client"].startswith("claude-c"):  # claude-cli, claude-code
-                by_key.setdefault(row.group["key"], []).append(row)
-        keys = sorted(by_key)
+        query = UsageQuery(since=day, until=day + _SPANS["1d"].length, group_by=("key", "client"))
+        keys = sorted({row.group["key"] for row in await self._of_claude_code(query)})
         begin, size = _offset(ask), ask.page_size()
-        shown = keys[begin : begin + size]
+        shown = tuple(keys[begin : begin + size])
+        by_key: dict[str, list[UsageRow]] = {key_id: [] for key_id in shown}
+        by: tuple[Dimension, ...] = ("key", "client", "model", "session")
+        if shown:  # without keys it would ask for all
+            query = structs.replace(query, group_by=by, key_ids=shown)
+            for row in await self._of_claude_code(query):
+                by_key[row.group["key"]].append(row)
         data = [await self._activity(day, key_id, by_key[key_id]) for key_id in shown]
         has_more = begin + size < len(keys)
         return {
@@ -189,13 +186,17 @@ class Reports:
             "model_breakdown": [_breakdown(model, by_model[model]) for model in sorted(by_model)],
         }
 
-    async def _sum(self, query: UsageQuery) -> list[UsageRow]:
-        store = await self._get_store()
-        rows = await store.usage(query)
-        if len(rows) >= query.limit:
-            reason = f"the page would have over {query.limit} rows; ask for fewer buckets or groups"
+    async def _of_claude_code(self, query: UsageQuery) -> list[UsageRow]:
+        rows = await self._sum(query)
+        if len(rows) > _MAX_ROWS:
+            reason = f"the page would be made of over {_MAX_ROWS} rows; ask for fewer entries"
             raise InvalidRequest("limit", reason)
-        return rows
+        return [row for row in rows if row.group["client"].startswith("claude-c")]  # -cli, -code
+
+    async def _sum(self, query: UsageQuery) -> list[UsageRow]:
+        """Return at most one row more than there should be."""
+        store = await self._get_store()
+        return await store.usage(structs.replace(query, limit=_MAX_ROWS + 1))
 
 
 class _TimePage:
@@ -220,8 +221,27 @@ class _TimePage:
             since=self._start,
             until=self._end,
             group_by=(self._span.dimension, *group_by),
-            limit=_MAX_ROWS,
         )
+
+    def fitting(self, rows: list[UsageRow]) -> list[UsageRow]:
+        """
+        Return rows, which are in the order of time; of too many those that fill whole buckets.
+
+        The page ends before the first bucket that is not whole, with which the next one begins.
+
+        Raises:
+            InvalidRequest: There is no whole bucket.
+        """
+        if len(rows) <= _MAX_ROWS:
+            return rows
+        self._end, self._has_more = self._time_of(rows[-1]), True
+        if self._end <= self._start:
+            reason = f"a bucket would have over {_MAX_ROWS} rows; ask for fewer groups"
+            raise InvalidRequest("group_by", f"{reason}, or for some models, keys or workspaces")
+        return [row for row in rows if self._time_of(row) < self._end]
+
+    def _time_of(self, row: UsageRow) -> dt.datetime:
+        return _in_utc(dt.datetime.fromisoformat(row.group[self._span.dimension]))
 
     def filled(
         self, rows: Iterable[UsageRow], show: Callable[[UsageRow], dict[str, Any]]
@@ -229,8 +249,7 @@ class _TimePage:
         """Return the page: every bucket, those without records too."""
         results: dict[dt.datetime, list[dict[str, Any]]] = {}
         for row in rows:
-            at = dt.datetime.fromisoformat(row.group[self._span.dimension])
-            results.setdefault(_in_utc(at), []).append(show(row))
+            results.setdefault(self._time_of(row), []).append(show(row))
         data, at = [], self._start
         while at < self._end:
             end = at + self._span.length
