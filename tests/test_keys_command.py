@@ -154,7 +154,7 @@ def test_a_table_of_keys(shell: Shell) -> None:
         (("--workspace", "research"), ["ci"]),
         (("--workspace", "default"), ["old"]),
         (("--status", "revoked"), []),
-        (("--status", "active", "--limit", "1"), ["old"]),
+        (("--status", "active"), ["old", "ci"]),
     ]:
         assert [key["name"] for key in shell.json("keys", "list", *flags)] == names
 
@@ -173,6 +173,31 @@ def test_lists_can_be_gone_on_with(shell: Shell) -> None:
     ]:
         listed = shell.json(group, "list", "--after", newer)
         assert [each["id"] for each in listed] == [older]
+
+
+def test_a_list_that_is_cut_says_so(shell: Shell) -> None:
+    for name in ("first", "second"):
+        for group in ("keys", "workspaces"):
+            shell.ok(group, "create", name)
+        shell.ok("admin-keys", "create", name, "--role", "read")
+    for command in (("keys", "list"), ("workspaces", "list"), ("admin-keys", "list"), ("audit",)):
+        code, out, err = shell.run(*command, "--limit", "1", "--json")
+        (only,) = json.loads(out)
+        assert (code, err) == (
+            0,
+            f"dragoman: there are more; go on with --after {only['id']}, or see --limit\n",
+        )
+        assert shell.run(*command, "--limit", "1")[2] == err
+        shell.ok(*command, "--limit", "6")  # all of them: nothing is said
+
+
+def test_all_keys_of_a_workspace_are_counted(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_command, "_PAGE", 2)
+    shell.ok("workspaces", "create", "research")
+    for name in "abcde":
+        shell.ok("keys", "create", name, "--workspace", "research")
+    shell.ok("keys", "revoke", "c")
+    assert "good keys    4" in shell.ok("workspaces", "show", "research")
 
 
 def test_what_can_become_of_a_key(shell: Shell) -> None:
@@ -399,17 +424,17 @@ def test_everything_is_written_down(shell: Shell) -> None:
     assert [entry["action"] for entry in listed] == ["key.revoke", "key.create", "workspace.create"]
     assert all(entry["actor"].startswith("cli:") for entry in listed)
     assert listed[1]["details"]["owner"] == "ada"
-    older = shell.json("audit", "--limit", "1", "--after", listed[0]["id"])
-    assert older == [listed[1]]
+    older = shell.json("audit", "--limit", "1", "--after", listed[1]["id"])
+    assert older == [listed[2]]
     assert "--after: is not the id" in shell.fails("audit", "--after", "audit_no")
-    head, first, *_ = shell.ok("audit", "--limit", "2").splitlines()
+    head, first, *_ = shell.ok("audit").splitlines()
     assert head.split() == ["TIME", "WHO", "ACTION", "SUBJECT", "DETAILS"]
     assert "key.revoke" in first
     shell.ok("keys", "create", "two", "--concurrent", "4", "--model", "glm-*")
-    line = shell.ok("audit", "--limit", "1").splitlines()[1]
+    line = shell.ok("audit").splitlines()[1]
     assert 'allowed_models=["glm-*"] limits={"concurrent":4}' in line
     shell.ok("keys", "change", "two", "--no-limits", "--owner", "")
-    line = shell.ok("audit", "--limit", "1").splitlines()[1]
+    line = shell.ok("audit").splitlines()[1]
     assert line.endswith("owner= limits={}"), "what was taken away is a change"
 
 

@@ -20,7 +20,9 @@ from dragoman.store_command import (
     parse_expiry,
     print_json,
     print_rows,
+    read_page,
     shown_time,
+    tell_of_more,
     the_one,
     whole_page,
 )
@@ -58,15 +60,16 @@ def create_admin_key(
 def list_admin_keys(*, page: Page, options: StoreOptions, environ: Mapping[str, str]) -> int:
     """Print admin keys, newest first, return the exit code."""
 
-    async def case(desk: Desk) -> list[AdminKey]:
-        return await desk.store.list_admin_keys(page)
+    async def case(desk: Desk) -> tuple[list[AdminKey], bool]:
+        return await read_page(desk.store.list_admin_keys, page)
 
-    keys = at_store(options, case, environ=environ)
+    keys, is_more = at_store(options, case, environ=environ)
     if options.is_json:
         print_json([_fields(key) for key in keys])
     else:
         rows = [_row(key) for key in keys]
         print_rows(_COLUMNS, rows, nothing="no admin key, and so no admin API")
+    tell_of_more(keys, is_more=is_more)
     return OK
 
 

@@ -21,7 +21,9 @@ from dragoman.store_command import (
     print_fields,
     print_json,
     print_rows,
+    read_page,
     shown_time,
+    tell_of_more,
 )
 from dragoman.store_urls import PostgresAddress
 from dragoman.stores.backup import copy_sqlite
@@ -97,14 +99,15 @@ def back_up(target: Path, options: StoreOptions, *, environ: Mapping[str, str]) 
 def show_audit(*, page: Page, options: StoreOptions, environ: Mapping[str, str]) -> int:
     """Print what administrators have done, newest first, return the exit code."""
 
-    async def case(desk: Desk) -> list[AuditEntry]:
-        return await desk.store.list_audit(page)
+    async def case(desk: Desk) -> tuple[list[AuditEntry], bool]:
+        return await read_page(desk.store.list_audit, page)
 
-    entries = at_store(options, case, environ=environ)
+    entries, is_more = at_store(options, case, environ=environ)
     if options.is_json:
         print_json(entries)
     else:
         print_rows(_COLUMNS, [_row(entry) for entry in entries], nothing="nothing was ever done")
+    tell_of_more(entries, is_more=is_more)
     return OK
 
 

@@ -25,7 +25,9 @@ from dragoman.store_command import (
     print_fields,
     print_json,
     print_rows,
+    read_page,
     shown_time,
+    tell_of_more,
     the_one,
     whole_page,
 )
@@ -99,23 +101,24 @@ def list_keys(
 ) -> int:
     """Print keys, newest first, return the exit code."""
 
-    async def case(desk: Desk) -> tuple[list[VirtualKey], Mapping[str | None, str]]:
+    async def case(desk: Desk) -> tuple[list[VirtualKey], bool, Mapping[str | None, str]]:
         ids: tuple[str | None, ...] = ()
         if workspace is not None:
             is_default = workspace == DEFAULT_WORKSPACE
             ids = (None,) if is_default else ((await find_workspace(desk.store, workspace)).id,)
         statuses = () if status is None else (status,)
         which = KeyFilter(workspace_ids=ids, statuses=statuses, now=desk.by.now)
-        found = await desk.store.list_keys(page, which)
-        return found, await workspace_names(desk.store)
+        found = await read_page(lambda each: desk.store.list_keys(each, which), page)
+        return *found, await workspace_names(desk.store)
 
-    keys, names = at_store(options, case, environ=environ)
+    keys, is_more, names = at_store(options, case, environ=environ)
     now = dt.datetime.now(dt.UTC)
     if options.is_json:
         print_json([key_fields(key, now) for key in keys])
     else:
         rows = [_row(key, names, now) for key in keys]
         print_rows(_COLUMNS, rows, nothing="no key; make one: dragoman keys create NAME")
+    tell_of_more(keys, is_more=is_more)
     return OK
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 from rich.console import Console
 
 from dragoman.config import Config, examine_config
@@ -262,6 +262,19 @@ def _span(word: str) -> dt.timedelta | None:
 def whole_page() -> Page:
     """Return the page in which a name is looked for."""
     return Page(limit=_PAGE)
+
+
+async def read_page(read: Callable[[Page], Awaitable[list[L]]], page: Page) -> tuple[list[L], bool]:
+    """Return a page of a list, and whether there is more behind it."""
+    found = await read(structs.replace(page, limit=page.limit + 1))
+    return found[: page.limit], len(found) > page.limit
+
+
+def tell_of_more(last: Sequence[Listed], *, is_more: bool) -> None:
+    """Say on standard error how a list that was cut goes on."""
+    if is_more:
+        line = f"dragoman: there are more; go on with --after {last[-1].id}, or see --limit"
+        print_line(Console(stderr=True, highlight=False), line)
 
 
 def print_json(value: object) -> None:

@@ -21,7 +21,9 @@ from dragoman.store_command import (
     print_fields,
     print_json,
     print_rows,
+    read_page,
     shown_time,
+    tell_of_more,
     the_one,
     whole_page,
 )
@@ -70,15 +72,16 @@ def create_workspace(
 def list_workspaces(*, page: Page, options: StoreOptions, environ: Mapping[str, str]) -> int:
     """Print workspaces, newest first, return the exit code."""
 
-    async def case(desk: Desk) -> list[Workspace]:
-        return await desk.store.list_workspaces(page)
+    async def case(desk: Desk) -> tuple[list[Workspace], bool]:
+        return await read_page(desk.store.list_workspaces, page)
 
-    found = at_store(options, case, environ=environ)
+    found, is_more = at_store(options, case, environ=environ)
     if options.is_json:
         print_json([workspace_fields(each) for each in found])
     else:
         nothing = "no workspace; make one: dragoman workspaces create NAME"
         print_rows(_COLUMNS, [_row(each) for each in found], nothing=nothing)
+    tell_of_more(found, is_more=is_more)
     return OK
 
 
@@ -87,8 +90,7 @@ def show_workspace(which: str, *, options: StoreOptions, environ: Mapping[str, s
 
     async def case(desk: Desk) -> tuple[Workspace, int]:
         workspace = await find_workspace(desk.store, which)
-        inside = KeyFilter(workspace_ids=(workspace.id,), statuses=("active",), now=desk.by.now)
-        return workspace, len(await desk.store.list_keys(whole_page(), inside))
+        return workspace, await _count_keys(desk, workspace)
 
     workspace, n_keys = at_store(options, case, environ=environ)
     _tell(workspace, n_keys, options=options)
@@ -124,6 +126,16 @@ def archive_workspace(which: str, *, options: StoreOptions, environ: Mapping[str
 
     _tell(at_store(options, case, environ=environ), None, options=options)
     return OK
+
+
+async def _count_keys(desk: Desk, workspace: Workspace) -> int:
+    """Return how many keys of the workspace are good."""
+    inside = KeyFilter(workspace_ids=(workspace.id,), statuses=("active",), now=desk.by.now)
+    page, n_keys = whole_page(), 0
+    while found := await desk.store.list_keys(page, inside):
+        n_keys += len(found)
+        page = structs.replace(page, after_id=found[-1].id)
+    return n_keys
 
 
 async def find_workspace(store: Store, which: str) -> Workspace:
