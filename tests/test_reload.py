@@ -24,6 +24,7 @@ from dragoman.reload import NEEDS_RESTART, Reloading, ReloadSteps, keep_fixed
 from dragoman.server.telemetry import EventLog
 from dragoman.settings import (
     Config,
+    KeyConfig,
     MetricsConfig,
     ModelConfig,
     Secret,
@@ -204,6 +205,33 @@ def test_what_cannot_be_used_is_refused_and_changes_nothing(
         assert counts(case, "dragoman_config_reloads_total") == {("done",): 0, ("refused",): 1}
         assert (await case.take(former.config))["state"] == "unchanged"
         assert case.switch.gateway is former
+        await case.switch.close()
+
+    asyncio.run(main())
+
+
+def test_what_stays_must_go_with_what_is_new(tmp_path: Path) -> None:
+    def reached_by(host: str, *keys: str) -> Config:
+        made = config(tmp_path, "http://127.0.0.1:9/v1")
+        return structs.replace(
+            made,
+            server=structs.replace(made.server, host=host),
+            keys=tuple(KeyConfig(name=key, key=Secret(key)) for key in keys),
+        )
+
+    async def main() -> None:
+        case = Case(reached_by("0.0.0.0", "a-key-that-is-long-enough"))
+        former = case.switch.gateway
+        for wanted, what in (
+            (reached_by("127.0.0.1", "dev"), "keys[0].key: at least 16 characters"),
+            (reached_by("127.0.0.1"), "server.host: 0.0.0.0 can be reached from other machines"),
+        ):
+            said = await case.take(wanted)
+            assert (said["state"], case.switch.gateway) == ("refused", former)
+            assert said["problem"].startswith(what)
+            assert said["problem"].endswith("(restart: server.host cannot change before)")
+        long = await case.take(reached_by("127.0.0.1", "another-key-that-is-long-enough"))
+        assert (long["state"], long["needs_restart"]) == ("done", "server.host")
         await case.switch.close()
 
     asyncio.run(main())

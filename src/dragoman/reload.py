@@ -16,6 +16,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
+from dragoman.config_rules import rule_problems
 from dragoman.exit_codes import CommandFailed
 from dragoman.gateway import Gateway, Switch
 from dragoman.server.telemetry import EventLog
@@ -119,7 +120,9 @@ class Reloading:
         former = self._switch.gateway
         count = former.lasting.metrics.count_reload
         try:
-            config, waiting = keep_fixed(await self._steps.load(), former.config)
+            wanted = await self._steps.load()
+            config, waiting = keep_fixed(wanted, former.config)
+            _check_together(config, wanted, waiting=waiting)
             self._steps.renew(config)
             if config == former.config:
                 self._log.event("reload", state="unchanged", needs_restart=waiting)
@@ -170,6 +173,21 @@ def keep_fixed(config: Config, former: Config) -> tuple[Config, str]:
             value = msgspec.structs.replace(_get(config, table), **old)
         config = msgspec.structs.replace(config, **{table: value})
     return config, ", ".join(changed)
+
+
+def _check_together(config: Config, wanted: Config, *, waiting: str) -> None:
+    """
+    Do nothing if what stays until a restart goes with the rest of what is *wanted*.
+
+    Raises:
+        ConfigError: It does not: a short key, for example, at an address that others can reach.
+    """
+    if not waiting:
+        return
+    by_itself = rule_problems(wanted)
+    for line in rule_problems(config):
+        if line not in by_itself:
+            raise ConfigError([f"{line} (restart: {waiting} cannot change before)"])
 
 
 def _get(config: Config, path: str) -> Struct:

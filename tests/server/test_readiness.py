@@ -85,6 +85,56 @@ def test_one_of_several_is_enough() -> None:
     assert upstreams["native"].requests[0].path == "/v1/models"
 
 
+def test_one_that_is_silent_holds_nobody_up() -> None:
+    async def main() -> None:
+        silent, well = FakeUpstream([60.0]), FakeUpstream(MODELS)
+        readiness = Readiness(
+            routes("lab", "native"), {"lab": silent, "native": well}, engine_ready=None
+        )
+        async with asyncio.timeout(5):
+            assert await readiness.reason() == ""
+        assert silent.calls[0].events == ["abort"]
+
+    run(main())
+
+
+WITH_SPARE = Config(
+    upstreams={name: UpstreamConfig(base_url="http://h/v1") for name in ("lab", "other")},
+    models={
+        "main-model": ModelConfig(upstream=("lab",), fallbacks=("spare",)),
+        "spare": ModelConfig(upstream=("other",)),
+    },
+)
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "why"),
+    [
+        (failing(GONE), MODELS, ""),
+        ([60.0], MODELS, ""),
+        (refusing(401), failing(GONE), "no upstream of main-model would answer: lab refuses its"),
+    ],
+)
+def test_a_fallback_that_answers_is_enough(own: Script, other: Script, why: str) -> None:
+    async def main() -> None:
+        upstreams = {"lab": FakeUpstream(own), "other": FakeUpstream(other)}
+        readiness = Readiness(Routes(WITH_SPARE), upstreams, engine_ready=None)
+        async with asyncio.timeout(5):
+            assert (await readiness.reason()).startswith(why)
+            assert bool(await readiness.reason()) is bool(why)
+
+    run(main())
+
+
+def test_fallbacks_of_a_model_that_answers_are_left_in_peace() -> None:
+    async def main() -> None:
+        upstreams = {"lab": FakeUpstream(MODELS), "other": FakeUpstream()}
+        assert await Readiness(Routes(WITH_SPARE), upstreams, engine_ready=None).reason() == ""
+        assert upstreams["other"].requests == []
+
+    run(main())
+
+
 def test_without_a_model_nothing_is_ready() -> None:
     async def main() -> None:
         readiness = Readiness(Routes(Config()), {}, engine_ready=None)

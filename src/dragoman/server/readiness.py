@@ -1,15 +1,16 @@
 """Would a request be answered now? Asked often, by whoever balances load; looked up rarely."""
 
 import asyncio
-from collections.abc import Callable, Mapping
-from typing import Final
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Final
 
 from dragoman.core.errors import GatewayError
-from dragoman.policy.routes import Routes
+from dragoman.policy.routes import Route, Routes
 from dragoman.server.transport.ask import ask
 from dragoman.server.transport.seams import Timeouts, Upstream, UpstreamRequest
 
 _MAX_SHOWN: Final = 8  # endpoints in a reason
+_PATIENCE_S: Final = 0.5  # with the model's own upstreams, before its fallbacks are asked, too
 _KEPT_S: Final = 5.0  # an answer is good for so long: probes may come every second
 _TIMEOUTS: Final = Timeouts(connect_s=2.0, first_byte_s=3.0, idle_s=3.0)
 _MAX_REPLY_BYTES: Final = 16 * 2**20  # OpenRouter's list of models has megabytes
@@ -19,7 +20,7 @@ _REFUSED: Final = frozenset({401, 402, 403})  # with this key no request will be
 
 class Readiness:
     """
-    Find out whether the default model's upstreams can be reached.
+    Find out whether the default model's upstreams can be reached, or those of its fallbacks.
 
     Args:
         routes: The default model is the one that an unknown claude name becomes.
@@ -51,17 +52,24 @@ class Readiness:
         async with self._lock:
             loop = asyncio.get_running_loop()
             if loop.time() - self._asked_at_s >= _KEPT_S:
-                self._reason = await self._ask_all(route.alias)
+                self._reason = await self._ask_in_turn(route)
                 self._asked_at_s = loop.time()
         return self._reason
 
-    async def _ask_all(self, alias: str) -> str:
+    async def _ask_in_turn(self, route: Route) -> str:
+        """Return what is wrong with the model itself; empty: it answers, or a fallback does."""
+        others = (self._ask_all(alias, after_s=_PATIENCE_S) for alias in route.fallbacks)
+        reasons = await _reasons_of(self._ask_all(route.alias, after_s=0.0), *others)
+        return reasons[0] if reasons else ""
+
+    async def _ask_all(self, alias: str, *, after_s: float) -> str:
+        await asyncio.sleep(after_s)
         targets = self._routes.resolve(alias).targets
-        answers = await asyncio.gather(*(self._ask(t.endpoint, t.deployment.kind) for t in targets))
-        if not all(answers):  # one that answers is enough
+        reasons = await _reasons_of(*(self._ask(t.endpoint, t.deployment.kind) for t in targets))
+        if not reasons:
             return ""
-        more = f", and {len(answers) - _MAX_SHOWN} more" if len(answers) > _MAX_SHOWN else ""
-        return f"no upstream of {alias} would answer: {', '.join(answers[:_MAX_SHOWN])}{more}"
+        more = f", and {len(reasons) - _MAX_SHOWN} more" if len(reasons) > _MAX_SHOWN else ""
+        return f"no upstream of {alias} would answer: {', '.join(reasons[:_MAX_SHOWN])}{more}"
 
     async def _ask(self, name: str, kind: str) -> str:
         """Return what is wrong with an upstream; empty: it answers."""
@@ -78,3 +86,17 @@ class Readiness:
         if answer.status in _REFUSED:
             return f"{name} refuses its key"
         return f"{name} fails" if answer.status >= 500 else ""
+
+
+async def _reasons_of(*asked: Coroutine[Any, Any, str]) -> list[str]:
+    """Return why nobody who is *asked* would answer, in order; empty as soon as one would."""
+    tasks = [asyncio.create_task(each) for each in asked]
+    try:
+        for answered in asyncio.as_completed(tasks):
+            if not await answered:
+                return []
+        return [task.result() for task in tasks]
+    finally:  # who is silent holds nobody up
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
