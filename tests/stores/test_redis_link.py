@@ -13,6 +13,11 @@ from support.redis import RedisServer
 
 pytestmark = pytest.mark.server
 _PATIENCE_S = 20
+# What brings it about, what ends it, and what Redis says meanwhile.
+TROUBLES = {
+    "a replica": (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE"), "read only replica"),
+    "full": (("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0"), "maxmemory"),
+}
 
 
 def link_to(url: str, **settings: Any) -> RedisLink:
@@ -132,3 +137,28 @@ def test_a_wrong_password_is_away_and_says_why(redis_url: str) -> None:
         await wrong.close()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("trouble", ["a replica", "full"])
+def test_one_that_takes_nothing_is_away_until_it_does(trouble: str) -> None:
+    async def main(server: RedisServer) -> None:
+        link, aside = link_to(server.url), link_to(server.url)
+        told: list[tuple[bool, str]] = []
+        link.on_change(lambda is_there, reason: told.append((is_there, reason)))
+        await link.open()
+        begin, end, reason = TROUBLES[trouble]
+        await aside.client.execute_command(*begin)
+        with pytest.raises(SharedStateUnavailable):
+            await link.run(lambda client: client.set(link.key("x", "y"), b"1"))
+        await asyncio.sleep(0.3)  # some of its questions: it answers, but is no use
+        ((is_there, said),) = told
+        assert (is_there, reason in said) == (False, True)
+        await aside.client.execute_command(*end)
+        await until_there(link)
+        await link.run(lambda client: client.set(link.key("x", "y"), b"1"))
+        assert told[1:] == [(True, "")]
+        await link.close()
+        await aside.close()
+
+    with RedisServer() as server:
+        asyncio.run(main(server))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _LATE_IN_A_ROW: Final = 3  # then it is away; a single late answer may be our own fault
 _LISTEN_S: Final = 1.0  # then it is looked whether Redis is there at all
+_PROBE_KEPT_MS: Final = 1
 _MAX_REASON_CHARS: Final = 200
 Told = Callable[[bool, str], None]
 
@@ -161,7 +162,7 @@ class RedisLink:
         client = self.client  # before the clock runs: the library takes its time to load
         try:
             async with asyncio.timeout(self._config.connect_timeout_s):
-                await _ping(client)
+                await _try_out(client, self.key("probe"))
         except TimeoutError:
             return f"no answer within {self._config.connect_timeout_s} s"
         except _redis_errors() as error:
@@ -175,9 +176,10 @@ class RedisLink:
             told(is_there, reason)
 
 
-async def _ping(client: "Redis") -> None:
-    pong: Any = client.ping()  # typed as the synchronous client's, too
-    await pong
+async def _try_out(client: "Redis", key: str) -> None:
+    """Write: one that answers and takes nothing is no use, as a replica, or one that is full."""
+    written: Any = client.set(key, b"", px=_PROBE_KEPT_MS)  # typed as the synchronous client's, too
+    await written
 
 
 def _new_client(config: RedisConfig) -> "Redis":
