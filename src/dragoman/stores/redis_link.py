@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _LATE_IN_A_ROW: Final = 3  # then it is away; a single late answer may be our own fault
 _LISTEN_S: Final = 1.0  # then it is looked whether Redis is there at all
-_PROBE_KEPT_MS: Final = 1
+_LONG_AGO_MS: Final = 1  # since 1970
 _MAX_REASON_CHARS: Final = 200
 Told = Callable[[bool, str], None]
 
@@ -178,7 +178,8 @@ class RedisLink:
 
 async def _try_out(client: "Redis", key: str) -> None:
     """Write: one that answers and takes nothing is no use, as a replica, or one that is full."""
-    written: Any = client.set(key, b"", px=_PROBE_KEPT_MS)  # typed as the synchronous client's, too
+    # Over before it begins; typed as the synchronous client's, too.
+    written: Any = client.set(key, b"", pxat=_LONG_AGO_MS)
     await written
 
 
