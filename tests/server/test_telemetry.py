@@ -43,6 +43,13 @@ def test_lists_and_blanks_are_quoted_for_people() -> None:
     assert 'detail="two words"' in line
 
 
+def test_a_value_cannot_say_another_ones_part_for_people() -> None:
+    line = lines("human", record(model='m" status="200', error_detail='no "x"\\'))
+    assert r' model="m\" status=\"200" ' in line
+    assert r' detail="no \"x\"\\" ' in line
+    assert r" model=a\b " in lines("human", record(model="a\\b"))
+
+
 def test_counts_have_names() -> None:
     repairs = {"type": 2, "text.hermes": 1}
     assert " repairs=type:2,text.hermes:1\n" in lines("human", record(repairs=repairs))

@@ -135,4 +135,7 @@ def _plain(value: object) -> str:
     text = str(value)
     if not text.isprintable():
         text = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
-    return f'"{text}"' if " " in text else text
+    if " " not in text and '"' not in text:
+        return text
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')  # what is within ends nowhere else
+    return f'"{escaped}"'
