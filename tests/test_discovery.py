@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dragoman.discovery import FoundModels, discover_models, with_found_models
+from dragoman.discovery import Discovery, FoundModels, discover_models, with_found_models
 from dragoman.local import find_local_engines, with_found_engines
 from dragoman.policy.routes import Routes
 from dragoman.settings import Config, ModelConfig, Secret, ServerConfig, UpstreamConfig
@@ -141,6 +141,48 @@ def test_an_engine_that_is_away_is_left_out(engines: Any) -> None:
     found = complete(config(here.url, away.url))
     assert window(found, "m") == 4096
     assert len(Routes(found).resolve("m").targets) == 2
+
+
+def test_an_engine_that_is_started_anew_keeps_its_models_and_is_asked_again(engines: Any) -> None:
+    answers: dict[str, Any] = {"/v1/models": {"data": [{"id": "m", "max_model_len": 4096}]}}
+    there, late = engines.with_answers(answers), engines.with_answers({})
+    asked = config(there.url, late.url, platform="vllm")
+
+    async def main() -> None:
+        discovery = Discovery()
+        assert discovery.warning == ""
+        (found,) = await discovery.ask(asked)
+        assert found.windows == {"m": 4096}
+        warning = "discover: gpus/2 does not say what is served there; asked again and again"
+        assert discovery.warning == warning
+        assert not await discovery.has_news()
+        models = answers.pop("/v1/models")
+        (found,) = await discovery.ask(asked)
+        assert found.windows == {"m": 4096}  # what it has said before
+        assert "gpus/1, gpus/2 do not say" in discovery.warning
+        models["data"].append({"id": "new"})
+        answers["/v1/models"] = models
+        assert await discovery.has_news()
+        assert discovery.warning == warning
+        (found,) = await discovery.ask(asked)
+        assert found.windows == {"m": 4096, "new": None}
+
+    asyncio.run(main())
+
+
+def test_what_an_address_has_said_is_forgotten_with_it(engines: Any) -> None:
+    answers: dict[str, Any] = {"/v1/models": {"data": [{"id": "m"}]}}
+    engine = engines.with_answers(answers)
+
+    async def main() -> None:
+        discovery = Discovery()
+        await discovery.ask(config(engine.url))
+        assert await discovery.ask(Config()) == ()
+        answers.clear()
+        (found,) = await discovery.ask(config(engine.url))
+        assert found.windows == {}
+
+    asyncio.run(main())
 
 
 def test_nobody_is_asked_without_being_told_to() -> None:

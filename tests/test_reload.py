@@ -274,6 +274,30 @@ def test_a_change_before_it_looks_is_seen_as_well(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_news_of_engines_is_a_reason_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reload, "_NEWS_INTERVAL_S", 0.01)
+    answers = [False, True]
+
+    async def has_news() -> bool:
+        return bool(answers) and answers.pop(0)
+
+    async def main() -> None:
+        case = Case(config(tmp_path, "http://127.0.0.1:9/v1"))
+        steps = ReloadSteps(
+            load=case._load, renew=lambda _: None, build=case._build, has_news=has_news
+        )
+        reloading = Reloading(case.switch, steps, log=case.log, on_hangup=lambda: None)
+        reloading.start()
+        await until(lambda: '"event":"reload"' in case.log_text.getvalue())
+        assert answers == []
+        await asyncio.sleep(0.05)
+        assert case.log_text.getvalue().count('"event":"reload"') == 1
+        await reloading.stop()
+        await case.switch.close()
+
+    asyncio.run(main())
+
+
 def test_what_needs_a_restart_stays_and_is_named() -> None:
     before = Config(server=ServerConfig(port=1, ping_interval_s=3))
     wanted = Config(

@@ -28,6 +28,7 @@ from support.command import run_command
 from support.gateway import GatewayProcess, lab_config, program_environment
 from support.hub_mirror import HubMirror
 from support.processes import is_alive
+from support.servers import free_port
 
 _URL = re.compile(r"http://127\.0\.0\.1:(\d+)")
 _TIMEOUT_S = 30
@@ -170,6 +171,14 @@ def test_nothing_to_serve_names_the_choices(tmp_path: Path) -> None:
     assert (run.returncode, run.stderr) == (
         2,
         "dragoman: dragoman.toml: no model; add [models.NAME] with upstream = ...\n",
+    )
+    asked = f'[upstreams.a]\nbase_url = "http://127.0.0.1:{free_port()}/v1"\ndiscover = true\n'
+    (tmp_path / "dragoman.toml").write_text(asked)
+    run = run_command(tmp_path, "serve", "--port", "0")
+    assert (run.returncode, run.stderr) == (
+        2,
+        "dragoman: dragoman.toml: no model: no engine of upstreams.a says what it serves; "
+        "start one first, or add [models.NAME]\n",
     )
 
 

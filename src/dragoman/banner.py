@@ -211,3 +211,21 @@ def _is_ipv6(host: str) -> bool:
         return ip_address(host).version == 6
     except ValueError:
         return False
+
+
+def nothing_to_serve(config: Config) -> str:
+    """Say what to do where there is no model."""
+    asked = [name for name, upstream in config.upstreams.items() if upstream.discover]
+    if asked:
+        return (
+            f"{config.source}: no model: no engine of upstreams.{', '.join(asked)} says what it "
+            "serves; start one first, or add [models.NAME]"
+        )
+    if config.upstreams:
+        return f"{config.source}: no model; add [models.NAME] with upstream = ..."
+    variables = [preset.key_variables[0] for preset in load_catalog().presets.values()]
+    return (
+        "nothing to serve: set a vendor's key "
+        f"({', '.join(variables[:3])}, ...), write ./dragoman.toml, or use `dragoman serve --demo` "
+        "(a toy model) or `dragoman serve --local` (a model on this machine)"
+    )

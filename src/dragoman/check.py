@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Struct, structs
 from rich.console import Console
 
-from dragoman.banner import vendor_variables
+from dragoman.banner import nothing_to_serve, vendor_variables
 from dragoman.build import open_endpoint, open_upstream
 from dragoman.check_files import file_problems
 from dragoman.check_traces import check_traces
@@ -36,7 +36,7 @@ from dragoman.local import find_local_engines, with_found_engines
 from dragoman.model_lists import get, read_list
 from dragoman.policy.endpoints import Endpoint, endpoints_of
 from dragoman.route_warnings import route_warnings
-from dragoman.serve import nothing_to_serve, open_gateway
+from dragoman.serve import open_gateway
 from dragoman.server.telemetry import EventLog, RequestRecord
 from dragoman.server.transport.ask import ask
 from dragoman.server.transport.seams import Timeouts, Upstream, UpstreamRequest

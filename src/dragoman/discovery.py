@@ -2,14 +2,14 @@
 What the engines of an upstream serve: asked at the start, where `discover` says so.
 
 Each address is asked for its list of models, and llama.cpp also for its window, which it leaves out
-there. An engine that does not answer in time is left out; it takes part as soon as it is up.
+there. An engine that does not answer in time is left out, and asked again while the gateway serves.
 """
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
 from msgspec import Struct, structs
@@ -24,10 +24,13 @@ from dragoman.settings import ModelConfig, UpstreamConfig
 
 _TIMEOUT_S: Final = 2.0  # each start waits for it once
 _MAX_AT_ONCE: Final = 32
+_MAX_SHOWN: Final = 8
 _MAX_MODELS: Final = 200  # of one upstream
 _MIN_WINDOW, _MAX_WINDOW = 256, 100_000_000  # tokens; anything else is a slip of theirs
 _PATHS: Final = {"openai": "/models", "anthropic": "/v1/models"}
 _VERSION: Final = (b"anthropic-version", b"2023-06-01")
+
+_Windows: TypeAlias = dict[str, int | None]  # of models, in tokens; None: it is not said
 
 
 class FoundModels(Struct, frozen=True, kw_only=True):
@@ -50,52 +53,106 @@ class _Props(Struct, frozen=True):
 _decode_props: Final = msgspec.json.Decoder(_Props).decode
 
 
+class Discovery:
+    """
+    What engines have said that they serve, each by its address.
+
+    One that is silent when all are asked anew, as it is being started, takes nothing away from what
+    it has said before, and is asked again from time to time.
+
+    Args:
+        environ: Says which proxy leads to them.
+    """
+
+    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
+        self._environ = environ
+        self._slots = asyncio.Semaphore(_MAX_AT_ONCE)
+        self._lock = asyncio.Lock()  # a reload may come while the silent ones are asked
+        self._said: dict[str, _Windows] = {}  # by the mark of an endpoint
+        self._silent: list[_Place] = []
+
+    @property
+    def warning(self) -> str:
+        """Which engines did not say what they serve when they were last asked; empty: all did."""
+        names = [place.endpoint.name for place in self._silent]
+        if not names:
+            return ""
+        n_more = len(names) - _MAX_SHOWN
+        more = f", and {n_more} more" if n_more > 0 else ""
+        verb = "does" if len(names) == 1 else "do"
+        shown = ", ".join(names[:_MAX_SHOWN])
+        return f"discover: {shown}{more} {verb} not say what is served there; asked again and again"
+
+    async def ask(self, config: Config) -> tuple[FoundModels, ...]:
+        """Return what the upstreams serve that want to be asked."""
+        by_upstream = {n: _places(n, u) for n, u in config.upstreams.items() if u.discover}
+        places = [place for each in by_upstream.values() for place in each]
+        marks = {place.endpoint.mark for place in places}
+        async with self._lock:
+            self._said = {mark: said for mark, said in self._said.items() if mark in marks}
+            await self._hear(places)
+        return tuple(self._sum_up(name, each) for name, each in by_upstream.items())
+
+    async def has_news(self) -> bool:
+        """Ask those again that were silent, and tell whether one of them answers now."""
+        async with self._lock:
+            silent = self._silent
+            await self._hear(silent)
+            return len(self._silent) < len(silent)
+
+    async def _hear(self, places: Sequence["_Place"]) -> None:
+        answers = await asyncio.gather(*map(self._ask, places))
+        heard = list(zip(places, answers, strict=True))
+        self._silent = [place for place, answer in heard if answer is None]
+        self._said |= {p.endpoint.mark: answer for p, answer in heard if answer is not None}
+
+    async def _ask(self, place: "_Place") -> "_Windows | None":
+        async with self._slots:
+            return await _ask(place, environ=self._environ)
+
+    def _sum_up(self, name: str, places: Iterable["_Place"]) -> FoundModels:
+        """Return what all addresses have said; the smallest window holds for all."""
+        windows: _Windows = {}
+        for place in places:
+            for model, window in self._said.get(place.endpoint.mark, {}).items():
+                known = windows.get(model)
+                windows[model] = min(window, known) if window and known else window or known
+        return FoundModels(upstream=name, windows=dict(islice(windows.items(), _MAX_MODELS)))
+
+
+class _Place(Struct, frozen=True):
+    endpoint: Endpoint
+    upstream: UpstreamConfig
+
+
+def _places(name: str, upstream: UpstreamConfig) -> list[_Place]:
+    """Return all addresses of an upstream, each with the first key."""
+    by_url = {each.base_url: each for each in reversed(endpoints_of(name, upstream))}
+    return [_Place(endpoint, upstream) for endpoint in reversed(by_url.values())]
+
+
 async def discover_models(
     config: Config, *, environ: Mapping[str, str] = os.environ
 ) -> tuple[FoundModels, ...]:
     """Return what the upstreams serve that want to be asked."""
-    slots = asyncio.Semaphore(_MAX_AT_ONCE)
-    asked = [(n, u) for n, u in config.upstreams.items() if u.discover]
-    return tuple(
-        await asyncio.gather(*(_ask_all(n, u, slots=slots, environ=environ) for n, u in asked))
-    )
+    return await Discovery(environ).ask(config)
 
 
-async def _ask_all(
-    name: str, upstream: UpstreamConfig, *, slots: asyncio.Semaphore, environ: Mapping[str, str]
-) -> FoundModels:
-    """Ask all addresses, with the first key; the smallest window holds for all."""
-    places = {each.base_url: each for each in reversed(endpoints_of(name, upstream))}
-    answers = await asyncio.gather(
-        *(_ask(each, upstream, slots=slots, environ=environ) for each in places.values())
-    )
-    windows: dict[str, int | None] = {}
-    for answer in answers:
-        for model, window in answer.items():
-            known = windows.get(model)
-            windows[model] = min(window, known) if window and known else window or known
-    return FoundModels(upstream=name, windows=dict(islice(windows.items(), _MAX_MODELS)))
-
-
-async def _ask(
-    endpoint: Endpoint,
-    upstream: UpstreamConfig,
-    *,
-    slots: asyncio.Semaphore,
-    environ: Mapping[str, str],
-) -> dict[str, int | None]:
-    async with slots:
-        opened = open_endpoint(endpoint, upstream, environ=environ, tls=None)
-        headers = [_VERSION] if upstream.kind == "anthropic" else []
-        try:
-            path = _PATHS[upstream.kind]
-            answer = await get(opened, path, timeout_s=_TIMEOUT_S, headers=headers)
-            listed = read_list(answer.body) if answer.status == 200 else ()
-            of_all = await _slot_window(opened) if upstream.platform == "llamacpp" else None
-        except UpstreamError:
-            return {}
-        finally:
-            await opened.close()
+async def _ask(place: _Place, *, environ: Mapping[str, str]) -> _Windows | None:
+    """Return the models of one address; None: it does not say what it serves."""
+    upstream = place.upstream
+    opened = open_endpoint(place.endpoint, upstream, environ=environ, tls=None)
+    headers = [_VERSION] if upstream.kind == "anthropic" else []
+    try:
+        answer = await get(opened, _PATHS[upstream.kind], timeout_s=_TIMEOUT_S, headers=headers)
+        if answer.status != 200:
+            return None
+        listed = read_list(answer.body)
+        of_all = await _slot_window(opened) if upstream.platform == "llamacpp" else None
+    except UpstreamError:
+        return None
+    finally:
+        await opened.close()
     models = [model for model in listed if is_chat_model(model.id)]
     return {model.id: _credible(of_all or model.max_model_len) for model in models}
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from dragoman.build import open_upstream
 from dragoman.config import Config, with_local_engine
 from dragoman.core.errors import UpstreamError
-from dragoman.discovery import FoundModels, discover_models, with_found_models
+from dragoman.discovery import Discovery, FoundModels, with_found_models
 from dragoman.downloads import (
     ConsoleProgress,
     DownloadError,
@@ -60,6 +60,7 @@ async def find_local_engines(
     config: Config,
     *,
     engines: Sequence[LocalEngine] | None = None,
+    discovery: Discovery | None = None,
 ) -> tuple[Found, ...]:
     """
     Return what upstreams serve that want to be asked, and the engines of this machine.
@@ -67,13 +68,15 @@ async def find_local_engines(
     Args:
         config: Says whether to look; what it names already, and our own port, is left out.
         engines: Where to look; None: the packaged list.
+        discovery: Remembers what upstreams have said; None: they are asked this once.
     """
     known = load_catalog().local_engines if engines is None else engines
     if not config.server.local_engines:
         known = ()
     wanted = [engine for engine in known if not _is_taken(config, engine)]
     models, found = await asyncio.gather(
-        discover_models(config), asyncio.gather(*(_probe(engine) for engine in wanted))
+        (discovery or Discovery()).ask(config),
+        asyncio.gather(*(_probe(engine) for engine in wanted)),
     )
     return (*models, *(engine for engine in found if engine is not None))
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from rich.console import Console
 
+from dragoman.banner import nothing_to_serve
 from dragoman.config import Config, load_config
 from dragoman.exit_codes import OK, USAGE, CommandFailed
 from dragoman.local import find_local_engines, with_found_engines
 from dragoman.policy.routes import Route, Routes
-from dragoman.serve import nothing_to_serve
 from dragoman.terminal import print_table
 
 _COLUMNS = ("MODEL", "UPSTREAM", "CONTEXT", "MAX OUTPUT", "THINKING", "IMAGES", "ROLES")

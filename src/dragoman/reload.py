@@ -49,6 +49,7 @@ NEEDS_RESTART: Final = (
     "redis",
 )
 _LOOK_INTERVAL_S: Final = 1.0
+_NEWS_INTERVAL_S: Final = 15.0
 Seen = tuple[tuple[int, int, int] | None, ...]
 
 
@@ -61,12 +62,14 @@ class ReloadSteps(Struct, frozen=True, kw_only=True):
         renew: Reads other files again that hang on it.
         build: Makes its gateway, to take over from another one.
         served: Told of it when it has.
+        has_news: Tells whether what was not there when it was loaded is there now; asked often.
     """
 
     load: Callable[[], Awaitable[Config]]
     renew: Callable[[Config], None]
     build: Callable[[Config, Gateway], Gateway]
     served: Callable[[Config], None] = lambda _: None
+    has_news: Callable[[], Awaitable[bool]] | None = None
 
 
 class Reloading:
@@ -106,6 +109,9 @@ class Reloading:
         self._tasks = [asyncio.create_task(self._serve(), name="reload")]
         if self._switch.config.server.watch_config and _files(self._switch.config):
             self._tasks.append(asyncio.create_task(self._watch(), name="watch configuration"))
+        if self._steps.has_news is not None:
+            news = self._wait_for_news(self._steps.has_news)
+            self._tasks.append(asyncio.create_task(news, name="wait for engines"))
 
     async def stop(self) -> None:
         """Reload no more; one that is under way is given up."""
@@ -148,6 +154,13 @@ class Reloading:
                 await self.reload()
             except Exception as error:  # a bug of ours: what is served goes on
                 self._log.crash(error)
+
+    async def _wait_for_news(self, has_news: Callable[[], Awaitable[bool]]) -> None:
+        """Ask for a reload when an engine answers that did not when it was asked what it serves."""
+        while True:
+            await asyncio.sleep(_NEWS_INTERVAL_S)
+            if await has_news():
+                self._is_asked.set()
 
     async def _watch(self) -> None:
         """Ask for a reload when files have changed, and have then stayed the same for a while."""

@@ -22,7 +22,14 @@ from typing import Any, Final, Literal
 
 from msgspec import Struct, field, structs
 
-from dragoman.banner import Serving, banner_lines, base_url, listening_line, own_command
+from dragoman.banner import (
+    Serving,
+    banner_lines,
+    base_url,
+    listening_line,
+    nothing_to_serve,
+    own_command,
+)
 from dragoman.build import (
     ENGINE,
     build_gateway,
@@ -32,6 +39,7 @@ from dragoman.build import (
 )
 from dragoman.config import Config, load_config, with_engine
 from dragoman.config_rules import rule_warnings
+from dragoman.discovery import Discovery
 from dragoman.engine import Engine, EngineError, EngineLink, EngineModel, EngineState, demo_model
 from dragoman.exit_codes import CANNOT_START, OK, USAGE, CommandFailed
 from dragoman.gateway import Gateway, Switch
@@ -42,7 +50,6 @@ from dragoman.local import (
     find_local_engines,
     with_found_engines,
 )
-from dragoman.presets import load_catalog
 from dragoman.reload import Reloading, ReloadSteps, Seen, look
 from dragoman.server.loop_watch import LoopWatch
 from dragoman.server.metrics_share import MetricsShare
@@ -115,6 +122,7 @@ class Running(Struct, frozen=True, kw_only=True):
     server: HttpServer
     admin: HttpServer | None
     serving: Serving
+    discovery: Discovery
     engine: Engine | EngineLink | None = None
 
 
@@ -221,9 +229,11 @@ async def open_gateway(
         CommandFailed: It cannot listen, or the engine does not start.
     """
     await _refuse_newer_store(config)
-    found = await find_local_engines(config)
+    discovery = Discovery(environ)
+    found = await find_local_engines(config, discovery=discovery)
     engine = Engine(model) if model else None
     config = complete_config(config, engine or link, found)
+    _warn(discovery, log)
     async with AsyncExitStack() as stack:
         if engine:
             stack.push_async_callback(engine.stop)
@@ -251,8 +261,18 @@ async def open_gateway(
             await start_engine(engine, log)
         serving = describe(config, server.port, model=model, found=found, environ=environ)
         yield Running(
-            gateway=switch, server=server, admin=admin, serving=serving, engine=engine or link
+            gateway=switch,
+            server=server,
+            admin=admin,
+            serving=serving,
+            discovery=discovery,
+            engine=engine or link,
         )
+
+
+def _warn(discovery: Discovery, log: EventLog) -> None:
+    if line := discovery.warning:
+        log.event("warning", text=line)
 
 
 async def _refuse_newer_store(config: Config) -> None:
@@ -354,18 +374,6 @@ def _with_embedded(config: Config, engine: Engine | EngineLink) -> Config:
     return structs.replace(config, models={**config.models, model.alias: entry})
 
 
-def nothing_to_serve(config: Config) -> str:
-    """Say what to do where there is no model."""
-    if config.upstreams:
-        return f"{config.source}: no model; add [models.NAME] with upstream = ..."
-    variables = [preset.key_variables[0] for preset in load_catalog().presets.values()]
-    return (
-        "nothing to serve: set a vendor's key "
-        f"({', '.join(variables[:3])}, ...), write ./dragoman.toml, or use `dragoman serve --demo` "
-        "(a toy model) or `dragoman serve --local` (a model on this machine)"
-    )
-
-
 def _new_upstreams(config: Config, found: Sequence[Found]) -> tuple[str, ...]:
     urls = {each.engine.base_url for each in found if isinstance(each, FoundEngine)}
     return tuple(name for name, each in config.upstreams.items() if each.base_url in urls)
@@ -450,12 +458,15 @@ async def serve_until_told(
 def _reload_steps(told: Told, running: Running, *, log: EventLog) -> ReloadSteps:
     """Return how another configuration is loaded and built, just as the first one was."""
     options, environ, engine = told.options, told.environ, running.engine
+    discovery = running.discovery
 
     async def load() -> Config:
         config = await asyncio.to_thread(
             load_config, options.config, environ=environ, overrides=options.overrides
         )
-        return complete_config(config, engine, await find_local_engines(config))
+        found = await find_local_engines(config, discovery=discovery)
+        _warn(discovery, log)
+        return complete_config(config, engine, found)
 
     def build(config: Config, former: Gateway) -> Gateway:
         return build_gateway(config, log=log, environ=environ, engine=engine, former=former)
@@ -465,7 +476,9 @@ def _reload_steps(told: Told, running: Running, *, log: EventLog) -> ReloadSteps
             if server is not None:
                 renew_certificate(server, config.server)
 
-    return ReloadSteps(load=load, renew=renew, build=build, served=told.served)
+    return ReloadSteps(
+        load=load, renew=renew, build=build, served=told.served, has_news=discovery.has_news
+    )
 
 
 def is_moved(options: StartOptions, config: Config) -> bool:
