@@ -620,6 +620,24 @@ def test_warnings() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("more", "is_told"),
+    [
+        ("", False),
+        ('[store]\nurl = "none"\n', True),
+        ('[store]\nurl = "none"\n[redis]\nurl = "redis://127.0.0.1"\n', False),
+    ],
+)
+def test_budgets_that_begin_anew_with_each_start(more: str, is_told: bool) -> None:
+    budgets = 'budgets = [{ period = "day", cost_usd = 1.0 }]'
+    text = f'[server]\nsigning_secret = "{"s" * 32}"\n[[keys]]\nname = "a"\nkey = "{"k" * 32}"\n'
+    upstream = '[upstreams.a]\nbase_url = "http://127.0.0.1:1/v1"\n[models.m]\nupstream = "a"\n'
+    examined = examine_config(write(f"{text}{budgets}\n{more}{upstream}"), environ={})
+    assert examined.problems == ()
+    told = [line.split(":")[0] for line in examined.warnings]
+    assert told == (["keys[0].budgets"] if is_told else [])
+
+
 def test_the_engine_joins_without_mixing_with_paid_upstreams() -> None:
     url = "http://127.0.0.1:1/v1"
     alone = with_engine(load(""), "demo", url, display_name="Demo", leads=False)

@@ -121,7 +121,7 @@ def _admin_problems(config: Config) -> Iterator[str]:
         return
     if not admin.host or re.search(r"[\s/]", admin.host):
         yield f'admin.host: "{admin.host}" is no host name or address'
-    if config.store.url is not None and config.store.url.reveal() == NO_STORE:
+    if _keeps_nothing(config):
         yield (
             f'admin.port: with store.url = "{NO_STORE}" there is nothing to administer; '
             "leave it out"
@@ -130,6 +130,10 @@ def _admin_problems(config: Config) -> Iterator[str]:
         yield "admin.port: the same as server.port; leave it out to serve the admin API there"
     if (admin.host, admin.port) == (config.metrics.host, config.metrics.port):
         yield "admin.port: the same as metrics.port"
+
+
+def _keeps_nothing(config: Config) -> bool:
+    return config.store.url is not None and config.store.url.reveal().strip() == NO_STORE
 
 
 def _metrics_problems(config: Config) -> Iterator[str]:
@@ -364,5 +368,10 @@ def _warnings(config: Config) -> Iterator[str]:
     for alias in config.implied:
         yield f"roles: {alias} has no [models] table; it is asked of the only upstream as it is"
     for index, key in enumerate(config.keys):
+        if key.budgets and _keeps_nothing(config) and config.redis is None:
+            yield (
+                f'keys[{index}].budgets: with store.url = "{NO_STORE}" nobody knows after a start '
+                "what was used before; they begin at 0"
+            )
         if len(key.key.reveal()) < _MIN_OPEN_KEY:
             yield f"keys[{index}].key: shorter than {_MIN_OPEN_KEY} characters"
