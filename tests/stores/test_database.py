@@ -233,3 +233,15 @@ def test_a_glance_fails_as_everything_else_does(tmp_path: Path) -> None:
             assert (await store.key_changes(0)).keys == ()
 
     asyncio.run(main())
+
+
+def test_a_glance_makes_no_file(tmp_path: Path) -> None:
+    async def main() -> None:
+        database = Database(StoreUrl(path=tmp_path / "lost.db"), StoreConfig())
+        with pytest.raises(StoreUnavailable) as raised:
+            await database.glance("SELECT 1")
+        assert "unable to open" in raised.value.log_detail
+        await database.close()
+
+    asyncio.run(main())
+    assert not [*tmp_path.iterdir()]

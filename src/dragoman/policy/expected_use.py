@@ -13,8 +13,8 @@ Expected = tuple[int, int, int]
 _MAX_MODELS: Final = 10_000
 _MIN_OBSERVATIONS: Final = 8
 _WEIGHT: Final = 1 / 16  # of a new observation: the last few dozen decide
-_ALL_OF: Final = 64  # the first observations; of later ones every eighth is enough
-_ONE_OF: Final = 8
+_ALL_OF: Final = 64  # the first observations; of later ones every sixteenth is enough
+_ONE_OF: Final = 16
 _BITS: Final = 20  # behind the point: to multiply whole numbers is quick
 _DEVIATIONS: Final = 2.0  # above the mean: few requests use more than was held for them
 _TOKENS_PER_BYTE: Final = 0.3  # of a body, until better is known
@@ -72,33 +72,33 @@ def _may_hold_files(body: bytes) -> bool:
 
 
 class _Average:
-    """
-    A moving mean, and how far observations are from it.
+    """A moving mean, and how far observations are from it."""
 
-    Attributes:
-        high: What most are below, in parts of ``1 << _BITS``.
-    """
-
-    __slots__ = ("_deviation", "_mean", "high")
+    __slots__ = ("_deviation", "_mean")
 
     def __init__(self) -> None:
         self._mean = self._deviation = 0.0
-        self.high = 0
 
     def take(self, value: float, weight: float) -> None:
         difference = value - self._mean
-        self._mean = mean = self._mean + weight * difference
+        self._mean += weight * difference
         self._deviation += weight * (abs(difference) - self._deviation)
-        self.high = math.ceil((mean + _DEVIATIONS * self._deviation) * (1 << _BITS))
+
+    def high(self) -> int:
+        """Return what most observations are below, in parts of ``1 << _BITS``."""
+        return math.ceil((self._mean + _DEVIATIONS * self._deviation) * (1 << _BITS))
 
 
 class _Learnt:
-    __slots__ = ("fresh", "n", "output", "prompt", "rest")
+    __slots__ = ("fresh", "fresh_part", "n", "output", "prompt", "prompt_part", "reply", "rest")
 
     def __init__(self) -> None:
         self.n = 0
         self.rest = 0  # how many requests teach nothing, from now on
-        self.fresh = _Average()  # for each byte of the body
+        # What to expect: for each byte of the body, in parts of ``1 << _BITS``, and of the reply.
+        self.fresh_part = self.prompt_part = math.ceil(_TOKENS_PER_BYTE * (1 << _BITS))
+        self.reply = _UNKNOWN_OUTPUT
+        self.fresh = _Average()
         self.prompt = _Average()
         self.output = _Average()
 
@@ -117,20 +117,20 @@ class ExpectedUse:
     def of(self, prompt: Prompt, max_tokens: int | None) -> Expected:
         """Return what a request will probably use, by its *max_tokens* at most."""
         known = self._learnt.get(prompt.alias) or self._begin(prompt.alias)
-        size = prompt.n_bytes or measure(prompt)
-        files = prompt.file_tokens
+        size = len(prompt.body)
         if known.rest:
             known.rest -= 1
         else:
             prompt.teaches = True
             known.rest = 0 if known.n < _ALL_OF else _ONE_OF - 1
-        if known.n < _MIN_OBSERVATIONS:
-            fresh = total = round(size * _TOKENS_PER_BYTE) + files
-            output = _UNKNOWN_OUTPUT
-        else:
-            fresh = (size * known.fresh.high >> _BITS) + files
-            total = (size * known.prompt.high >> _BITS) + files
-            output = known.output.high >> _BITS
+            size = 0  # it is kept when it is measured
+        if not 0 < size < _MIN_FILE_BYTES:  # no files are in it then
+            size = prompt.n_bytes or measure(prompt)
+        fresh, total = size * known.fresh_part >> _BITS, size * known.prompt_part >> _BITS
+        if files := prompt.file_tokens:
+            fresh += files
+            total += files
+        output = known.reply
         if max_tokens is not None and max_tokens < output:
             output = max_tokens
         return fresh, total, output
@@ -146,6 +146,9 @@ class ExpectedUse:
         known.fresh.take(max(0, fresh - files) / size, weight)
         known.prompt.take(max(0, usage.prompt_tokens - files) / size, weight)
         known.output.take(usage.output_tokens, weight)
+        if n >= _MIN_OBSERVATIONS:
+            known.fresh_part, known.prompt_part = known.fresh.high(), known.prompt.high()
+            known.reply = known.output.high() >> _BITS
 
     def _begin(self, alias: str) -> _Learnt:
         if len(self._learnt) >= _MAX_MODELS:

@@ -86,7 +86,7 @@ class Admitted(Struct, frozen=True):
     headers: HeaderFields = ()
 
 
-class Taken(Struct, frozen=True):
+class Taken(Struct, frozen=True, gc=False):
     """What a request has taken out of a till at *at_s*; *lines* are headers of its answer."""
 
     rules: RuleSet

@@ -137,7 +137,7 @@ class Tally:
         self._tokens = tokens = self._tokens - tokens
         self._cost = cost = self._cost - cost
         self._places = places = self._places - 1
-        if requests < 0 or fresh < 0 or output < 0 or tokens < 0 or cost < 0 or places < 0:
+        if min(requests, fresh, output, tokens, cost, places) < 0:
             self.put_back(use)
             return False
         return True
