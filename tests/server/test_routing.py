@@ -323,6 +323,12 @@ def chain(**of_m: Any) -> dict[str, Any]:
 
 
 FALLBACKS: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
+    "its vendor has it no more": (
+        {"fallbacks": ("n",)},
+        {"lab": [refusing(404)], "other": [saying("n")]},
+        "other",
+        "no upstream answered for m",
+    ),
     "no upstream answers": (
         {"fallbacks": ("n", "o")},
         {"lab": [failing(LATE)], "other": [saying("n")]},

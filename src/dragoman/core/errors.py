@@ -22,6 +22,7 @@ GatewayError                    500 api_error: a bug of ours
 ├── StoreUnavailable            503 api_error: our database is away; the client: try again
 └── UpstreamError               the gateway: try again or elsewhere, then tell the client
     ├── UpstreamRejected        the upstream's own 4xx, mapped; never retried
+    │   └── UpstreamLacksModel  404 not_found_error: no such model or path there; others may have it
     ├── UpstreamRateLimited     429 rate_limit_error
     ├── UpstreamUnauthorized    502 api_error: our credential or balance there, not the client's
     ├── UpstreamUnavailable     502 api_error: no connection, reset, 5xx
@@ -310,6 +311,15 @@ class UpstreamRejected(UpstreamError):
         super().__init__(message, log_detail=log_detail)
         self.status = status
         self.kind = kind
+
+
+class UpstreamLacksModel(UpstreamRejected):
+    """The upstream has no such model, or no such path: its owner has changed it, not the client."""
+
+    retryable = True
+
+    def __init__(self, message: str, *, log_detail: str = "") -> None:
+        super().__init__(message, status=404, kind="not_found_error", log_detail=log_detail)
 
 
 class UpstreamRateLimited(UpstreamError):

@@ -16,6 +16,7 @@ from dragoman.core.errors import (
     PromptTooLong,
     RequestTooLarge,
     UpstreamError,
+    UpstreamLacksModel,
     UpstreamOverloaded,
     UpstreamProtocolError,
     UpstreamRateLimited,
@@ -336,7 +337,7 @@ def _by_status(
     said = _said(complaint, context, f"HTTP {status}")
     if status == 404:
         message = f"The model's server does not know this model or path: {said}"
-        return UpstreamRejected(message, status=404, kind="not_found_error", log_detail=log)
+        return UpstreamLacksModel(message, log_detail=log)
     if status == 413 or _TOO_LARGE.search(complaint.text):
         return RequestTooLarge(f"The model's server refused the size of the request: {said}")
     if status == 408:
