@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -18,6 +19,7 @@ from dragoman.server import meter as meter_module
 from dragoman.server.meter import Meter
 from dragoman.server.telemetry import EventLog, RequestRecord
 from dragoman.server.usage_log import UsageLog
+from dragoman.stores import usage_spool
 from dragoman.stores.usage_lines import decode_lines
 from dragoman.stores.usage_spool import UsageSpool
 from support.app_case import run
@@ -286,6 +288,33 @@ def test_without_disk_and_store_a_bounded_number_is_held(tmp_path: Path, monkeyp
         lost = [event["records"] for event in case.events if event["event"] == "usage_lost"]
         assert sum(lost) == 15
 
+    run(main())
+
+
+def test_a_disk_that_is_full_for_store_and_spool_is_told_of_once(
+    tmp_path: Path, monkeypatch
+) -> None:
+    def no_space(_descriptor: int, _data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    async def main() -> None:
+        case = MeterCase(tmp_path)
+        monkeypatch.setattr(usage_spool.os, "write", no_space)
+        case.store.error = GatewayError("database or disk is full")
+        case.meter.start()
+        case.note(1)
+        await case.until(lambda: case.meter.counts().is_store_away)
+        for number in range(2, 12):
+            case.note(number)
+            await asyncio.sleep(0.02)  # some turns of both, however slow the machine
+        told = [(event["event"], event["state"]) for event in case.events]
+        assert sorted(told) == [("usage_spool", "failing"), ("usage_store", "away")]
+        monkeypatch.setattr(usage_spool.os, "write", write)
+        case.store.error = None
+        await case.stored(11)
+        await case.meter.close()
+
+    write = os.write
     run(main())
 
 

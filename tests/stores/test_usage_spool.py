@@ -220,6 +220,23 @@ def test_a_disk_that_breaks_off_leaves_no_half_batch(tmp_path: Path, monkeypatch
     assert spool.waiting_bytes == 0
 
 
+def test_a_full_disk_leaves_no_segment_without_records(tmp_path: Path, monkeypatch) -> None:
+    spool = new_spool(tmp_path)
+    monkeypatch.setattr(usage_spool.os, "write", _no_space)
+    for number in range(3):
+        with pytest.raises(OSError, match="No space left"):
+            spool.append(records(number))
+        assert spool.oldest() is None
+    assert list(tmp_path.rglob("*.usage")) == []
+    monkeypatch.undo()
+    spool.append(records(4))
+    assert drain(spool) == ids(4)
+
+
+def _no_space(_descriptor: int, _data: bytes) -> int:
+    raise OSError(28, "No space left on device")
+
+
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     spool = new_spool(tmp_path / "file" / "spool")

@@ -188,6 +188,10 @@ class UsageSpool:
         if live is None or self._claim is None:
             return
         live.close()
+        if not live.n_bytes:  # a full disk takes a file, but nothing in it
+            with suppress(OSError):
+                live.path.unlink()
+            return
         self._last_sealed = live.path, live.records
         self._sealed.append(Segment(path=live.path, n_bytes=live.n_bytes, claim=self._claim))
 
