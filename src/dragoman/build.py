@@ -319,6 +319,7 @@ def _lasting(config: Config, sharing: Sharing, *, log: EventLog) -> Lasting:
         spans=_spans(config, log),
         metrics_page=MetricsPage(metrics.samples, token=token.reveal() if token else None),
         store=store,
+        has_budgets=any(key.budgets for key in config.keys),
         keys=keys,
         meter=meter,
         retention=_retention(store, config, log),

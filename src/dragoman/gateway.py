@@ -58,6 +58,7 @@ class Lasting(Struct, frozen=True, kw_only=True):
     metrics_page: MetricsPage
     spans: OtelExport | None  # None: nobody wants any
     store: LazyStore | None  # None: nothing is kept; nor are there stored keys and a meter
+    has_budgets: bool  # of keys in the configuration: their first requests ask the store
     keys: KeyCache | None
     meter: Meter | None
     retention: Retention | None
@@ -68,6 +69,8 @@ class Lasting(Struct, frozen=True, kw_only=True):
 
     def start(self) -> None:
         """Begin what goes on behind the requests."""
+        if self.store is not None and self.has_budgets:
+            self.store.open_soon()
         if self.keys is not None:
             self.keys.start()
         if self.meter is not None:

@@ -14,6 +14,7 @@ from support.chat_script import hang, say
 from support.chat_upstream import ChatUpstream
 from support.command import run_command
 from support.gateway import GatewayProcess
+from support.loops import until
 from support.raw_http import Client, Reply
 from support.redis import RedisServer
 from support.sockets import post
@@ -96,6 +97,14 @@ def test_a_budget_survives_a_restart(tmp_path: Path) -> None:
             refused = asyncio.run(ask(gateway))
             assert check_error(refused.body)["type"] == "billing_error"
         assert len(upstream.requests) == 1
+
+
+def test_the_store_is_opened_before_a_budget_needs_it(tmp_path: Path) -> None:
+    limits = 'budgets = [{ period = "day", tokens = 9 }]'
+    with ChatUpstream() as upstream, gateways(tmp_path, upstream, 1, limits=limits):
+        stored = tmp_path / "0" / "home" / ".local" / "share" / "dragoman" / "dragoman.db"
+        asyncio.run(until(stored.exists))
+    assert not upstream.requests
 
 
 def test_keys_and_workspaces_of_the_store_have_their_limits(tmp_path: Path) -> None:

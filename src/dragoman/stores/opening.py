@@ -43,12 +43,14 @@ class LazyStore:
         if self._store is None:
             if self._is_closed:
                 raise StoreUnavailable("it has been closed")
-            if self._opening is None or self._opening.done():
-                self._opening = asyncio.create_task(self._open(), name="open the store")
-                self._opening.add_done_callback(_look_at)
-            await _wait_for(self._opening)
+            await _wait_for(self._opening_now())
         assert self._store is not None
         return self._store
+
+    def open_soon(self) -> None:
+        """Begin to open it: somebody will need it. If that fails, whoever does learns why."""
+        if self._store is None and not self._is_closed:
+            self._opening_now()
 
     async def close(self) -> None:
         """Close it, if it is open; it is not opened again."""
@@ -59,6 +61,12 @@ class LazyStore:
         if self._store is not None:
             await self._store.close()
             self._store = None
+
+    def _opening_now(self) -> "asyncio.Task[None]":
+        if self._opening is None or self._opening.done():
+            self._opening = asyncio.create_task(self._open(), name="open the store")
+            self._opening.add_done_callback(_look_at)
+        return self._opening
 
     async def _open(self) -> None:
         # In a thread: a third of a second in which the loop would stand still.
