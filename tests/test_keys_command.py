@@ -200,6 +200,16 @@ def test_all_keys_of_a_workspace_are_counted(shell: Shell, monkeypatch: pytest.M
     assert "good keys    4" in shell.ok("workspaces", "show", "research")
 
 
+def test_the_default_workspace_can_be_named(shell: Shell) -> None:
+    for name in ("default", "wrkspc_default"):
+        made = shell.json("keys", "create", "ci", "--workspace", name)
+        assert made["workspace_id"] is None
+        assert made["id"] in shell.ok("keys", "list", "--workspace", name)
+        for command in (("show",), ("archive",), ("change", "--concurrent", "1")):
+            line = shell.fails("workspaces", command[0], name, *command[1:])
+            assert "the default workspace has no settings" in line
+
+
 def test_what_can_become_of_a_key(shell: Shell) -> None:
     shell.ok("keys", "create", "ci")
     for action, status in [

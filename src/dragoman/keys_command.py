@@ -11,7 +11,12 @@ from dragoman.exit_codes import OK, USAGE, CommandFailed
 from dragoman.limit_settings import BudgetConfig, Limits
 from dragoman.limit_texts import merged_budgets, merged_limits, shown_budgets, shown_limits
 from dragoman.policy.access import KeyStatus, VirtualKey
-from dragoman.policy.registry import DEFAULT_WORKSPACE, KeyChange, KeyRequest
+from dragoman.policy.registry import (
+    DEFAULT_WORKSPACE,
+    KeyChange,
+    KeyRequest,
+    is_default_workspace,
+)
 from dragoman.policy.store import KeyFilter, Page
 from dragoman.store_command import (
     NONE,
@@ -73,7 +78,7 @@ def create_key(
 
     async def case(desk: Desk) -> tuple[VirtualKey, str]:
         workspace = None
-        if flags.workspace is not None:
+        if flags.workspace is not None and not is_default_workspace(flags.workspace):
             workspace = await find_workspace(desk.store, flags.workspace)
         asked = KeyRequest(
             name=name,
@@ -104,7 +109,7 @@ def list_keys(
     async def case(desk: Desk) -> tuple[list[VirtualKey], bool, Mapping[str | None, str]]:
         ids: tuple[str | None, ...] = ()
         if workspace is not None:
-            is_default = workspace == DEFAULT_WORKSPACE
+            is_default = is_default_workspace(workspace)
             ids = (None,) if is_default else ((await find_workspace(desk.store, workspace)).id,)
         statuses = () if status is None else (status,)
         which = KeyFilter(workspace_ids=ids, statuses=statuses, now=desk.by.now)

@@ -14,6 +14,7 @@ from dragoman.config import Config
 from dragoman.exit_codes import OK, USAGE, CommandFailed
 from dragoman.moments import parse_moment
 from dragoman.policy.records import Dimension, UsageQuery, UsageRow
+from dragoman.policy.registry import DEFAULT_WORKSPACE, is_default_workspace
 from dragoman.policy.store import KeyFilter, Page, Store
 from dragoman.store_command import explained, find_store, print_json
 from dragoman.store_urls import StoreUrl
@@ -22,7 +23,6 @@ from dragoman.stores.usage_spool import spool_folder, waiting_bytes
 from dragoman.terminal import print_line, print_table, printable
 
 _DIMENSIONS: Final[tuple[Dimension, ...]] = get_args(Dimension)
-_DEFAULT_WORKSPACE: Final = "default"  # as people call the one without an id
 _COUNTS: Final = (
     "requests",
     "errors",
@@ -168,7 +168,7 @@ async def _key_ids(store: Store, text: str) -> list[str]:
 
 
 async def _workspace_id(store: Store, text: str) -> str | None:
-    if text == _DEFAULT_WORKSPACE:
+    if is_default_workspace(text):
         return None
     if (found := await store.get_workspace(text)) is not None:
         return found.id
@@ -220,7 +220,7 @@ def _labels(report: _Report, row: UsageRow) -> list[str]:
 def _label(name: Dimension, value: str, names: Mapping[str, str]) -> str:
     if value in names:
         return f"{names[value]} ({value})"
-    return value or (_DEFAULT_WORKSPACE if name == "workspace" else "-")
+    return value or (DEFAULT_WORKSPACE if name == "workspace" else "-")
 
 
 def _figures(row: UsageRow) -> tuple[str, ...]:

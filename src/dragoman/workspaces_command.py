@@ -10,7 +10,7 @@ from dragoman.exit_codes import OK, USAGE, CommandFailed
 from dragoman.limit_settings import BudgetConfig, Limits
 from dragoman.limit_texts import merged_budgets, merged_limits, shown_budgets, shown_limits
 from dragoman.policy.access import Workspace
-from dragoman.policy.registry import WorkspaceChange, WorkspaceRequest
+from dragoman.policy.registry import WorkspaceChange, WorkspaceRequest, is_default_workspace
 from dragoman.policy.store import KeyFilter, Page, Store
 from dragoman.store_command import (
     NONE,
@@ -143,8 +143,11 @@ async def find_workspace(store: Store, which: str) -> Workspace:
     Return the workspace with an id, or the one with a name; one in use stands above archived ones.
 
     Raises:
-        CommandFailed: There is none, or several archived ones have the name.
+        CommandFailed: There is none, or several archived ones have the name, or it is the default.
     """
+    if is_default_workspace(which):
+        line = "the default workspace has no settings; it is where keys without a workspace are"
+        raise CommandFailed(line, code=USAGE)
     if which.startswith(_ID) and (found := await store.get_workspace(which)) is not None:
         return found
     named = await store.list_workspaces(whole_page(), names=[which])

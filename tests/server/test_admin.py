@@ -404,6 +404,27 @@ def test_workspaces(run) -> None:
 # -- usage
 
 
+@pytest.mark.parametrize("name", ["default", "wrkspc_default"])
+def test_the_default_workspace_can_be_named(run, name: str) -> None:
+    async def case(admin: Admin) -> None:
+        status, made = await admin.ask(
+            "POST", "/admin/v1/keys", {"name": "ci", "workspace_id": name}
+        )
+        assert (status, made["workspace_id"]) == (200, None)
+        _, listed = await admin.ask("GET", f"/admin/v1/keys?workspace_id={name}")
+        assert made["id"] in [key["id"] for key in listed["data"]]
+        assert (await admin.ask("GET", f"/admin/v1/usage?workspace_id={name}"))[0] == 200
+        line = (
+            "workspace: the default one has no settings; it is where keys without a workspace are"
+        )
+        for path in ("", "/archive"):
+            for base in ("/admin/v1", "/v1/organizations"):
+                status, answer = await admin.ask("POST", f"{base}/workspaces/{name}{path}", {})
+                assert (status, message(answer)) == (400, line)
+
+    run(case)
+
+
 def test_sums_of_usage(run) -> None:
     async def case(admin: Admin) -> None:
         records = [

@@ -26,6 +26,7 @@ Pattern = Annotated[str, Meta(min_length=1, max_length=200)]
 Patterns = Annotated[tuple[Pattern, ...], Meta(max_length=100)]
 Budgets = Annotated[tuple[BudgetConfig, ...], Meta(max_length=10)]
 DEFAULT_WORKSPACE: Final = "default"  # of keys that have none
+DEFAULT_WORKSPACE_ID: Final = "wrkspc_default"  # the same in Anthropic's form; not in the store
 END_YEAR: Final = 9000  # whatever is added to a time before it, a calendar can still name
 # Names or IPv6 addresses, or patterns of them. With scheme, port or path one would fit no host.
 _HOST_PATTERN: Final = re.compile(
@@ -119,6 +120,8 @@ class Registry:
             InvalidRequest: A field is wrong; nothing was made.
             UnknownId: There is no such workspace.
         """
+        if is_default_workspace(asked.workspace_id):
+            asked = structs.replace(asked, workspace_id=None)
         _check_name(asked.name)
         _check_owner(asked.owner)
         self._check_patterns(asked.allowed_models)
@@ -276,6 +279,7 @@ class Registry:
             InvalidRequest: A field is wrong, or it is archived; nothing was changed.
             UnknownId: There is no such workspace.
         """
+        _check_is_kept(workspace_id)
         if isinstance(asked.name, str):
             _check_workspace_name(asked.name)
         if isinstance(asked.allowed_models, tuple):
@@ -297,8 +301,10 @@ class Registry:
         Revoke all keys of a workspace, and let it have no new ones.
 
         Raises:
+            InvalidRequest: It is the default one.
             UnknownId: There is no such workspace.
         """
+        _check_is_kept(workspace_id)
         entry = _entry(by, "workspace.archive", workspace_id)
         return await (await self._get_store()).change_workspace(
             workspace_id,
@@ -410,6 +416,17 @@ def _check_workspace_name(name: str) -> None:
     _check_name(name)
     if name.casefold() == DEFAULT_WORKSPACE:
         raise InvalidRequest("name", f"{DEFAULT_WORKSPACE!r} is where keys without a workspace are")
+
+
+def is_default_workspace(named: str | None) -> bool:
+    """Tell whether a workspace that somebody names is the one of keys that have none."""
+    return named in (DEFAULT_WORKSPACE, DEFAULT_WORKSPACE_ID)
+
+
+def _check_is_kept(workspace_id: str) -> None:
+    if is_default_workspace(workspace_id):
+        reason = "the default one has no settings; it is where keys without a workspace are"
+        raise InvalidRequest("workspace", reason)
 
 
 def _check_hosts(patterns: Collection[str]) -> None:

@@ -15,10 +15,16 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from dragoman.core.errors import InvalidRequest, UnknownId
 from dragoman.limit_settings import Limits
 from dragoman.policy.access import KeyStatus, VirtualKey, Workspace
-from dragoman.policy.registry import KeyChange, Name, Registry, WorkspaceChange, WorkspaceRequest
+from dragoman.policy.registry import (
+    DEFAULT_WORKSPACE_ID,
+    KeyChange,
+    Name,
+    Registry,
+    WorkspaceChange,
+    WorkspaceRequest,
+)
 from dragoman.policy.store import GetStore, KeyFilter, Page
 from dragoman.server.admin.operations import MAX_PAGE, PAGING, Ask, Operation, Parameter
-from dragoman.server.admin.reports import DEFAULT_WORKSPACE
 from dragoman.server.admin.shapes import by, cut, found, page_of
 
 _BASE: Final = "/v1/organizations"
@@ -244,7 +250,7 @@ class OrganizationApi:
             statuses = (_OUR_STATUS[_their_status(ask)],)
         workspaces: tuple[str | None, ...] = ()
         if named := ask.one("workspace_id"):
-            workspaces = (None if named == DEFAULT_WORKSPACE else named,)
+            workspaces = (None if named == DEFAULT_WORKSPACE_ID else named,)
         which = KeyFilter(workspace_ids=workspaces, statuses=statuses, now=ask.now)
         store = await self._get_store()
         keys, has_more = cut(await store.list_keys(page_of(ask), which), ask)
@@ -326,7 +332,7 @@ class OrganizationApi:
 
     async def _workspace(self, ask: Ask) -> Workspace:
         workspace_id = ask.ids["workspace_id"]
-        if workspace_id == DEFAULT_WORKSPACE:
+        if workspace_id == DEFAULT_WORKSPACE_ID:
             return _default_workspace()
         store = await self._get_store()
         return found(await store.get_workspace(workspace_id), "workspace", ask)
@@ -355,7 +361,7 @@ class OrganizationApi:
         """Return what one workspace may do with all models together."""
         workspace = await self._workspace(ask)
         # Keys without a workspace have no limits together: nothing is counted for the default one.
-        is_counted = workspace.id != DEFAULT_WORKSPACE
+        is_counted = workspace.id != DEFAULT_WORKSPACE_ID
         all_limits = self._workspace_limits() if is_counted else Limits()
         inherited = all_limits if _is_true(ask, "include_inherited") else Limits()
         values = []
@@ -390,7 +396,7 @@ def _limits_page(entries: list[dict[str, Any]], ask: Ask) -> dict[str, Any]:
 
 
 def _show_key(key: VirtualKey, now: dt.datetime) -> dict[str, Any]:
-    workspace_id = key.workspace_id or DEFAULT_WORKSPACE
+    workspace_id = key.workspace_id or DEFAULT_WORKSPACE_ID
     maker = key.created_by.partition(" ")[0]  # behind an admin key's id stands its name
     return {
         "id": key.id,
@@ -428,7 +434,7 @@ def _show_workspace(workspace: Workspace) -> dict[str, Any]:
 
 
 def _default_workspace() -> Workspace:
-    return Workspace(id=DEFAULT_WORKSPACE, name="Default", created_at=_EPOCH)
+    return Workspace(id=DEFAULT_WORKSPACE_ID, name="Default", created_at=_EPOCH)
 
 
 def _group(name: str, display_name: str) -> dict[str, Any]:

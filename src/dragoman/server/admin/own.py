@@ -18,6 +18,7 @@ from dragoman.policy.registry import (
     Registry,
     WorkspaceChange,
     WorkspaceRequest,
+    is_default_workspace,
 )
 from dragoman.policy.store import GetStore, KeyFilter, Store
 from dragoman.server.admin.operations import PAGING, Ask, Operation, Parameter
@@ -40,7 +41,6 @@ from dragoman.server.admin.shapes import (
 
 _BASE: Final = "/admin/v1"
 _STATUSES: Final = ("active", "disabled", "expired", "revoked")
-_DEFAULT: Final = "default"  # the workspace of keys that have none
 _OF_STORE: Final = "apikey_"  # other ids are those of the configuration, of today's or earlier
 _MAX_ROWS: Final = 10_000
 _DIMENSIONS: Final[tuple[Dimension, ...]] = get_args(Dimension)
@@ -401,7 +401,8 @@ async def _check_ids(
 
 
 def _workspaces(ask: Ask) -> tuple[str | None, ...]:
-    return tuple(None if each == _DEFAULT else each for each in ask.query.get("workspace_id", ()))
+    named = ask.query.get("workspace_id", ())
+    return tuple(None if is_default_workspace(each) else each for each in named)
 
 
 def _among(ask: Ask, name: str, known: Sequence[str]) -> tuple[str, ...]:

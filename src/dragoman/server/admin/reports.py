@@ -15,11 +15,11 @@ from msgspec import Struct, structs
 
 from dragoman.core.errors import InvalidRequest
 from dragoman.policy.records import Dimension, UsageQuery, UsageRow
+from dragoman.policy.registry import DEFAULT_WORKSPACE_ID
 from dragoman.policy.store import GetStore
 from dragoman.server.admin.operations import Ask, Operation, Parameter
 
 _MAX_ROWS: Final = 20_000  # of one page of a report
-DEFAULT_WORKSPACE: Final = "wrkspc_default"  # what keys of no workspace belong to, outside
 
 
 class _Span(Struct, frozen=True):
@@ -330,7 +330,7 @@ def _outer_id(workspace_id: str) -> str | None:
 
 
 def _inner_id(workspace_id: str) -> str | None:
-    return None if workspace_id in ("", DEFAULT_WORKSPACE) else workspace_id
+    return None if workspace_id in ("", DEFAULT_WORKSPACE_ID) else workspace_id
 
 
 def _floor(at: dt.datetime, length: dt.timedelta) -> dt.datetime:
