@@ -135,6 +135,26 @@ def test_a_claim_of_nothing_takes_nothing_and_says_what_is_used(check: Check) ->
     check(case)
 
 
+def test_a_clock_that_is_set_back_holds_nobody_up_for_longer_than_a_window(check: Check) -> None:
+    async def case(bench: Bench) -> None:
+        before = await bench.take(window(3, 2))
+        bench.now_s += 5
+        await bench.take(window(3, 1))
+        bench.now_s -= 3600
+        verdict = await bench.refuse(window(3))
+        assert (verdict.used, verdict.retry_after_s) == ((3,), 61), "nothing is given back"
+        await bench.settle(before, 1)  # nobody knows any more when it was
+        assert (await bench.refuse(window(3))).used == (3,)
+        bench.now_s += 61
+        await bench.take(window(3, 3))
+        bench.now_s -= 30
+        await bench.refuse(window(3))
+        bench.now_s += 91
+        await bench.take(window(3, 3))
+
+    check(case)
+
+
 def test_a_window_gives_out_its_limit_and_says_when_there_is_more(check: Check) -> None:
     async def case(bench: Bench) -> None:
         for number in range(1, 4):

@@ -289,6 +289,20 @@ def test_a_clock_that_is_set_back_gives_nothing_back() -> None:
     assert not till.take(use_of(0, 1, 0), NOW_S - 29)
 
 
+def test_a_clock_that_is_set_back_by_hours_holds_nobody_up() -> None:
+    limiter = MemoryLimiter()
+    rules, till = open_till(limiter, Limits(output_tokens_per_minute=10))
+    assert till.take(use_of(0, 6, 0), NOW_S)
+    then_s = NOW_S - 7200
+    claims = rules.claims(use_of(0, 5, 0), then_s)
+    assert not limiter.reserve_now("req_1", claims, now_s=then_s).is_granted
+    assert not till.take(use_of(0, 5, 0), then_s)
+    till.settle(use_of(0, 6, 0), use_of(0, 7, 0), NOW_S, then_s)
+    assert not till.take(use_of(0, 4, 0), then_s)
+    assert till.take(use_of(0, 3, 0), then_s)
+    assert till.take(use_of(0, 10, 0), then_s + 61)
+
+
 def test_more_than_ample_in_a_second_goes_the_usual_way() -> None:
     rules = rule_set(
         ("key", "k", Limits(concurrent=9)), budgets=[Budget(period="day", tokens=2**50)]

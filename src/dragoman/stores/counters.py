@@ -28,8 +28,17 @@ class Window:
         self.tally: Pourable | None = None
 
     def roll(self, second: int) -> None:
-        """Forget what is older than the window: a second counts until all of it is."""
-        if second <= self.second:  # or the clock was set back, and then its last second goes on
+        """
+        Forget what is older than the window: a second counts until all of it is.
+
+        Where the clock was set back, the last second goes on until it has come again. Where that
+        would take longer than a window, all that counts was just now, or nobody could use anything
+        for hours.
+        """
+        if second <= self.second:
+            if second < self.second - WINDOW_S:
+                self._older.clear()
+                self.second, self.amount = second, self.used
             return
         older = self._older
         if self.amount:
@@ -40,7 +49,7 @@ class Window:
 
     def wait_s(self, claim: Claim, now_s: float, second: int) -> float:
         """Return in how many seconds the claim will fit; below 0: it fits."""
-        if second > self.second:
+        if second != self.second:
             self.roll(second)
         limit, amount = claim.limit, claim.amount
         if self.used + amount <= limit and limit:  # nearly always
@@ -72,7 +81,7 @@ class Window:
             made: The second in which it was reserved.
             second: This one.
         """
-        if second > self.second:
+        if second != self.second:
             self.roll(second)
         if difference > 0:
             self.amount += difference

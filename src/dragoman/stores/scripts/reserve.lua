@@ -19,6 +19,14 @@ local function roll(key)
     if last then redis.call('DEL', key) end
     return 0, second
   end
+  if second < last - WINDOW then -- the clock was set back: all that counts was just now
+    redis.call('DEL', key)
+    if total > 0 then
+      redis.call('HSET', key, second % SLOTS, total, 's', second, 't', total)
+      redis.call('EXPIRE', key, 2 * SLOTS)
+    end
+    return total, second
+  end
   if second <= last then return total, last end
   for passed = last + 1, second do
     local slot = redis.call('HGET', key, passed % SLOTS)
