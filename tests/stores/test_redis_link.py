@@ -162,3 +162,23 @@ def test_one_that_takes_nothing_is_away_until_it_does(trouble: str) -> None:
 
     with RedisServer() as server:
         asyncio.run(main(server))
+
+
+def test_a_cluster_is_no_use() -> None:
+    async def main(server: RedisServer) -> None:
+        link = link_to(server.url)
+        await link.client.execute_command("CLUSTER", "ADDSLOTS", *range(16_384))
+        async with asyncio.timeout(_PATIENCE_S):
+            while b"_state:ok" not in await link.client.execute_command("CLUSTER", "INFO"):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        told: list[str] = []
+        link.on_change(lambda _, reason: told.append(reason))
+        await link.open()
+        await asyncio.sleep(0.2)
+        (reason,) = told
+        assert reason == "ClusterCrossSlotError: Keys in request don't hash to the same slot"
+        assert not link.is_there
+        await link.close()
+
+    with RedisServer("--cluster-enabled", "yes") as server:
+        asyncio.run(main(server))

@@ -19,12 +19,16 @@ class RedisServer:
     """
     A running server; a context manager. It keeps its port, and nothing else, when started again.
 
+    Args:
+        options: Further ones of its command line.
+
     Raises:
         pytest.skip.Exception: There is none on this machine; with DRAGOMAN_REQUIRE_CLIENTS=1 the
             test fails instead.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *options: str) -> None:
+        self._options = options
         self._process: subprocess.Popen[bytes] | None = None
         self._folder = Path()
         self._program = Path()
@@ -85,6 +89,7 @@ class RedisServer:
     def _launch(self) -> subprocess.Popen[bytes]:
         command: list[str | Path] = [self._program, "--port", str(self.port), "--bind", "127.0.0.1"]
         command += ["--save", "", "--appendonly", "no", "--requirepass", PASSWORD]
+        command += self._options
         with (self._folder / "log").open("ab") as log:
             return subprocess.Popen(
                 command,

@@ -162,7 +162,7 @@ class RedisLink:
         client = self.client  # before the clock runs: the library takes its time to load
         try:
             async with asyncio.timeout(self._config.connect_timeout_s):
-                await _try_out(client, self.key("probe"))
+                await _try_out(client, self.key("probe"), self.key("board"))
         except TimeoutError:
             return f"no answer within {self._config.connect_timeout_s} s"
         except _redis_errors() as error:
@@ -176,11 +176,17 @@ class RedisLink:
             told(is_there, reason)
 
 
-async def _try_out(client: "Redis", key: str) -> None:
-    """Write: one that answers and takes nothing is no use, as a replica, or one that is full."""
-    # Over before it begins; typed as the synchronous client's, too.
-    written: Any = client.set(key, b"", pxat=_LONG_AGO_MS)
-    await written
+async def _try_out(client: "Redis", key: str, other: str) -> None:
+    """
+    Write, and look at two keys at once.
+
+    One that answers and takes nothing is no use, as a replica or one that is full; nor is a
+    cluster, on one machine of which scripts do not find all their counters.
+    """
+    written: Any = client.set(key, b"", pxat=_LONG_AGO_MS)  # over before it begins
+    await written  # typed as the synchronous client's, too
+    seen: Any = client.exists(key, other)
+    await seen
 
 
 def _new_client(config: RedisConfig) -> "Redis":
