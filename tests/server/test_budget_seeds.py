@@ -19,16 +19,17 @@ NOON_S = 1_795_521_600.0  # 2026-11-24 12:00 UTC
 class Records:
     """A store in which each owner has used as many tokens as the number in its id, in cents too."""
 
-    def __init__(self, error: Exception | None = None) -> None:
+    def __init__(self, error: Exception | None = None, *, takes_s: float = 0.01) -> None:
         self.queries: list[UsageQuery] = []
         self._error = error
+        self._takes_s = takes_s
 
     async def get(self) -> Any:
         return self
 
     async def usage(self, query: UsageQuery) -> list[UsageRow]:
         self.queries.append(query)
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(self._takes_s)
         if self._error is not None:
             raise self._error
         (dimension,) = query.group_by
@@ -55,18 +56,26 @@ async def ask_all(seeds: BudgetSeeds, asked: Sequence[Sequence[Rule]]) -> list[A
     return await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def test_many_are_asked_for_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(budget_seeds, "_TOGETHER", 40)
+@pytest.mark.parametrize(
+    ("quick_s", "slow_s", "sizes"),
+    [
+        (60, 60, [16, 32, 64, 128, 128, 32]),  # whatever it takes is quick
+        (0, 60, [16] * 25),
+        (0, 0, [16, 8, 4, 2, *[1] * 370]),  # whatever it takes is slow
+    ],
+)
+def test_many_are_asked_for_together(
+    monkeypatch: pytest.MonkeyPatch, quick_s: float, slow_s: float, sizes: list[int]
+) -> None:
+    monkeypatch.setattr(budget_seeds, "_QUICK_S", quick_s)
+    monkeypatch.setattr(budget_seeds, "_SLOW_S", slow_s)
 
     async def main() -> None:
-        records = Records()
+        records = Records(takes_s=0)
         seeds = BudgetSeeds(records.get)
-        found = await ask_all(seeds, [[rule(f"apikey_{n}")] for n in range(100)])
-        assert found == [[n] for n in range(100)]
-        assert sum(len(query.key_ids) for query in records.queries) == 100
-        assert [len(query.key_ids) for query in records.queries][1:] != [1] * 99
-        assert max(len(query.key_ids) for query in records.queries) == 40
-        assert len(records.queries) <= 4
+        found = await ask_all(seeds, [[rule(f"apikey_{n}")] for n in range(400)])
+        assert found == [[n] for n in range(400)]
+        assert [len(query.key_ids) for query in records.queries] == sizes
         await seeds.close()
 
     run(main())

@@ -11,8 +11,12 @@ from dragoman.policy.records import Dimension, UsageQuery, UsageRow
 from dragoman.policy.store import GetStore
 
 _TIMEOUT_S: Final = 5.0  # the first request of a period waits for it; the store may have to open
-# Owners that are asked for together: a question costs more than what one of them has used.
-_TOGETHER: Final = 100
+# Owners that are asked for together: a question costs more than what one of them has used, but
+# nobody should wait for long because of others who have used much.
+_FIRST_TOGETHER: Final = 16
+_MOST_TOGETHER: Final = 128
+_QUICK_S: Final = 0.2  # after such a question the next one may be about more of them
+_SLOW_S: Final = 1.0  # and after such a one about fewer
 
 _Group = tuple[Scope, Span]  # whose budgets one question can be about
 _Answer = asyncio.Future[int]
@@ -82,14 +86,24 @@ class BudgetSeeds:
 
     async def _answer(self, group: _Group, get_store: GetStore) -> None:
         """Ask until nobody of the group is left who has not been asked for."""
+        loop, n_together = asyncio.get_running_loop(), _FIRST_TOGETHER
         try:
             while due := self._due.pop(group, []):
-                now, later = due[:_TOGETHER], due[_TOGETHER:]
+                now, later = due[:n_together], due[n_together:]
                 if later:
                     self._due[group] = later
+                began_s = loop.time()
                 await _tell(now, group, get_store)
+                n_together = _next_size(n_together, loop.time() - began_s)
         finally:
             del self._tasks[group]
+
+
+def _next_size(n_together: int, took_s: float) -> int:
+    """Return how many to ask for together after a question about *n_together*."""
+    if took_s > _SLOW_S:
+        return max(1, n_together // 2)
+    return min(2 * n_together, _MOST_TOGETHER) if took_s < _QUICK_S else n_together
 
 
 async def _tell(due: Sequence[tuple[Rule, _Answer]], group: _Group, get_store: GetStore) -> None:
