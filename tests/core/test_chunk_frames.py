@@ -155,6 +155,31 @@ def test_what_is_not_alike_is_left_to_others(payload: bytes) -> None:
     assert found[0] in ([], ["a"])
 
 
+class Looked(list[bytes]):
+    """Payloads that count how many of them were taken out."""
+
+    n = 0
+
+    def __getitem__(self, at: Any) -> Any:
+        found = super().__getitem__(at)
+        self.n += len(found) if isinstance(at, slice) else 1
+        return found
+
+
+@pytest.mark.parametrize(("run", "most"), [(1, 6), (2, 6), (5, 20), (50, 130), (1000, 260)])
+def test_no_more_is_looked_at_than_is_likely_to_be_alike(run: int, most: int) -> None:
+    payloads = Looked(
+        json.dumps(chunk(**{kind: "a"}), separators=COMPACT).encode()
+        for kind in ("content", "reasoning_content") * (2000 // run)
+        for _ in range(run)
+    )
+    frame = frame_of(chunk(content="a"))
+    assert frame is not None
+    texts, _ = frame.read_payloads(payloads, 0)
+    assert len(texts) == min(run, 256)
+    assert payloads.n <= most
+
+
 def test_two_halves_are_not_one_string() -> None:
     sample = HEAD + b"a" + TAIL
     frame = find_frame(sample, decode_chunk(sample))

@@ -27,6 +27,7 @@ _QUOTE: Final = ord('"')
 # Where a chunk is followed by others of its kind and then by one that is not, those are looked at
 # once more, from that one on: not all the chunks of a long read for each of them.
 _MAX_AT_ONCE: Final = 256
+_PROBED: Final = (4, 16, 64)  # of so many, the last one tells whether to look at more
 
 _ALL: Final = slice(None)
 
@@ -88,7 +89,10 @@ class ChunkFrame(Struct, eq=False):  # made in C
         head, tail = self._head, self._tail
         n_tail = -len(tail)
         end = slice(n_tail, None)
-        alike = [*payloads[start : start + _MAX_AT_ONCE]]
+        n = _MAX_AT_ONCE
+        if len(payloads) - start > _PROBED[0]:
+            n = self._probe(payloads, start)
+        alike = [*payloads[start : start + n]]
         while alike and alike[-1][end] != tail:  # as the last ones of a reply
             alike.pop()
         encoded = [*map(itemgetter(slice(len(head), n_tail)), alike)]
@@ -102,6 +106,18 @@ class ChunkFrame(Struct, eq=False):  # made in C
         except (msgspec.DecodeError, UnicodeDecodeError):
             return [], encoded
         return texts if len(texts) == len(encoded) else [], encoded
+
+    def _probe(self, payloads: Sequence[bytes], start: int) -> int:
+        """Return how many payloads to look at: few where few are alike."""
+        head, tail = self._head, self._tail
+        n_left = len(payloads) - start
+        for n in _PROBED:
+            if n > n_left:
+                break
+            payload = payloads[start + n - 1]
+            if not (payload.startswith(head) and payload.endswith(tail)):
+                return n
+        return _MAX_AT_ONCE
 
     def _cut_texts(self, payloads: Sequence[bytes]) -> list[bytes]:
         """Cut the texts out of the first of *payloads*, as far as they are in this frame."""
