@@ -210,6 +210,26 @@ def test_what_cannot_be_used_is_refused_and_changes_nothing(
     asyncio.run(main())
 
 
+def test_without_its_file_the_former_configuration_stays(tmp_path: Path) -> None:
+    async def main() -> None:
+        source = tmp_path / "dragoman.toml"
+        source.write_text("")
+        first = config(tmp_path, "http://127.0.0.1:9/v1", source=source)
+        case = Case(first)
+        elsewhere = structs.replace(first, source=tmp_path / "other.toml")
+        assert (await case.take(elsewhere))["state"] == "done"  # one that counts more has come
+        assert (await case.take(first))["problem"].startswith(f"{elsewhere.source}: is not there")
+        (tmp_path / "other.toml").write_text("")
+        assert (await case.take(first))["state"] == "done"
+        source.unlink()
+        said = await case.take(structs.replace(first, source=None))
+        assert said["state"] == "refused"
+        assert said["problem"] == f"{source}: is not there any more; put it back, or start again"
+        await case.switch.close()
+
+    asyncio.run(main())
+
+
 def test_what_stays_must_go_with_what_is_new(tmp_path: Path) -> None:
     def reached_by(host: str, *keys: str) -> Config:
         made = config(tmp_path, "http://127.0.0.1:9/v1")

@@ -127,6 +127,7 @@ class Reloading:
         count = former.lasting.metrics.count_reload
         try:
             wanted = await self._steps.load()
+            _check_source(wanted, former.config)
             config, waiting = keep_fixed(wanted, former.config)
             _check_together(config, wanted, waiting=waiting)
             self._steps.renew(config)
@@ -186,6 +187,19 @@ def keep_fixed(config: Config, former: Config) -> tuple[Config, str]:
             value = msgspec.structs.replace(_get(config, table), **old)
         config = msgspec.structs.replace(config, **{table: value})
     return config, ", ".join(changed)
+
+
+def _check_source(wanted: Config, former: Config) -> None:
+    """
+    Do nothing if the file that is served is still there.
+
+    Raises:
+        ConfigError: It is gone. At a start another one would be read, or none: without its keys,
+            for example, the gateway would answer whoever is on this machine.
+    """
+    source = former.source
+    if source is not None and wanted.source != source and not source.exists():
+        raise ConfigError([f"{source}: is not there any more; put it back, or start again"])
 
 
 def _check_together(config: Config, wanted: Config, *, waiting: str) -> None:

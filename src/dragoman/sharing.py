@@ -28,7 +28,7 @@ _SECRET_KNOWN_S: Final = 24 * 3600
 _EXTRA: Final = ("redis", "cryptography")
 _OTHER_SECRET: Final = (
     "server.signing_secret: not that of the other gateways at this Redis; what one of them has "
-    "signed or kept, this one cannot read. Give all of them the same"
+    "signed, kept or found out about upstreams, this one cannot read. Give all of them the same"
 )
 
 
