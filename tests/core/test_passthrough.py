@@ -382,3 +382,21 @@ def test_what_is_taken_out_is_reported() -> None:
     said = [(a.field, a.action) for a in adjust_for_native(request, is_trusted=False)]
     assert said == [("safeguards", "dropped"), ("messages.0.content", "dropped")]
     assert len(adjust_for_native(request, is_trusted=True)) == 1
+
+
+def test_a_start_that_never_ends_is_not_searched_again_and_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    searched: list[int] = []
+
+    class Pattern:
+        def search(self, head: bytes) -> None:
+            searched.append(len(head))
+
+    monkeypatch.setattr(passthrough, "_START", Pattern())
+    subject = turn()
+    subject.feed(b'data: {"type":"message_start","message":{"id":"')
+    with pytest.raises(UpstreamProtocolError, match="in a way of its own"):
+        for _ in range(600):
+            subject.feed(b"x" * 1000)
+    assert not searched

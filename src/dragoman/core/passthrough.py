@@ -277,9 +277,10 @@ class PassthroughTurn:
     def _take_head(self, head: bytes) -> bytes:
         """Put the asked name into message_start; hold the stream back until content follows."""
         # To look for the word costs a hundredth of that, and each read of a head that is held asks.
-        start = _START.search(head) if b"message_start" in head else None
-        if start is None or not self._is_begun:
-            limit = _MAX_PREAMBLE_BYTES if start is None else _MAX_START_BYTES
+        is_said = b"message_start" in head
+        start = _START.search(head) if is_said and self._is_begun else None
+        if start is None:
+            limit = _MAX_START_BYTES if is_said else _MAX_PREAMBLE_BYTES
             if self.is_done or len(head) >= limit:
                 message = "The model's server began a message in a way of its own."
                 raise UpstreamProtocolError(message)
