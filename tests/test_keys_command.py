@@ -73,6 +73,7 @@ def shell(
     monkeypatch.setenv("COLUMNS", "300")
     monkeypatch.delenv("DRAGOMAN_CONFIG", raising=False)
     (tmp_path / "dragoman.toml").write_text(CONFIG)
+    stored(lambda store: store.list_audit(Page()))  # which makes it
     return Shell(capsys)
 
 
@@ -173,6 +174,15 @@ def test_lists_can_be_gone_on_with(shell: Shell) -> None:
     ]:
         listed = shell.json(group, "list", "--after", newer)
         assert [each["id"] for each in listed] == [older]
+
+
+def test_where_a_new_store_was_made_is_said(shell: Shell, tmp_path: Path) -> None:
+    shell.ok("keys", "list")
+    (tmp_path / "dragoman.toml").write_text(CONFIG.replace('"data"', '"elsewhere"'))
+    code, out, err = shell.run("keys", "create", "ci", "--json")
+    assert (code, json.loads(out)["name"]) == (0, "ci")
+    assert err == "dragoman: made a new store: sqlite elsewhere/dragoman.db\n"
+    shell.ok("keys", "list")
 
 
 def test_a_list_that_is_cut_says_so(shell: Shell) -> None:
@@ -460,13 +470,13 @@ def test_without_a_store(shell: Shell) -> None:
 
 def test_a_configuration_that_does_not_say_where_the_store_is(shell: Shell) -> None:
     Path("dragoman.toml").write_text('[storr]\nurl = "sqlite:///a.db"\n')
+    before = sorted(Path().rglob("*"))
     code, _, err = shell.run("keys", "list")
     assert (code, 'did you mean "store"?' in err) == (2, True)
-    assert not Path("data").exists()
+    assert sorted(Path().rglob("*")) == before
 
 
 def test_a_store_that_cannot_be_used(shell: Shell) -> None:
-    Path("data").mkdir()
     Path("data/dragoman.db").write_bytes(b"no database" * 1000)
     for command in (["keys", "list"], ["keys", "create", "x"], ["db", "status"], ["db", "upgrade"]):
         code, out, err = shell.run(*command)

@@ -106,6 +106,7 @@ def at_store(
         CommandFailed: The store cannot be used, or what is asked for is wrong.
     """
     config, url = find_store(options.config, environ=environ)
+    is_new = url.is_missing
 
     async def main() -> T:
         lazy = LazyStore(url, config.store)
@@ -117,7 +118,10 @@ def at_store(
         finally:
             await lazy.close()
 
-    return explained(main, url)
+    result = explained(main, url)
+    if is_new:  # maybe not where the gateway's is, for want of a variable or of its file
+        print_line(Console(stderr=True, highlight=False), f"dragoman: made a new store: {url}")
+    return result
 
 
 def explained(main: Callable[[], Coroutine[Any, Any, T]], url: StoreUrl) -> T:

@@ -177,7 +177,18 @@ class _SqliteFile:
         # Never a file that is there: to close it would give up SQLite's own locks on it, and the
         # next process that looks at the database would remove the log that we write to.
         with suppress(FileExistsError):
-            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+            try:
+                _give_to_owner_of(self._path.parent, descriptor)
+            finally:
+                os.close(descriptor)
+
+
+def _give_to_owner_of(folder: Path, descriptor: int) -> None:
+    """Let a file that root makes belong to the gateway whose folder it is in."""
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        found = folder.stat()
+        os.fchown(descriptor, found.st_uid, found.st_gid)
 
 
 def _prepare_sqlite(connection: DBAPIConnection, _record: object) -> None:
