@@ -4,6 +4,7 @@ import asyncio
 import gc
 import shutil
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -19,6 +20,7 @@ from dragoman.stores.database import Database
 from dragoman.stores.opening import LazyStore
 from dragoman.stores.sql import open_sql_store
 from dragoman.tables import ConfigError
+from support.loops import until
 from support.postgres import PASSWORD, USER, PostgresServer
 from support.raw_server import CERTIFICATE
 from support.servers import other_user
@@ -219,6 +221,7 @@ def test_a_certificate_that_is_none(tmp_path: Path) -> None:
 
 def test_a_glance_fails_as_everything_else_does(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
+    before = set(threading.enumerate())  # as below
 
     async def main() -> None:
         async with opened(StoreUrl(path=path), timeout_s=0.5) as store:
@@ -231,17 +234,21 @@ def test_a_glance_fails_as_everything_else_does(tmp_path: Path) -> None:
             with closing(sqlite3.connect(path)) as database:
                 database.execute("ALTER TABLE lost RENAME TO store_state")
             assert (await store.key_changes(0)).keys == ()
+        await until(lambda: before.issuperset(threading.enumerate()))
 
     asyncio.run(main())
 
 
 def test_a_glance_makes_no_file(tmp_path: Path) -> None:
+    before = set(threading.enumerate())  # the driver's own tells the loop that it has ended
+
     async def main() -> None:
         database = Database(StoreUrl(path=tmp_path / "lost.db"), StoreConfig())
         with pytest.raises(StoreUnavailable) as raised:
             await database.glance("SELECT 1")
         assert "unable to open" in raised.value.log_detail
         await database.close()
+        await until(lambda: before.issuperset(threading.enumerate()))
 
     asyncio.run(main())
     assert not [*tmp_path.iterdir()]
