@@ -108,6 +108,8 @@ class Database:
 
     async def _connect_for_glances(self) -> aiosqlite.Connection:
         assert self.url.path is not None
+        if self.url.is_missing:  # which the driver would learn in a thread that outlives its loop
+            raise sqlite3.OperationalError("unable to open database file: there is none")
         file = f"{self.url.path.absolute().as_uri()}?mode=rw"  # never a new one
         made = aiosqlite.connect(file, uri=True, timeout=self._timeout_s, isolation_level=None)
         self._for_glances = await made
