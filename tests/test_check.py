@@ -162,7 +162,8 @@ def test_the_store_is_looked_into(tmp_path: Path) -> None:
     path = tmp_path / "dragoman.db"
     with ChatUpstream(models=("m",)) as lab:
         text = upstream("lab", lab.url) + model("m", "lab")
-        assert line() == (0, "")  # none yet, and looking makes none
+        told = f"store: ok, none yet; what is kept first makes sqlite {path}"
+        assert line() == (0, told)  # and looking makes none
         assert not path.exists()
         with_store(StoreUrl(path=path), lambda store: store.key_changes(-1))
         assert line() == (0, f"store: ok, sqlite {path}")

@@ -173,12 +173,14 @@ async def check_redis(config: Config, problems: Sequence[str]) -> str:
 
 
 async def check_store(config: Config, problems: Sequence[str]) -> str:
-    """Return ``ok`` and where the store is, or why it cannot be used; empty: there is none."""
+    """Return ``ok`` and where the store is, or why it cannot be used; empty: none is wanted."""
     if any(line.startswith("store.") for line in problems):
         return ""
     url = read_store_url(config.store.url, config.server.data_dir)
-    if url is None or url.is_missing:  # a start makes one
+    if url is None:
         return ""
+    if url.is_missing:
+        return f"ok, none yet; what is kept first makes {url}"
     try:
         found = await look_at_store(url, config.store)
     except StoreUnavailable as error:
