@@ -142,7 +142,7 @@ def test_a_stream_under_way_is_not_touched(tmp_path: Path) -> None:
         await case.switch.close()
 
     with (
-        ChatUpstream(say(*PARTS, delay_s=0.1)) as slow,
+        ChatUpstream(say(*PARTS, delay_s=0.4)) as slow,
         ChatUpstream(say("Hello", times=-1)) as other,
     ):
         asyncio.run(main(slow, other))
@@ -170,7 +170,7 @@ def test_a_stream_outlives_several_configurations(tmp_path: Path) -> None:
         await case.switch.close()
 
     with (
-        ChatUpstream(say(*PARTS, delay_s=0.1)) as slow,
+        ChatUpstream(say(*PARTS, delay_s=0.4)) as slow,
         ChatUpstream(say("Hello", times=-1)) as other,
     ):
         asyncio.run(main(slow, other))

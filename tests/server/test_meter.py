@@ -318,6 +318,41 @@ def test_a_disk_that_is_full_for_store_and_spool_is_told_of_once(
     run(main())
 
 
+def test_what_disk_and_store_give_back_at_the_same_time_is_kept(tmp_path: Path) -> None:
+    async def main() -> None:
+        case, disk = MeterCase(tmp_path), threading.Event()
+        asked, answer = asyncio.Event(), asyncio.Event()
+        append, add_usage = case.spool.append, case.store.add_usage
+        disk.set()
+
+        def full(_records: Sequence[UsageRecord]) -> Path:
+            assert disk.wait(20)
+            raise OSError(28, "No space left on device")
+
+        async def away(_records: Sequence[UsageRecord]) -> None:
+            asked.set()
+            await answer.wait()
+            raise GatewayError("away")
+
+        case.spool.append, case.store.add_usage = full, away  # type: ignore[method-assign]
+        case.meter.start()
+        case.note(1)
+        await asked.wait()  # the first waits at the store
+        disk.clear()
+        case.note(2)
+        await case.until(lambda: case.meter._n_held == 2)  # and the second at the disk
+        answer.set()
+        await case.until(lambda: case.meter.counts().is_store_away)
+        disk.set()
+        case.spool.append, case.store.add_usage = append, add_usage  # type: ignore[method-assign]
+        await case.stored(2)
+        await case.meter.close()
+        assert case.store.ids == ids(1, 2)
+        assert case.meter.counts().lost == 0
+
+    run(main())
+
+
 def test_a_full_spool_loses_the_newest_and_says_so(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(meter_module, "_MAX_HELD", 5)
 

@@ -238,7 +238,7 @@ def test_an_empty_database_becomes_current(url: StoreUrl) -> None:
 
 def test_who_comes_at_the_same_time_waits(url: StoreUrl) -> None:
     async def one() -> str:
-        database = Database(url, StoreConfig())
+        database = Database(url, StoreConfig(timeout_s=60))
         try:
             return (await upgrade_schema(database)).state
         finally:

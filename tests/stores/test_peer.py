@@ -50,7 +50,7 @@ class Ends:
             await loop.create_unix_connection(lambda end=end: end, sock=sock)  # type: ignore[misc]
 
     async def ask(self, n: int, **options: Any) -> int:
-        answer = await DOUBLE.ask(self.left, Number(n), **{"timeout_s": 5, **options})
+        answer = await DOUBLE.ask(self.left, Number(n), **{"timeout_s": 30, **options})
         return answer.n
 
     async def close(self) -> None:

@@ -1,11 +1,13 @@
 """Real servers for tests: find their programs, or say loudly that they are missing."""
 
 import os
+import random
 import shutil
 import socket
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -42,11 +44,17 @@ def _own_folder() -> Path:
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 where nobody listens now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+    """
+    Return a port of 127.0.0.1 where nobody listens now.
+
+    It is none that systems deal out themselves: before it is used, no other test gets it that way.
+    """
+    for _ in range(100):
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no port is free")
 
 
 def other_user() -> str | None:

@@ -188,7 +188,8 @@ class Meter:
         try:
             path = await self._on_thread(self._spool.append, records)
         except OSError as error:
-            self._stuck = records
+            # What is there has come back from the store meanwhile, and is older.
+            self._stuck += records
             self._noted.set()
             self._log.disk(error)
         else:
