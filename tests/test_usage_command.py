@@ -179,7 +179,17 @@ def test_rows_beyond_the_limit_are_told_of(full: Path, capsys) -> None:
     assert run(["usage", "--limit", "1", "--json"]) == OK
     captured = capsys.readouterr()
     assert json.loads(captured.out)["is_complete"] is False
+    assert captured.err == "dragoman: only the first 1 rows; see --limit and --sort\n"
+
+
+def test_the_dearest_come_first(full: Path, capsys) -> None:
+    args = ["usage", "--by", "session", "--sort", "cost", "--limit", "1"]
+    assert run([*args, "--json"]) == OK
+    captured = capsys.readouterr()
+    assert [row["group"] for row in json.loads(captured.out)["rows"]] == [{"session": "s1"}]
     assert captured.err == "dragoman: only the first 1 rows; see --limit\n"
+    rows = cells(output(capsys, "--by", "session", "--sort", "requests"))
+    assert [row[0] for row in rows[1:4]] == ["-", "=s2", "s1"]
 
 
 def test_what_waits_in_the_spool_is_told_of(full: Path, capsys) -> None:
@@ -219,6 +229,7 @@ def test_an_empty_store_is_not_made(site: Path, capsys) -> None:
         (("--workspace", "x"), "--workspace: there is no workspace 'x'; see dragoman workspaces"),
         (("--csv", "--json"), "--csv and --json exclude each other"),
         (("--limit", "0"), "Invalid value for '--limit'"),
+        (("--sort", "price"), "Invalid value for '--sort'"),
     ],
 )
 def test_mistakes(full: Path, capsys, args: tuple[str, ...], line: str) -> None:

@@ -1,6 +1,7 @@
 """`dragoman usage`: options in, exit code out."""
 
 import os
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -15,12 +16,22 @@ _HELP_BY = (
 )
 
 
+class SortName(StrEnum):
+    """What the rows of a report are sorted by."""
+
+    GROUP = "group"
+    COST = "cost"
+    TOKENS = "tokens"
+    REQUESTS = "requests"
+
+
 def add_usage_command(app: typer.Typer) -> None:
     """Add it to the commands of *app*."""
     shown = examples(
         "dragoman usage",
         "dragoman usage --by key,model --since 2026-11-01 --until 2026-12-01",
         "dragoman usage --by session --since today --workspace research",
+        "dragoman usage --by session --sort cost --limit 10",
         "dragoman usage --by day,key --csv > usage.csv",
     )
     app.command(epilog=shown)(usage)
@@ -47,6 +58,10 @@ def usage(
     model: Annotated[
         list[str] | None, typer.Option("--model", "-m", help="For this one, as clients named it.")
     ] = None,
+    sort: Annotated[
+        SortName,
+        typer.Option(help="By what --by says, or those first that have the most of this."),
+    ] = SortName.GROUP,
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="Rows at most.")] = 1_000,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     json: JsonOption = False,
@@ -64,6 +79,7 @@ def usage(
         workspaces=tuple(workspace or ()),
         models=tuple(model or ()),
         shown_as="csv" if csv else "json" if json else "table",
+        sort=sort.value,
         limit=limit,
     )
     return print_usage(options, environ=os.environ)

@@ -13,7 +13,7 @@ from rich.console import Console
 from dragoman.config import Config
 from dragoman.exit_codes import OK, USAGE, CommandFailed
 from dragoman.moments import parse_moment
-from dragoman.policy.records import Dimension, UsageQuery, UsageRow
+from dragoman.policy.records import Dimension, UsageQuery, UsageRow, UsageSort
 from dragoman.policy.registry import DEFAULT_WORKSPACE, is_default_workspace
 from dragoman.policy.store import KeyFilter, Page, Store
 from dragoman.store_command import explained, find_store, print_json
@@ -56,6 +56,7 @@ class UsageOptions(Struct, frozen=True, kw_only=True):
     workspaces: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     shown_as: Literal["table", "csv", "json"] = "table"
+    sort: UsageSort = "group"
     limit: int = 1_000
 
 
@@ -97,6 +98,7 @@ def _query(options: UsageOptions, now: dt.datetime) -> UsageQuery:
         until=until,
         group_by=_dimensions(options.by),
         models=options.models,
+        sort=options.sort,
         limit=options.limit + 1,
     )
 
@@ -278,7 +280,8 @@ def _print_notes(report: _Report, options: UsageOptions, *, waiting: int) -> Non
     """Say on standard error what the figures leave out."""
     console = _notes()
     if report.is_cut:
-        print_line(console, f"dragoman: only the first {options.limit:,} rows; see --limit")
+        hint = "--limit and --sort" if options.sort == "group" else "--limit"
+        print_line(console, f"dragoman: only the first {options.limit:,} rows; see {hint}")
     if waiting:
         line = f"dragoman: {waiting:,} bytes of records wait for the store and are not counted yet"
         print_line(console, line)

@@ -454,6 +454,42 @@ def test_sums_of_usage(run) -> None:
     run(case)
 
 
+def test_pages_of_sums_are_about_one_time(run) -> None:
+    async def case(admin: Admin) -> None:
+        costs = {"a": 1, "b": 5, "c": 3, "d": 5}
+        records = [new_record(session_id=name, cost_micros=each) for name, each in costs.items()]
+        await admin.store.add_usage(records)
+        admin.now = NOW + minutes(1)
+        path = "/admin/v1/usage?group_by=session&sort=cost&limit=3"
+        _, first = await admin.ask("GET", path)
+        assert [row["group"]["session"] for row in first["data"]] == ["b", "d", "c"]
+        assert first["has_more"]
+        admin.now = NOW + minutes(60 * 48)  # of the last day there is nothing any more
+        _, second = await admin.ask("GET", f"{path}&page={first['next_page']}")
+        assert [row["group"]["session"] for row in second["data"]] == ["a"]
+        assert (second["has_more"], second["next_page"]) == (False, None)
+        assert (second["since"], second["until"]) == (first["since"], first["until"])
+
+    run(case)
+
+
+@pytest.mark.parametrize(
+    ("query", "line"),
+    [
+        ("sort=price", "sort: must be one of group, cost, tokens, requests"),
+        ("page=page_eA", "page: is not the next_page of an answer of this list"),
+        ("page=page_MCB4IHk", "page: is not the next_page of an answer of this list"),
+        ("page=%C3%A4", "page: is not the next_page of an answer of this list"),
+    ],
+)
+def test_what_is_no_page_of_sums_is_refused(run, query: str, line: str) -> None:
+    async def case(admin: Admin) -> None:
+        status, answer = await admin.ask("GET", f"/admin/v1/usage?{query}")
+        assert (status, message(answer)) == (400, line)
+
+    run(case)
+
+
 @pytest.mark.parametrize(
     ("path", "line"),
     [

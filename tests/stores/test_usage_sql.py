@@ -5,6 +5,7 @@ import datetime as dt
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from dragoman.policy.records import UsageQuery, UsageRow
 from dragoman.store_urls import StoreUrl
@@ -129,6 +130,34 @@ def test_groups(url: StoreUrl, group_by: Any, groups: list[dict[str, str]]) -> N
         assert [row.group for row in rows] == groups
         assert sum(row.requests for row in rows) == 2
         assert len(await store.usage(query(group_by=group_by, limit=1))) == 1
+
+    with_store(url, case)
+
+
+@pytest.mark.parametrize(
+    ("sort", "sessions"),
+    [
+        ("group", ["s1", "s2", "s3", "s4"]),
+        ("cost", ["s2", "s1", "s4", "s3"]),  # of the same: in the order of the groups
+        ("tokens", ["s3", "s1", "s2", "s4"]),
+        ("requests", ["s4", "s1", "s2", "s3"]),
+    ],
+)
+def test_those_with_the_most_come_first(url: StoreUrl, sort: Any, sessions: list[str]) -> None:
+    records = [
+        new_record(session_id="s1", output_tokens=5, cost_micros=7),
+        new_record(session_id="s2", input_tokens=4, cost_micros=10**12),
+        new_record(session_id="s3", cache_creation_input_tokens=5, cache_read_input_tokens=6),
+        *(new_record(session_id="s4", output_tokens=1, cost_micros=c) for c in (3, 4, None)),
+    ]
+
+    async def case(store: SqlStore) -> None:
+        await store.add_usage(records)
+        by_session = query(group_by=("session",), sort=sort, limit=2)
+        first = await store.usage(by_session)
+        second = await store.usage(structs.replace(by_session, offset=2))
+        assert [row.group["session"] for row in (*first, *second)] == sessions
+        assert await store.usage(structs.replace(by_session, offset=4)) == []
 
     with_store(url, case)
 

@@ -106,6 +106,10 @@ Dimension = Literal[
 ]
 
 
+# The groups in their own order, or those first that have the most of something.
+UsageSort = Literal["group", "cost", "tokens", "requests"]
+
+
 class UsageQuery(Struct, frozen=True, kw_only=True):
     """
     Which records to add up, and by what.
@@ -117,7 +121,9 @@ class UsageQuery(Struct, frozen=True, kw_only=True):
         since: Of when they started, inclusive.
         until: The same, exclusive.
         group_by: One row for each combination of these; none: one row in all.
-        limit: Rows at most, in the order of their groups.
+        sort: Of rows with the same sum, those come first whose group does.
+        limit: Rows at most, in that order.
+        offset: Rows of that order that are left out before the first one.
     """
 
     since: dt.datetime
@@ -126,7 +132,9 @@ class UsageQuery(Struct, frozen=True, kw_only=True):
     key_ids: tuple[str, ...] = ()  # none of these: whatever it is
     workspace_ids: tuple[str | None, ...] = ()
     models: tuple[str, ...] = ()
+    sort: UsageSort = "group"
     limit: int = 10_000
+    offset: int = 0
 
 
 class UsageRow(Struct, frozen=True, kw_only=True):

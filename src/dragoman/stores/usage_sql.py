@@ -1,6 +1,8 @@
 """Sums of usage: of the records themselves, and of days added up before."""
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import add
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -19,7 +21,7 @@ from sqlalchemy import (
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from dragoman.policy.records import Dimension, UsageQuery, UsageRow
+from dragoman.policy.records import Dimension, UsageQuery, UsageRow, UsageSort
 from dragoman.stores.lists import is_in_workspaces
 from dragoman.stores.rows import from_ms, to_ms
 from dragoman.stores.tables import usage, usage_facts, usage_sums
@@ -52,13 +54,30 @@ SUMMED: Final = (
 )
 
 
+# Which sums, taken together, put a row before another one.
+_SORTED: Final[Mapping[UsageSort, Sequence[str]]] = {
+    "group": (),
+    "cost": ("cost_micros",),
+    "tokens": (
+        "input_tokens",
+        "cache_read_input_tokens",
+        "cache_creation_input_tokens",
+        "output_tokens",
+    ),
+    "requests": ("requests",),
+}
+
+
 async def sum_records(connection: AsyncConnection, query: UsageQuery) -> list[UsageRow]:
-    """Return a row for each group that has records, in the order of the groups."""
+    """Return a row for each group that has records, in the order that is asked for."""
     source = _source(query)
     groups = [_group(source, name).label(f"by_{name}") for name in query.group_by]
     sums = [sum_of(source.c[name]).label(name) for name in (*_COUNTED, *SUMMED)]
-    chosen = select(*groups, *sums).group_by(*groups).order_by(*groups).limit(query.limit)
-    rows = (await connection.execute(chosen)).mappings()
+    most = [sum_of(source.c[name]) for name in _SORTED[query.sort]]
+    order = [reduce(add, most).desc()] if most else []
+    chosen = select(*groups, *sums).group_by(*groups).order_by(*order, *groups)
+    part = chosen.limit(query.limit).offset(query.offset)
+    rows = (await connection.execute(part)).mappings()
     return [_row(row, query.group_by) for row in rows if row["requests"]]
 
 

@@ -9,7 +9,7 @@ from msgspec import Meta, Struct, structs
 
 from dragoman.core.errors import InvalidRequest
 from dragoman.policy.access import KeyStatus, Workspace
-from dragoman.policy.records import Dimension, UsageQuery
+from dragoman.policy.records import Dimension, UsageQuery, UsageSort
 from dragoman.policy.registry import (
     AdminKeyRequest,
     By,
@@ -22,6 +22,7 @@ from dragoman.policy.registry import (
 )
 from dragoman.policy.store import GetStore, KeyFilter, Store
 from dragoman.server.admin.operations import PAGING, Ask, Operation, Parameter
+from dragoman.server.admin.pages import usage_page
 from dragoman.server.admin.shapes import (
     AdminKeyList,
     AuditList,
@@ -44,6 +45,7 @@ _STATUSES: Final = ("active", "disabled", "expired", "revoked")
 _OF_STORE: Final = "apikey_"  # other ids are those of the configuration, of today's or earlier
 _MAX_ROWS: Final = 10_000
 _DIMENSIONS: Final[tuple[Dimension, ...]] = get_args(Dimension)
+_SORTS: Final = get_args(UsageSort)
 
 
 class Rotation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -242,7 +244,11 @@ class OwnApi:
                     Parameter("key_id", "Only these.", is_list=True),
                     Parameter("workspace_id", 'Only these; "default": none.', is_list=True),
                     Parameter("model", "Only these.", is_list=True),
-                    Parameter("limit", f"Rows at most, up to {_MAX_ROWS}."),
+                    Parameter(
+                        "sort", "group, or those first with the most cost, tokens or requests."
+                    ),
+                    Parameter("limit", f"Rows of a page, up to {_MAX_ROWS}."),
+                    Parameter("page", "next_page of the page before; its time is meant."),
                 ),
             ),
             Operation(
@@ -350,30 +356,32 @@ class OwnApi:
 
     async def usage(self, ask: Ask) -> UsageSums:
         """Return sums of records."""
-        until = ask.moment("until") or ask.now
-        since = ask.moment("since") or until - dt.timedelta(days=1)
-        if since >= until:
-            raise InvalidRequest("since", "must be before until")
+        page = usage_page(ask)
         named = msgspec.convert(_among(ask, "group_by", _DIMENSIONS), tuple[Dimension, ...])
         size = ask.number("limit", default=_MAX_ROWS, most=_MAX_ROWS)
         query = UsageQuery(
-            since=since,
-            until=until,
+            since=page.since,
+            until=page.until,
             group_by=named,
             key_ids=tuple(ask.query.get("key_id", ())),
             workspace_ids=_workspaces(ask),
             models=tuple(ask.query.get("model", ())),
+            sort=msgspec.convert(ask.choice("sort", _SORTS, "group"), UsageSort),
             limit=size + 1,
+            offset=page.offset,
         )
         store = await self._get_store()
         await _check_ids(store, key_ids=query.key_ids, workspace_ids=query.workspace_ids)
         rows = await store.usage(query)
+        has_more = len(rows) > size
+        following = structs.replace(page, offset=page.offset + size)
         return UsageSums(
-            since=since,
-            until=until,
+            since=page.since,
+            until=page.until,
             group_by=named,
             data=rows[:size],
-            has_more=len(rows) > size,
+            has_more=has_more,
+            next_page=following.token() if has_more else None,
         )
 
     async def list_audit(self, ask: Ask) -> AuditList:

@@ -5,7 +5,6 @@ Sources: Anthropic Admin API, "Usage and Cost API", "Claude Code Analytics API".
 cannot know (tiers, regions, accepted edits) is null or 0 there, and said in the documentation.
 """
 
-import base64
 import datetime as dt
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
@@ -18,6 +17,7 @@ from dragoman.policy.records import Dimension, UsageQuery, UsageRow
 from dragoman.policy.registry import DEFAULT_WORKSPACE_ID
 from dragoman.policy.store import GetStore
 from dragoman.server.admin.operations import Ask, Operation, Parameter
+from dragoman.server.admin.pages import not_ours, offset_of, page_token, text_of_page
 
 _MAX_ROWS: Final = 20_000  # of one page of a report
 
@@ -147,7 +147,7 @@ class Reports:
         day = start.replace(hour=0, minute=0, second=0, microsecond=0)
         query = UsageQuery(since=day, until=day + _SPANS["1d"].length, group_by=("key", "client"))
         keys = sorted({row.group["key"] for row in await self._of_claude_code(query)})
-        begin, size = _offset(ask), ask.page_size()
+        begin, size = offset_of(ask), ask.page_size()
         shown = tuple(keys[begin : begin + size])
         by_key: dict[str, list[UsageRow]] = {key_id: [] for key_id in shown}
         by: tuple[Dimension, ...] = ("key", "client", "model", "session")
@@ -160,7 +160,7 @@ class Reports:
         return {
             "data": data,
             "has_more": has_more,
-            "next_page": _token(str(begin + size)) if has_more else None,
+            "next_page": page_token(str(begin + size)) if has_more else None,
         }
 
     async def _activity(
@@ -256,7 +256,7 @@ class _TimePage:
             found = results.get(at, [])
             data.append({"starting_at": _rfc3339(at), "ending_at": _rfc3339(end), "results": found})
             at = end
-        token = _token(_rfc3339(self._end)) if self._has_more else None
+        token = page_token(_rfc3339(self._end)) if self._has_more else None
         return {"data": data, "has_more": self._has_more, "next_page": token}
 
 
@@ -346,33 +346,9 @@ def _rfc3339(at: dt.datetime) -> str:
     return at.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _token(text: str) -> str:
-    return "page_" + base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
-
-
-def _text_of_token(ask: Ask) -> str:
-    token = ask.one("page")
-    try:
-        raw = token.removeprefix("page_")
-        return base64.urlsafe_b64decode(raw + "=" * (-len(raw) % 4)).decode()
-    except ValueError:
-        raise _not_ours() from None
-
-
 def _position(ask: Ask) -> dt.datetime | None:
-    text = _text_of_token(ask)
+    text = text_of_page(ask)
     try:
         return _in_utc(dt.datetime.fromisoformat(text)) if text else None
     except (ValueError, OverflowError):
-        raise _not_ours() from None
-
-
-def _offset(ask: Ask) -> int:
-    text = _text_of_token(ask) or "0"
-    if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise _not_ours()
-    return int(text)
-
-
-def _not_ours() -> InvalidRequest:
-    return InvalidRequest("page", "is not the next_page of an answer of this list")
+        raise not_ours() from None

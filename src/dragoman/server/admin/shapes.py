@@ -89,13 +89,14 @@ class AuditList(Struct, frozen=True):
 
 
 class UsageSums(Struct, frozen=True, kw_only=True):
-    """Sums of records, one row for each group that has any; *has_more*: some were left out."""
+    """One page of sums of records, one row for each group that has any."""
 
     since: dt.datetime
     until: dt.datetime
     group_by: tuple[str, ...]
     data: list[UsageRow]
     has_more: bool
+    next_page: str | None  # what the next one is asked for with, beside the same parameters
 
 
 def by(ask: Ask) -> By:
