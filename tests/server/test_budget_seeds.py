@@ -8,7 +8,7 @@ import pytest
 
 from dragoman.core.errors import SharedStateUnavailable, StoreUnavailable
 from dragoman.policy.allowances import Rule
-from dragoman.policy.records import UsageQuery, UsageRow
+from dragoman.policy.records import Spent, SpentQuery
 from dragoman.server import budget_seeds
 from dragoman.server.budget_seeds import BudgetSeeds
 from support.app_case import run
@@ -20,26 +20,20 @@ class Records:
     """A store in which each owner has used as many tokens as the number in its id, in cents too."""
 
     def __init__(self, error: Exception | None = None, *, takes_s: float = 0.01) -> None:
-        self.queries: list[UsageQuery] = []
+        self.queries: list[SpentQuery] = []
         self._error = error
         self._takes_s = takes_s
 
     async def get(self) -> Any:
         return self
 
-    async def usage(self, query: UsageQuery) -> list[UsageRow]:
+    async def spent(self, query: SpentQuery) -> dict[str, Spent]:
         self.queries.append(query)
         await asyncio.sleep(self._takes_s)
         if self._error is not None:
             raise self._error
-        (dimension,) = query.group_by
-        owners = query.key_ids or query.workspace_ids
-        return [_row(dimension, owner) for owner in owners if owner and _number(owner)]
-
-
-def _row(dimension: str, owner: str) -> UsageRow:
-    n = _number(owner)
-    return UsageRow(group={dimension: owner}, output_tokens=n, cost_micros=n * 10_000)
+        numbers = {owner: _number(owner) for owner in query.owners}
+        return {o: Spent(tokens=n, cost_micros=n * 10_000) for o, n in numbers.items() if n}
 
 
 def _number(owner: str) -> int:
@@ -75,7 +69,7 @@ def test_many_are_asked_for_together(
         seeds = BudgetSeeds(records.get)
         found = await ask_all(seeds, [[rule(f"apikey_{n}")] for n in range(400)])
         assert found == [[n] for n in range(400)]
-        assert [len(query.key_ids) for query in records.queries] == sizes
+        assert [len(query.owners) for query in records.queries] == sizes
         await seeds.close()
 
     run(main())
@@ -91,11 +85,11 @@ def test_each_is_told_of_its_own() -> None:
             [rule("apikey_0"), rule("wrkspc_0")],  # who has used nothing has no row
         ]
         assert await ask_all(seeds, asked) == [[7, 80_000], [70_000, 7], [0, 0]]
-        spans = {(query.group_by, query.since.isoformat()[:10]) for query in records.queries}
+        spans = {(query.scope, query.since.isoformat()[:10]) for query in records.queries}
         assert spans == {
-            (("key",), "2026-11-24"),
-            (("key",), "2026-11-01"),
-            (("workspace",), "2026-11-24"),
+            ("key", "2026-11-24"),
+            ("key", "2026-11-01"),
+            ("workspace", "2026-11-24"),
         }
         assert len(records.queries) == 3
         assert await seeds.used([rule("apikey_3")], now_s=NOON_S) == [3]  # and again, later

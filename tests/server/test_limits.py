@@ -3,7 +3,7 @@
 import asyncio
 import datetime as dt
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ import pytest
 from dragoman.core.errors import SharedStateUnavailable
 from dragoman.limit_settings import BudgetConfig, Limits, LimitsConfig
 from dragoman.policy.limits import Claim, Verdict
-from dragoman.policy.records import UsageQuery, UsageRow
+from dragoman.policy.records import Spent, SpentQuery
 from dragoman.settings import KeyConfig, PriceConfig, Secret, ServerConfig
 from dragoman.stores.limiter_memory import MemoryLimiter
 from support.app_case import (
@@ -588,31 +588,25 @@ def test_a_model_without_a_price_is_named_once() -> None:
 class Records:
     """A store that knows what was used."""
 
-    def __init__(self, *answers: Sequence[UsageRow] | Exception) -> None:
+    def __init__(self, *answers: Mapping[str, Spent] | Exception) -> None:
         self._answers = list(answers)
-        self.queries: list[UsageQuery] = []
+        self.queries: list[SpentQuery] = []
 
     async def get(self) -> Any:
         return self
 
-    async def usage(self, query: UsageQuery) -> list[UsageRow]:
+    async def spent(self, query: SpentQuery) -> dict[str, Spent]:
         self.queries.append(query)
         await asyncio.sleep(0)
         answer = self._answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
-        return list(answer)
+        return dict(answer)
 
 
 def test_a_budget_goes_on_where_the_records_end() -> None:
     async def main() -> None:
-        row = UsageRow(
-            group={"key": "config:ada"},
-            input_tokens=600,
-            cache_read_input_tokens=300,
-            output_tokens=99,
-        )
-        records = Records([row])
+        records = Records({"config:ada": Spent(tokens=999)})
         budget = BudgetConfig(period="month", tokens=1000)
         case = AppCase(
             {"lab": [saying("x", prompt=3, output=2)] * 9},
@@ -624,7 +618,7 @@ def test_a_budget_goes_on_where_the_records_end() -> None:
         assert sorted(exchange.status for exchange in both) == [200, 429], "the last token is held"
         assert len(records.queries) == 1, "those who ask at once are told at once"
         query = records.queries[0]
-        assert query.key_ids == ("config:ada",)
+        assert (query.scope, query.owners) == ("key", ("config:ada",))
         assert (query.since.isoformat()[:10], query.until.isoformat()[:10]) == (
             "2026-11-01",
             "2026-12-01",

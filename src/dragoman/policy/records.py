@@ -150,3 +150,25 @@ class UsageRow(Struct, frozen=True, kw_only=True):
     reasoning_tokens: int = 0
     cost_micros: int = 0
     unpriced: int = 0  # requests with tokens without a known price: the cost is more than it says
+
+
+class SpentQuery(Struct, frozen=True, kw_only=True):
+    """
+    Whose use of budgets is asked for.
+
+    Attributes:
+        since: The first moment of a day in UTC.
+        until: The same, exclusive.
+    """
+
+    scope: Literal["key", "workspace"]
+    owners: tuple[str, ...]  # ids of these
+    since: dt.datetime
+    until: dt.datetime
+
+
+class Spent(Struct, frozen=True, kw_only=True):
+    """What was used of budgets; tokens of all kinds together."""
+
+    tokens: int = 0
+    cost_micros: int = 0

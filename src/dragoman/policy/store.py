@@ -7,7 +7,14 @@ from typing import Final, Protocol
 from msgspec import Struct
 
 from dragoman.policy.access import AdminKey, KeyStatus, VirtualKey, Workspace
-from dragoman.policy.records import AuditEntry, UsageQuery, UsageRecord, UsageRow
+from dragoman.policy.records import (
+    AuditEntry,
+    Spent,
+    SpentQuery,
+    UsageQuery,
+    UsageRecord,
+    UsageRow,
+)
 
 
 class Page(Struct, frozen=True, kw_only=True):
@@ -115,6 +122,10 @@ class Store(Protocol):
         ...
 
     async def usage(self, query: UsageQuery) -> list[UsageRow]: ...
+    async def spent(self, query: SpentQuery) -> dict[str, Spent]:
+        """Return what each owner has used, by its id; those without records are left out."""
+        ...
+
     async def roll_up_usage(self, before: dt.datetime) -> int:
         """
         Add the records of the oldest day up that ended before a time, and remove them.

@@ -7,7 +7,7 @@ from typing import Final
 
 from dragoman.core.errors import GatewayError, SharedStateUnavailable
 from dragoman.policy.allowances import Rule, Scope, Span, span_of
-from dragoman.policy.records import Dimension, UsageQuery, UsageRow
+from dragoman.policy.records import Spent, SpentQuery
 from dragoman.policy.store import GetStore
 
 _TIMEOUT_S: Final = 5.0  # the first request of a period waits for it; the store may have to open
@@ -120,30 +120,20 @@ async def _tell(due: Sequence[tuple[Rule, _Answer]], group: _Group, get_store: G
             answer.set_result(_of_kind(rule, sums.get(rule.owner)))
 
 
-async def _sums(owners: Iterable[str], group: _Group, get_store: GetStore) -> dict[str, UsageRow]:
+async def _sums(owners: Iterable[str], group: _Group, get_store: GetStore) -> dict[str, Spent]:
     """Return what each of the owners has used, if anything."""
     scope, span = group
-    named = tuple(dict.fromkeys(owners))
-    dimension: Dimension = "key" if scope == "key" else "workspace"
-    query = UsageQuery(
+    query = SpentQuery(
+        scope="key" if scope == "key" else "workspace",
+        owners=tuple(dict.fromkeys(owners)),
         since=dt.datetime.fromtimestamp(span.starts_s, dt.UTC),
         until=dt.datetime.fromtimestamp(span.ends_s, dt.UTC),
-        group_by=(dimension,),
-        key_ids=named if scope == "key" else (),
-        workspace_ids=named if scope == "workspace" else (),
     )
     store = await get_store()
-    return {row.group[dimension]: row for row in await store.usage(query)}
+    return await store.spent(query)
 
 
-def _of_kind(rule: Rule, row: UsageRow | None) -> int:
-    if row is None:
+def _of_kind(rule: Rule, spent: Spent | None) -> int:
+    if spent is None:
         return 0
-    if rule.kind == "cost_micros":
-        return row.cost_micros
-    return (
-        row.input_tokens
-        + row.cache_read_input_tokens
-        + row.cache_creation_input_tokens
-        + row.output_tokens
-    )
+    return spent.cost_micros if rule.kind == "cost_micros" else spent.tokens

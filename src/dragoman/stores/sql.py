@@ -11,7 +11,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dragoman.core.errors import InvalidRequest, UnknownId
 from dragoman.policy.access import AdminKey, VirtualKey, Workspace
-from dragoman.policy.records import AuditEntry, UsageQuery, UsageRecord, UsageRow
+from dragoman.policy.records import (
+    AuditEntry,
+    Spent,
+    SpentQuery,
+    UsageQuery,
+    UsageRecord,
+    UsageRow,
+)
 from dragoman.policy.store import ALL_KEYS, KeyChanges, KeyFilter, Page
 from dragoman.settings import StoreConfig
 from dragoman.store_urls import StoreUrl
@@ -19,6 +26,7 @@ from dragoman.stores.database import Database
 from dragoman.stores.lists import key_conditions, read_page
 from dragoman.stores.migrating import upgrade_schema
 from dragoman.stores.rows import RowCodec, S, to_ms
+from dragoman.stores.spent_sql import sum_spent
 from dragoman.stores.tables import admin_keys, audit, keys, state, workspaces
 from dragoman.stores.usage_insert import insert_records
 from dragoman.stores.usage_rollup import ROLL_UP_TIMEOUT_S, forget_days, forget_facts, roll_up_day
@@ -212,6 +220,10 @@ class SqlStore:
     async def usage(self, query: UsageQuery) -> list[UsageRow]:
         async with self._database.reading(timeout_s=self._report_timeout_s) as connection:
             return await sum_records(connection, query)
+
+    async def spent(self, query: SpentQuery) -> dict[str, Spent]:
+        async with self._database.reading(timeout_s=self._report_timeout_s) as connection:
+            return await sum_spent(connection, query)
 
     async def roll_up_usage(self, before: dt.datetime) -> int:
         is_sqlite = self._database.is_sqlite
