@@ -160,6 +160,36 @@ async def test_a_bad_chunk_that_nobody_reads_ends_the_connection() -> None:
     assert (reply.body, reply.headers[b"connection"]) == (b"done", b"close")
 
 
+TRAILERS = {
+    "at once": [b"5\r\nhello\r\n0\r\nx-sum: 1\r\n\r\n" + GET],
+    "one after the other": [b"5\r\nhello\r\n0\r\n", b"x-sum: 1\r\n", b"\r\n" + GET],
+}
+
+
+@pytest.mark.parametrize("pieces", TRAILERS.values(), ids=TRAILERS)
+@on_each_loop
+async def test_trailers_are_passed_over_and_end_the_connection(pieces) -> None:
+    async with serving(echo) as place, place.client() as client:
+        await client.send(CHUNKED + b"\r\n")
+        for piece in pieces:
+            await asyncio.sleep(0.01)
+            await client.send(piece)
+        reply = await client.reply()
+        assert await client.rest() == b""
+    assert (reply.status, reply.headers[b"connection"]) == (200, b"close")
+
+
+@on_each_loop
+async def test_trailers_behind_a_reply_end_the_connection() -> None:
+    async def handler(exchange: Exchange) -> None:
+        reply_whole(exchange, b"done")
+
+    async with serving(handler) as place, place.client() as client:
+        reply = await client.ask(CHUNKED + b"\r\n0\r\nx-sum: 1\r\n\r\n" + GET)
+        assert await client.rest() == b""
+    assert (reply.body, reply.headers[b"connection"]) == (b"done", b"close")
+
+
 # -- too large
 
 

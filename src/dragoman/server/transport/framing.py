@@ -24,6 +24,8 @@ _SIZE, _DATA, _AFTER_DATA, _TRAILER, _END = range(5)
 class LengthFraming:
     """A body of *length* bytes."""
 
+    has_trailers = False
+
     def __init__(self, length: int) -> None:
         self.length = length
         self.n_left: int | None = length
@@ -39,7 +41,13 @@ class LengthFraming:
 
 
 class ChunkedFraming:
-    """A body in chunks. ``n_left`` is None until its end was read, which is when it is 0."""
+    """
+    A body in chunks.
+
+    Attributes:
+        n_left: None until its end was read, which is when it is 0.
+        has_trailers: Fields stood behind the last chunk.
+    """
 
     length = 0  # unknown
 
@@ -49,6 +57,10 @@ class ChunkedFraming:
         self._line = b""  # the beginning of a line whose end has not come
         self._chunk_left = 0
         self._n_body = self._n_framing = self._n_trailer = 0
+
+    @property
+    def has_trailers(self) -> bool:
+        return self._n_trailer > 0
 
     def take(self, data: bytes) -> tuple[bytes, bytes]:
         """

@@ -65,6 +65,11 @@ class RequestBody:
         """How many bytes are still to come; None: nobody knows."""
         return self._framing.n_left
 
+    @property
+    def has_trailers(self) -> bool:
+        """Tell whether fields stood behind it, which nothing that we serve has a use for."""
+        return self._framing.has_trailers
+
     def feed(self, data: bytes) -> bytes:
         """Take what was read from the connection; return what follows the body."""
         if self.is_over:  # broken: drop what comes until the client has its reply

@@ -277,9 +277,14 @@ class Connection(asyncio.Protocol):
             return
         self._body = None
         self.deadline_s = _NEVER
+        exchange = self._exchange
+        if exchange is not None and body.has_trailers:
+            # Not all servers take them for what they are: what follows may be meant to be another
+            # request for us than for a proxy before us.
+            exchange.closes = True
         if rest:
             self._read_ahead(rest)
-        if self._exchange is None:  # the reply has ended before
+        if exchange is None:  # the reply has ended before
             self._await_next()
 
     def _read_ahead(self, data: bytes) -> None:
