@@ -118,6 +118,44 @@ def test_one_that_hangs_is_given_up_after_three_late_answers() -> None:
         asyncio.run(main(server))
 
 
+def test_answers_that_wait_for_our_own_loop_are_not_late(redis_url: str) -> None:
+    async def main() -> None:
+        link = link_to(redis_url, timeout_s=0.05, max_connections=10)
+        told: list[tuple[bool, str]] = []
+        link.on_change(lambda is_there, reason: told.append((is_there, reason)))
+        await link.open()
+        calls = [asyncio.create_task(get(link)) for _ in range(10)]
+        for _ in range(4):  # while they connect, ask and wait
+            await asyncio.sleep(0)
+            time.sleep(0.06)  # noqa: ASYNC251 - that is what stalls the loop
+        assert await asyncio.gather(*calls) == [None] * 10
+        assert (link.n_failed, link.n_lost, told) == (0, 0, [])
+        await link.close()
+
+    asyncio.run(main())
+
+
+def test_late_answers_beside_others_do_not_mean_that_it_is_away(redis_url: str) -> None:
+    async def main() -> None:
+        link = link_to(redis_url, timeout_s=0.05)
+        await link.open()
+        slow = [
+            asyncio.create_task(link.run(lambda client: client.blpop([link.key("none")], 1)))
+            for _ in range(5)
+        ]
+        assert await get(link) is None
+        time.sleep(0.06)  # noqa: ASYNC251 - their time goes by together
+        while not all(task.done() for task in slow):
+            assert await get(link) is None
+        late = await asyncio.gather(*slow, return_exceptions=True)
+        assert {type(each) for each in late} == {SharedStateUnavailable}
+        assert link.is_there
+        assert (link.n_failed, link.n_lost) == (5, 0)
+        await link.close()
+
+    asyncio.run(main())
+
+
 def test_a_wrong_password_is_away_and_says_why(redis_url: str) -> None:
     async def main() -> None:
         link = link_to(redis_url)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 from dragoman.core.errors import SharedStateUnavailable
 from dragoman.settings import RedisConfig
+from dragoman.stores.loop_time import LoopTimeout
 
 if TYPE_CHECKING:
     from redis import asyncio as library
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _LATE_IN_A_ROW: Final = 3  # then it is away; a single late answer may be our own fault
+_CONNECTION_S: Final = 60.0  # to wait for a free one: ``run`` is over long before
+_N_CONNECTING: Final = 5  # times what is allowed for it; the library goes by the wall clock
 _LISTEN_S: Final = 1.0  # then it is looked whether Redis is there at all
 _LONG_AGO_MS: Final = 1  # since 1970
 _MAX_REASON_CHARS: Final = 200
@@ -82,11 +85,13 @@ class RedisLink:
         if not self.is_there:
             self.n_failed += 1
             raise SharedStateUnavailable("Redis is away")
+        n_before = self.n_done
         try:
-            async with asyncio.timeout(self._config.timeout_s):
+            async with LoopTimeout(self._config.timeout_s):
                 done = await work(self.client)
         except TimeoutError:
-            self._late += 1
+            if self.n_done == n_before:  # else it answers, and we ask too much at once
+                self._late += 1
             reason = f"no answer within {self._config.timeout_s} s"
             if self._late >= _LATE_IN_A_ROW:
                 self._lose(reason)
@@ -122,13 +127,16 @@ class RedisLink:
             raise SharedStateUnavailable("Redis is away")
         try:
             async with self.client.pubsub() as subscription:
-                await subscription.subscribe(channel)
+                async with LoopTimeout(self._config.connect_timeout_s):
+                    await subscription.subscribe(channel)
                 while self.is_there:
                     message = await subscription.get_message(timeout=_LISTEN_S)
                     if message is not None and message["type"] == "subscribe":
                         await begun()
                     elif message is not None:
                         hear(message["data"])
+        except TimeoutError:
+            self._lose(f"no answer within {self._config.connect_timeout_s} s")
         except _redis_errors() as error:
             self._lose(_reason(error))
         raise SharedStateUnavailable("Redis has gone away")
@@ -161,7 +169,7 @@ class RedisLink:
         """Return why it does not answer; empty: it does, and is there from now on."""
         client = self.client  # before the clock runs: the library takes its time to load
         try:
-            async with asyncio.timeout(self._config.connect_timeout_s):
+            async with LoopTimeout(self._config.connect_timeout_s):
                 await _try_out(client, self.key("probe"), self.key("board"))
         except TimeoutError:
             return f"no answer within {self._config.connect_timeout_s} s"
@@ -198,8 +206,8 @@ def _new_client(config: RedisConfig) -> "Redis":
     pool = library.BlockingConnectionPool.from_url(
         config.url.reveal(),
         max_connections=config.max_connections,
-        timeout=2 * config.timeout_s,  # for a free connection: ``run`` is over before
-        socket_connect_timeout=config.connect_timeout_s,
+        timeout=_CONNECTION_S,
+        socket_connect_timeout=_N_CONNECTING * config.connect_timeout_s,
         socket_timeout=None,  # ``run`` bounds the whole; a subscription waits for ever
         protocol=2,
         retry=Retry(NoBackoff(), 0),
