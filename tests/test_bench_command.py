@@ -13,6 +13,11 @@ SSE = {"content-type": "text/event-stream"}
 EVENTS = b'event: a\ndata: {"type":"message_start"}\n\nevent: b\ndata: {"type":"message_stop"}\n\n'
 
 
+JSON = {"content-type": "application/json"}
+HTML = {"content-type": "text/html"}
+DENIED = b'{"type":"error","error":{"type":"authentication_error","message":"the key is wrong"}}'
+
+
 def bench(folder: Path, url: str, *args: str) -> tuple[int, str, str]:
     done = run_command(folder, "bench", url, "--model", "m", "-n", "5", "-c", "2", *args)
     return done.returncode, done.stdout, done.stderr
@@ -34,7 +39,17 @@ def test_streams_are_counted(tmp_path: Path) -> None:
     [
         ((500, {}, b"{}"), "5 x status 500"),
         ((200, SSE, b'event: error\ndata: {"type": "error"}\n\n'), "5 x an error event"),
+        ((401, {}, DENIED), "5 x status 401: the key is wrong"),
+        ((200, HTML, b"<html>welcome</html>"), "5 x no message, but text/html"),
+        ((200, JSON, b'{"error":{"message":"bad"}}'), "5 x no message, but application/json: bad"),
+        ((200, JSON, b'{"error":"bad"}'), "5 x no message, but application/json"),
+        ((200, JSON, b'{"type":"message"}'), "5 x a whole reply, not a stream"),
+        ((200, SSE, EVENTS[:-20]), "5 x a stream without the end of a message"),
+        ((200, SSE, b"data: [DONE]\n\n"), "5 x a stream without the end of a message"),
+        ((200, SSE, b"data: " + b"x" * (17 * 2**20)), "5 x The upstream sent an event over"),
+        ((200, HTML, b"x" * (17 * 2**20)), "5 x The reply is larger than"),
     ],
+    ids=lambda value: "" if isinstance(value, tuple) else value,
 )
 def test_failures_are_told(
     tmp_path: Path, reply: tuple[int, dict[str, str], bytes], said: str
@@ -43,6 +58,22 @@ def test_failures_are_told(
         code, out, _ = bench(tmp_path, f"{server.url}/v1")
     assert code == FAILED
     assert "0 of 5 requests answered" in out
+    assert said in out
+
+
+@pytest.mark.parametrize(
+    ("reply", "code", "said"),
+    [
+        ((200, JSON, b'{"type":"message"}'), OK, "5 of 5 requests answered"),
+        ((200, SSE, EVENTS), FAILED, "5 x a stream, not a whole reply"),
+    ],
+)
+def test_whole_replies(
+    tmp_path: Path, reply: tuple[int, dict[str, str], bytes], code: int, said: str
+) -> None:
+    with TinyServer({"/v1/messages": reply}) as server:
+        done, out, _ = bench(tmp_path, server.url, "--whole")
+    assert done == code
     assert said in out
 
 

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct, field
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dragoman.core.errors import GatewayError, UpstreamError
+from dragoman.core.errors import GatewayError, UpstreamError, UpstreamProtocolError
 from dragoman.core.sse import SseParser
 from dragoman.exit_codes import FAILED, OK, USAGE, CommandFailed
 from dragoman.serve import loop_factory
@@ -26,7 +26,9 @@ _TIMEOUTS: Final = Timeouts(10.0, 600.0, 300.0)
 _PROMPT: Final = "Count from one to a hundred in words."
 _SHARES: Final = (50, 90, 99)
 _MAX_SHOWN: Final = 5  # kinds of failures
-_ERROR_EVENT: Final = b'"type":"error"'
+_MAX_WHOLE_BYTES: Final = 16 * 2**20
+_MAX_TYPE_CHARS: Final = 60
+_MAX_SAID_CHARS: Final = 200
 
 
 class LoadOptions(Struct, frozen=True, kw_only=True):
@@ -42,12 +44,13 @@ class LoadOptions(Struct, frozen=True, kw_only=True):
 
 
 class Tally(Struct, kw_only=True):
-    """What came of it: seconds, events, and failures by what they say."""
+    """What came of it: seconds, events, failures by kind, and what endpoints say of the first."""
 
     first_s: list[float] = field(default_factory=list)
     total_s: list[float] = field(default_factory=list)
     n_events: int = 0
     failures: Counter[str] = field(default_factory=Counter)
+    said: dict[str, str] = field(default_factory=dict)
 
 
 def run_load_test(options: LoadOptions) -> int:
@@ -87,7 +90,7 @@ async def _send_all(
 
     async def client() -> None:
         for _ in left:
-            await _send_one(upstream, request, tally)
+            await _send_one(upstream, request, options=options, tally=tally)
             advance()
 
     try:
@@ -107,8 +110,10 @@ def _open(options: LoadOptions) -> HttpUpstream:
         raise CommandFailed(f"{options.url}: {error}", code=USAGE) from None
 
 
-async def _send_one(upstream: HttpUpstream, request: UpstreamRequest, tally: Tally) -> None:
-    reply = _Reply()
+async def _send_one(
+    upstream: HttpUpstream, request: UpstreamRequest, *, options: LoadOptions, tally: Tally
+) -> None:
+    reply = _Reply(options)
     call = upstream.send(request, reply)
     try:
         await reply.ended
@@ -119,6 +124,7 @@ async def _send_one(upstream: HttpUpstream, request: UpstreamRequest, tally: Tal
         call.abort()
     if reply.failure:
         tally.failures[reply.failure] += 1
+        tally.said.setdefault(reply.failure, reply.said)
         return
     tally.first_s.append(reply.first_s)
     tally.total_s.append(time.monotonic() - reply.began_s)
@@ -126,39 +132,104 @@ async def _send_one(upstream: HttpUpstream, request: UpstreamRequest, tally: Tal
 
 
 class _Reply:
-    """The receiver of one reply: notes when it began, and counts its events."""
+    """
+    The receiver of one reply: notes when it began, and whether it is what was asked for.
 
-    def __init__(self) -> None:
+    Attributes:
+        failure: What is wrong with it; empty: nothing.
+        said: The endpoint's own words about that.
+    """
+
+    def __init__(self, options: LoadOptions) -> None:
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.began_s = time.monotonic()
         self.first_s = 0.0
         self.n_events = 0
-        self.failure = ""
+        self.failure = self.said = ""
+        self._wants_events = options.is_stream
+        self._status = 0
+        self._type = ""  # of the content
         self._events: SseParser | None = None
+        self._whole = bytearray()  # of what does not come in events
+        self._is_done = False  # the last event has come
 
     def on_head(self, status: int, headers: Headers) -> None:
-        if status != 200:
-            self.failure = f"status {status}"
-        if b"event-stream" in headers.get(b"content-type", b""):
+        self._status = status
+        self._type = headers.get(b"content-type", b"").decode("latin-1")[:_MAX_TYPE_CHARS]
+        if status == 200 and "event-stream" in self._type:
             self._events = SseParser()
 
     def on_data(self, data: bytes) -> None:
         if not self.first_s:
             self.first_s = time.monotonic() - self.began_s
-        if self._events is None:
-            return
-        for payload in self._events.feed(data):
-            self.n_events += 1
-            if payload.replace(b" ", b"").startswith(b"{" + _ERROR_EVENT):
-                self.failure = "an error event in the stream"
+        try:
+            self._take(data)
+        except UpstreamError as error:  # no end follows: it would be waited for
+            self.on_error(error)
 
     def on_end(self) -> None:
+        self.failure = self.failure or self._judge()
         if not self.ended.done():
             self.ended.set_result(None)
 
     def on_error(self, error: UpstreamError) -> None:
         if not self.ended.done():
             self.ended.set_exception(error)
+
+    def _take(self, data: bytes) -> None:
+        if self._events is not None:
+            for payload in self._events.feed(data):
+                self._take_event(_read(payload))
+            return
+        self._whole += data
+        if len(self._whole) > _MAX_WHOLE_BYTES:
+            raise UpstreamProtocolError(f"The reply is larger than {_MAX_WHOLE_BYTES} bytes.")
+
+    def _take_event(self, sent: "_Sent") -> None:
+        self.n_events += 1
+        if sent.type == "error":
+            self.failure, self.said = "an error event in the stream", sent.said
+        self._is_done = self._is_done or sent.type == "message_stop"
+
+    def _judge(self) -> str:
+        """Return what is wrong with a reply that has ended."""
+        if self._events is not None:
+            if not self._is_done:
+                return "a stream without the end of a message"
+            return "" if self._wants_events else "a stream, not a whole reply"
+        sent = _read(self._whole)
+        self.said = sent.said
+        if self._status != 200:
+            return f"status {self._status}"
+        if sent.type != "message":
+            return f"no message, but {self._type or 'a reply without a content-type'}"
+        return "a whole reply, not a stream" if self._wants_events else ""
+
+
+class _Error(Struct):
+    message: str = ""
+
+
+class _Sent(Struct):
+    """What a reply, or an event, says of itself."""
+
+    type: str = ""
+    error: _Error | None = None
+
+    @property
+    def said(self) -> str:
+        return "" if self.error is None else self.error.message[:_MAX_SAID_CHARS]
+
+
+_decode: Final = msgspec.json.Decoder(_Sent).decode
+
+
+def _read(data: bytes | bytearray) -> _Sent:
+    """Return what *data* says of itself; nothing, where it is no JSON."""
+    try:
+        return _decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _Sent()
 
 
 def report_lines(options: LoadOptions, tally: Tally, seconds: float) -> list[str]:
@@ -176,7 +247,9 @@ def report_lines(options: LoadOptions, tally: Tally, seconds: float) -> list[str
     if n_failed:
         lines += ["", f"{n_failed} failed:"]
         shown = tally.failures.most_common(_MAX_SHOWN)
-        lines += [f"  {count} x {printable(what)}" for what, count in shown]
+        for kind, count in shown:
+            said = tally.said.get(kind)
+            lines.append(f"  {count} x {printable(f'{kind}: {said}' if said else kind)}")
     return lines
 
 
