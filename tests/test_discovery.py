@@ -74,6 +74,10 @@ def complete(asked: Config) -> Config:
     return with_found_engines(asked, asyncio.run(find_local_engines(asked)))
 
 
+def endpoints(found: Config, alias: str) -> list[str]:
+    return [target.endpoint for target in Routes(found).resolve(alias).targets]
+
+
 def window(found: Config, alias: str) -> int | None:
     return Routes(found).resolve(alias).profile.context_window
 
@@ -84,7 +88,33 @@ def test_models_of_all_replicas_with_the_smallest_window(engines: Any) -> None:
     assert sorted(found.models) == ["big", "other", "small"]
     assert (window(found, "big"), window(found, "small")) == (32_768, 8192)
     assert window(found, "other") is None
-    assert [t.endpoint for t in Routes(found).resolve("big").targets] == ["gpus/1", "gpus/2"]
+    assert endpoints(found, "big") == ["gpus/1", "gpus/2"]
+
+
+def test_a_model_is_asked_for_where_it_is_listed(engines: Any) -> None:
+    one, two, away = engines(big=8192, small=8192), engines(big=8192, other=8192), engines()
+    away.server.server_close()
+    keys = (Secret("first"), Secret("second"))
+    models = {"mine": ModelConfig(upstream=("gpus",), upstream_model="small")}
+    asked = config(one.url, two.url, api_keys=keys, models=models)
+    found = complete(asked)
+    assert endpoints(found, "big") == ["gpus/1", "gpus/2", "gpus/3", "gpus/4"]
+    assert endpoints(found, "other") == ["gpus/2", "gpus/4"]
+    assert endpoints(found, "mine") == ["gpus/1", "gpus/2", "gpus/3", "gpus/4"]  # as it says
+    found = complete(config(one.url, two.url, away.url))
+    assert endpoints(found, "small") == ["gpus/1", "gpus/3"]  # who is silent may serve it
+    assert endpoints(found, "other") == ["gpus/2", "gpus/3"]
+    found = complete(config(one.url, engines().url))
+    assert endpoints(found, "small") == ["gpus/1", "gpus/2"]  # so may who lists nothing yet
+    only = Routes(complete(config(one.url, two.url))).resolve("other")
+    assert only.is_alone
+
+
+def test_a_name_that_is_taken_is_limited_too(engines: Any) -> None:
+    models = {"m": ModelConfig(upstream=("gpus",), upstream_model="elsewhere")}
+    found = complete(config(engines(m=8192).url, engines(n=8192).url, models=models))
+    assert endpoints(found, "gpus/m") == ["gpus/1"]
+    assert endpoints(found, "m") == ["gpus/1", "gpus/2"]
 
 
 def test_each_address_is_asked_once_with_the_first_key(engines: Any) -> None:

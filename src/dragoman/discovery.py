@@ -34,10 +34,18 @@ _Windows: TypeAlias = dict[str, int | None]  # of models, in tokens; None: it is
 
 
 class FoundModels(Struct, frozen=True, kw_only=True):
-    """The models of one upstream, each with its window in tokens; None: it is not said."""
+    """
+    The models of one upstream.
+
+    Attributes:
+        windows: Of each model, in tokens; None: it is not said.
+        served_at: Base URLs for those models that an address with a list does not name there: those
+            that do, and those of which nothing is known.
+    """
 
     upstream: str
     windows: dict[str, int | None]
+    served_at: dict[str, tuple[str, ...]] = {}
 
 
 class _Slot(Struct, frozen=True):
@@ -110,14 +118,22 @@ class Discovery:
         async with self._slots:
             return await _ask(place, environ=self._environ)
 
-    def _sum_up(self, name: str, places: Iterable["_Place"]) -> FoundModels:
+    def _sum_up(self, name: str, places: Sequence["_Place"]) -> FoundModels:
         """Return what all addresses have said; the smallest window holds for all."""
         windows: _Windows = {}
         for place in places:
             for model, window in self._said.get(place.endpoint.mark, {}).items():
                 known = windows.get(model)
                 windows[model] = min(window, known) if window and known else window or known
-        return FoundModels(upstream=name, windows=dict(islice(windows.items(), _MAX_MODELS)))
+        windows = dict(islice(windows.items(), _MAX_MODELS))
+        by_model = {model: self._urls_of(model, places) for model in windows}
+        served_at = {model: urls for model, urls in by_model.items() if len(urls) < len(places)}
+        return FoundModels(upstream=name, windows=windows, served_at=served_at)
+
+    def _urls_of(self, model: str, places: Iterable["_Place"]) -> tuple[str, ...]:
+        """Return where a model is served, or may be: whoever lists nothing has not denied it."""
+        said = {place.endpoint.base_url: self._said.get(place.endpoint.mark) for place in places}
+        return tuple(url for url, windows in said.items() if not windows or model in windows)
 
 
 class _Place(Struct, frozen=True):
@@ -174,9 +190,10 @@ def with_found_models(config: Config, found: FoundModels) -> Config:
     Return *config* with what an upstream serves, and with the windows that its models have there.
 
     A model that is configured stays as it is but for its window, and that too if it is written
-    down. A name that is taken already is ``<upstream>/<name>``.
+    down. Any other is asked for only at addresses that may serve it. A name that is taken
+    already is ``<upstream>/<name>``.
     """
-    models = dict(config.models)
+    models, served_at = dict(config.models), dict(config.served_at)
     served = {a for a, model in models.items() if found.upstream in model.upstream}
     known = {config.upstream_model(alias, found.upstream) for alias in served}
     for name in found.windows:
@@ -184,7 +201,9 @@ def with_found_models(config: Config, found: FoundModels) -> Config:
             alias = f"{found.upstream}/{name}" if name in models else name
             models[alias] = ModelConfig(upstream=(found.upstream,), upstream_model=name)
             served.add(alias)
-    config = structs.replace(config, models=models)
+            if (urls := found.served_at.get(name)) is not None:
+                served_at[alias] = urls
+    config = structs.replace(config, models=models, served_at=served_at)
     for alias in served:
         window = found.windows.get(config.upstream_model(alias, found.upstream))
         if window:

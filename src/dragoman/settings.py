@@ -322,6 +322,7 @@ class Config(Struct, frozen=True, kw_only=True):
         preset_roles: From the presets in use; *roles* stands above them.
         automatic: Upstreams that were found in the environment, not written down.
         implied: Models that only a role names; they are asked of the one upstream there is.
+        served_at: Base URLs for models that only some of their upstream's addresses list.
         redis: None: nothing is shared with gateways on other machines.
         prices: The user's own first, then those that come with the package.
         unread: What is to be said of variables that bear our name and mean nothing.
@@ -343,6 +344,7 @@ class Config(Struct, frozen=True, kw_only=True):
     limits: LimitsConfig = LimitsConfig()
     automatic: tuple[str, ...] = ()
     implied: tuple[str, ...] = ()
+    served_at: dict[str, tuple[str, ...]] = field(default_factory=dict)
     redis: RedisConfig | None = None
     prices: tuple[PriceConfig, ...] = ()
     unread: tuple[str, ...] = ()

@@ -281,13 +281,15 @@ def _hedge_rule(model: ModelConfig) -> HedgeRule | None:
 
 
 def _targets(config: Config, alias: str) -> Iterator[Target]:
-    """Yield the targets of every upstream: as many as it has endpoints."""
-    model = config.models[alias]
+    """Yield the targets of every upstream: as many as it has endpoints that serve the model."""
+    model, served_at = config.models[alias], config.served_at.get(alias)
     is_list = model.balance is None and not model.priority  # its order is the priority
     for number, name in enumerate(model.upstream):
         target = _target(config, alias, name)
         priority = number if is_list else model.priority.get(name, 0)
         for endpoint in endpoints_of(name, config.upstreams[name]):
+            if served_at is not None and endpoint.base_url not in served_at:
+                continue
             yield msgspec.structs.replace(
                 target,
                 endpoint=endpoint.name,
