@@ -297,6 +297,21 @@ def test_the_start_is_known_in_every_spelling(begin: bytes) -> None:
     assert subject.usage.input_tokens == 7
 
 
+def test_a_message_without_a_start_is_not_searched_for_it_again_and_again(monkeypatch) -> None:
+    pattern = CountedPattern(passthrough._START)
+    monkeypatch.setattr(passthrough, "_START", pattern)
+    event = b'data: {"type":"content_block_delta","delta":{"text":"%b message_start"}}\n\n'
+    subject = turn()
+
+    def feed_many() -> None:
+        for _ in range(100):
+            subject.feed(event % (b"x" * 1000))
+
+    with pytest.raises(UpstreamProtocolError, match="in a way of its own"):
+        feed_many()
+    assert pattern.searched_bytes < 40 * 2**16
+
+
 def test_a_start_without_an_end_is_an_error() -> None:
     with pytest.raises(UpstreamProtocolError, match="in a way of its own"):
         turn(skips_start=True).feed(b"event: message_start\ndata: " + b"x" * 2**19)

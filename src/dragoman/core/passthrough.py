@@ -280,7 +280,9 @@ class PassthroughTurn:
         is_said = b"message_start" in head
         start = _START.search(head) if is_said and self._is_begun else None
         if start is None:
-            limit = _MAX_START_BYTES if is_said else _MAX_PREAMBLE_BYTES
+            # A message that goes on without its start would be searched for it with each read.
+            may_start = is_said and not self._is_begun
+            limit = _MAX_START_BYTES if may_start else _MAX_PREAMBLE_BYTES
             if self.is_done or len(head) >= limit:
                 message = "The model's server began a message in a way of its own."
                 raise UpstreamProtocolError(message)
