@@ -1,5 +1,9 @@
 """`dragoman bench`: what it counts, and what it says when an endpoint fails."""
 
+import re
+import signal
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -8,6 +12,8 @@ import pytest
 from dragoman.bench_command import LoadOptions, Tally, report_lines
 from dragoman.exit_codes import FAILED, OK, USAGE
 from support.command import TinyServer, run_command
+from support.gateway import program_environment
+from support.usage_load import wait_until
 
 SSE = {"content-type": "text/event-stream"}
 EVENTS = b'event: a\ndata: {"type":"message_start"}\n\nevent: b\ndata: {"type":"message_stop"}\n\n'
@@ -75,6 +81,29 @@ def test_whole_replies(
         done, out, _ = bench(tmp_path, server.url, "--whole")
     assert done == code
     assert said in out
+
+
+def test_whoever_has_enough_is_shown_what_there_is(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "dragoman", "bench", "--model", "m", "-n", "1000000"]
+    environment = program_environment(tmp_path / "home")
+    with (
+        TinyServer({"/v1/messages": (200, SSE, EVENTS)}) as server,
+        subprocess.Popen(
+            [*command, server.url], env=environment, stdout=subprocess.PIPE, text=True
+        ) as process,
+    ):
+        wait_until(lambda: len(server.requests) > 50)
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=30)
+    assert process.returncode not in (OK, FAILED)
+    assert re.search(r"[1-9]\d* of 1000000 requests answered", out)
+
+
+def test_a_connection_that_cannot_be_made_is_told_with_its_reason(tmp_path: Path) -> None:
+    with TinyServer({}) as server:
+        code, out, _ = bench(tmp_path, server.url.replace("http:", "https:"))
+    assert code == FAILED
+    assert re.search("5 x The TLS handshake with the model's server failed: .", out)
 
 
 def test_an_address_that_is_none(tmp_path: Path) -> None:

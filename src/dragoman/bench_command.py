@@ -59,18 +59,21 @@ def run_load_test(options: LoadOptions) -> int:
 
     Raises:
         CommandFailed: The URL is none.
+        KeyboardInterrupt: The user had enough, and has been shown what there was by then.
     """
     console, tally, upstream = LastingConsole(highlight=False), Tally(), _open(options)
     columns = (TextColumn("requests"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     began_s = time.monotonic()
-    with (
-        Progress(*columns, console=LastingConsole(stderr=True), transient=True) as bar,
-        asyncio.Runner(loop_factory=loop_factory()) as runner,
-    ):
-        task = bar.add_task("", total=options.requests)
-        runner.run(_send_all(upstream, options, tally=tally, advance=lambda: bar.advance(task)))
-    for line in report_lines(options, tally, time.monotonic() - began_s):
-        print_line(console, line)
+    try:
+        with (
+            Progress(*columns, console=LastingConsole(stderr=True), transient=True) as bar,
+            asyncio.Runner(loop_factory=loop_factory()) as runner,
+        ):
+            task = bar.add_task("", total=options.requests)
+            runner.run(_send_all(upstream, options, tally=tally, advance=lambda: bar.advance(task)))
+    finally:
+        for line in report_lines(options, tally, time.monotonic() - began_s):
+            print_line(console, line)
     return OK if tally.total_s and not tally.failures else FAILED
 
 
@@ -119,6 +122,7 @@ async def _send_one(
         await reply.ended
     except GatewayError as error:
         tally.failures[error.message] += 1
+        tally.said.setdefault(error.message, error.log_detail[:_MAX_SAID_CHARS])
         return
     finally:
         call.abort()
@@ -249,7 +253,8 @@ def report_lines(options: LoadOptions, tally: Tally, seconds: float) -> list[str
         shown = tally.failures.most_common(_MAX_SHOWN)
         for kind, count in shown:
             said = tally.said.get(kind)
-            lines.append(f"  {count} x {printable(f'{kind}: {said}' if said else kind)}")
+            shown_kind = f"{kind.removesuffix('.')}: {said}" if said else kind
+            lines.append(f"  {count} x {printable(shown_kind)}")
     return lines
 
 
