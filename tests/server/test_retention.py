@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import delete
 
 from dragoman.core.errors import StoreUnavailable
-from dragoman.policy.records import UsageQuery
+from dragoman.policy.records import Spent, SpentQuery, UsageQuery
 from dragoman.server import retention as retention_module
 from dragoman.server.retention import Retention
 from dragoman.server.telemetry import EventLog
 from dragoman.settings import StoreConfig, UsageConfig
 from dragoman.store_urls import StoreUrl
 from dragoman.stores.opening import LazyStore
+from dragoman.stores.tables import usage
 from support.app_case import run
 from support.stores import new_record
 
@@ -40,7 +42,8 @@ class Case:
 
     async def add(self, *days_ago: float) -> None:
         store = await self.lazy.get()
-        records = [new_record(started_at=NOW - days * DAY, session_id="s") for days in days_ago]
+        same = {"session_id": "s", "output_tokens": 1}
+        records = [new_record(started_at=NOW - days * DAY, **same) for days in days_ago]
         await store.add_usage(records)
 
     async def single(self) -> int:
@@ -94,6 +97,29 @@ def test_what_is_kept_for_ever(tmp_path: Path) -> None:
         await case.retention.apply()
         assert (await case.single(), case.events) == (2, [])
         await case.retention.close()
+        await case.lazy.close()
+
+    run(main())
+
+
+@pytest.mark.parametrize("settings", [{}, {"keep_records_days": 0, "keep_sums_days": 0}])
+def test_days_that_are_over_are_added_up_for_budgets(tmp_path: Path, settings: Any) -> None:
+    async def main() -> None:
+        case = Case(tmp_path, **settings)
+        await case.add(0, 0.4, 1, 1, 2)
+        store = await case.lazy.get()
+        month = SpentQuery(
+            scope="key",
+            owners=("apikey_1",),
+            since=dt.datetime(2026, 11, 1, tzinfo=dt.UTC),
+            until=dt.datetime(2026, 12, 1, tzinfo=dt.UTC),
+        )
+        await case.retention.apply()
+        async with store._database.writing() as connection:
+            await connection.execute(delete(usage))
+        assert (await store.spent(month))["apikey_1"] == Spent(tokens=3)
+        await case.add(0, 1, 1, 1)  # whoever comes late opens the day again
+        assert (await store.spent(month))["apikey_1"] == Spent(tokens=5)
         await case.lazy.close()
 
     run(main())

@@ -126,6 +126,15 @@ class Store(Protocol):
         """Return what each owner has used, by its id; those without records are left out."""
         ...
 
+    async def keep_spent(self, before: dt.datetime) -> bool:
+        """
+        Add up what was used of budgets on one day that ended before a time, for ``spent``.
+
+        Returns whether there was such a day. What is added to it later counts all the same. Safe
+        with several replicas at once.
+        """
+        ...
+
     async def roll_up_usage(self, before: dt.datetime) -> int:
         """
         Add the records of the oldest day up that ended before a time, and remove them.

@@ -1,4 +1,4 @@
-"""Records of requests become sums of days when their time has come, behind everything else."""
+"""Records of requests become sums of days, for budgets and when their time has come."""
 
 import asyncio
 import datetime as dt
@@ -15,11 +15,13 @@ from dragoman.settings import UsageConfig
 _INTERVAL_S: Final = 3600.0
 _FIRST_S: Final = 600.0  # a start has other things to do, and may be one of many
 _MAX_DAYS: Final = 400  # in one go
+# Until then most of what waits in spools has come, and a gateway whose clock is wrong is done.
+_OVER: Final = dt.timedelta(hours=12)
 
 
 class Retention:
     """
-    Looks once an hour for days whose records are old enough.
+    Looks once an hour for days that are over, and for those whose records are old enough.
 
     Args:
         settings: How old.
@@ -46,9 +48,8 @@ class Retention:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin, unless everything is kept for ever."""
-        if self._settings.keep_records_days or self._settings.keep_sums_days:
-            self._task = asyncio.create_task(self._run(), name="usage: retention")
+        """Begin."""
+        self._task = asyncio.create_task(self._run(), name="usage: retention")
 
     async def close(self) -> None:
         """End; a day that is being added up stays as it was."""
@@ -60,7 +61,7 @@ class Retention:
 
     async def apply(self) -> None:
         """
-        Add up and remove what is old enough.
+        Add up what budgets will ask for; add up and remove what is old enough.
 
         Raises:
             StoreUnavailable: The store is away, or another replica does the same just now.
@@ -68,11 +69,17 @@ class Retention:
         if self._is_empty():
             return
         store = await self._get_store()
+        await self._keep_spent(store)
         await self._roll_up(store)
         if days := self._settings.keep_sums_days:
             n_sums = await store.forget_usage(self._utc_now() - dt.timedelta(days=days))
             if n_sums:
                 self._log.event("usage_forgotten", sums=n_sums)
+
+    async def _keep_spent(self, store: Store) -> None:
+        before, n_days = self._utc_now() - _OVER, 0
+        while n_days < _MAX_DAYS and await store.keep_spent(before):
+            n_days += 1
 
     async def _roll_up(self, store: Store) -> None:
         days = self._settings.keep_records_days

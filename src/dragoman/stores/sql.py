@@ -26,7 +26,7 @@ from dragoman.stores.database import Database
 from dragoman.stores.lists import key_conditions, read_page
 from dragoman.stores.migrating import upgrade_schema
 from dragoman.stores.rows import RowCodec, S, to_ms
-from dragoman.stores.spent_sql import sum_spent
+from dragoman.stores.spent_sql import forget_kept, keep_day, next_day_to_keep, sum_spent
 from dragoman.stores.tables import admin_keys, audit, keys, state, workspaces
 from dragoman.stores.usage_insert import insert_records
 from dragoman.stores.usage_rollup import ROLL_UP_TIMEOUT_S, forget_days, forget_facts, roll_up_day
@@ -225,6 +225,16 @@ class SqlStore:
         async with self._database.reading(timeout_s=self._report_timeout_s) as connection:
             return await sum_spent(connection, query)
 
+    async def keep_spent(self, before: dt.datetime) -> bool:
+        async with self._database.reading(timeout_s=self._report_timeout_s) as connection:
+            day = await next_day_to_keep(connection, before)
+        if day is None:
+            return False
+        is_sqlite = self._database.is_sqlite
+        async with self._database.writing(timeout_s=ROLL_UP_TIMEOUT_S) as connection:
+            await keep_day(connection, day, is_sqlite=is_sqlite)
+        return True
+
     async def roll_up_usage(self, before: dt.datetime) -> int:
         is_sqlite = self._database.is_sqlite
         async with self._database.writing(timeout_s=ROLL_UP_TIMEOUT_S) as connection:
@@ -234,6 +244,7 @@ class SqlStore:
 
     async def forget_usage(self, before: dt.datetime) -> int:
         async with self._database.writing(timeout_s=ROLL_UP_TIMEOUT_S) as connection:
+            await forget_kept(connection, before)
             return await forget_days(connection, before)
 
     async def list_audit(self, page: Page) -> list[AuditEntry]:

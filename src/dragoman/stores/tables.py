@@ -188,3 +188,16 @@ usage_sums: Final = Table(
     _number("cost_micros"),
     Index("usage_sums_by_day", "day"),
 )
+
+# What was used on a day that is over, of records and sums together: all of a day, or nothing. It
+# can be made again at any time, and is taken away when a record comes late.
+usage_days: Final = Table(
+    "usage_days",
+    metadata,
+    _number("day"),  # its first millisecond
+    _text("key_id"),
+    Column("workspace_id", Text, nullable=True),
+    _number("tokens"),
+    _number("cost_micros"),
+    Index("usage_days_by_day", "day"),
+)

@@ -21,11 +21,13 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dragoman.policy.records import UsageRecord, decode_facts
+from dragoman.stores.spent_sql import open_days
 from dragoman.stores.tables import usage, usage_facts
 
 DAY_MS: Final = 86_400_000
 _N_COLUMNS: Final = len(usage.c)
 _TIME: Final = usage.c.keys().index("started_at")
+_DAY: Final = usage_facts.c.keys().index("day")
 _FACTS: Final = usage.c.keys().index("facts_id")
 _NULLABLE: Final = [at for at, column in enumerate(usage.c) if column.nullable]
 _NULL: Final = -1  # what stands for it on the way to SQLite
@@ -48,6 +50,7 @@ async def insert_records(
     if not records:
         return
     facts, values = _rows_of(records)
+    await open_days(connection, {row[_DAY] for row in facts}, is_sqlite=is_sqlite)
     statement = _insert_text(usage_facts, connection.dialect, is_sqlite=is_sqlite)
     # In one order everywhere: of two gateways that add the same, one waits for the other.
     await connection.exec_driver_sql(statement, sorted(facts))

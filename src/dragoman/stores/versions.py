@@ -6,7 +6,7 @@ from msgspec import Struct
 
 # Oldest first, as in ``migrations/versions``: whether a database is up to date can be seen without
 # Alembic, which takes a fifth of a second and ten megabytes.
-VERSIONS: Final = ("0001", "0002", "0003")
+VERSIONS: Final = ("0001", "0002", "0003", "0004")
 
 
 class SchemaState(Struct, frozen=True, kw_only=True):
