@@ -1,7 +1,9 @@
 """A time-out beside a loop that stands still."""
 
 import asyncio
+import itertools
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -33,6 +35,21 @@ def test_a_stall_is_no_time() -> None:
             await asyncio.sleep(0)
         event.set()
         await waiting
+
+    asyncio.run(main())
+
+
+def test_answers_of_others_double_the_time() -> None:
+    async def time_out(n_answers: Callable[[], int]) -> float:
+        began_s = time.monotonic()
+        with pytest.raises(TimeoutError):
+            async with LoopTimeout(0.1, n_answers):
+                await asyncio.Event().wait()
+        return time.monotonic() - began_s
+
+    async def main() -> None:
+        assert await time_out(lambda: 7) >= 0.1
+        assert 0.2 <= await time_out(itertools.count().__next__) < 5
 
     asyncio.run(main())
 

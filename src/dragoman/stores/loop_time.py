@@ -1,6 +1,7 @@
 """A time-out that does not take a stalled loop of our own for somebody's late answer."""
 
 import asyncio
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final
 
@@ -16,15 +17,19 @@ class LoopTimeout:
 
     Args:
         timeout_s: How long, where the loop turns as it should.
+        n_answers: How many answers others have got. While there are more of them we wait for our
+            own turn, not for somebody else: up to twice the time.
 
     Raises:
         TimeoutError: Time is up.
     """
 
-    def __init__(self, timeout_s: float) -> None:
+    def __init__(self, timeout_s: float, n_answers: Callable[[], int] = int) -> None:
         self._limit = asyncio.timeout(None)
         self._part_s = timeout_s / _N_PARTS
-        self._n_left = _N_PARTS
+        self._n_left = self._n_spare = _N_PARTS
+        self._n_answers = n_answers
+        self._n_seen = n_answers()
         self._timer: asyncio.Handle | None = None
 
     async def __aenter__(self) -> None:
@@ -45,7 +50,12 @@ class LoopTimeout:
         self._timer = asyncio.get_running_loop().call_later(self._part_s, self._end_part)
 
     def _end_part(self) -> None:
-        self._n_left -= 1
+        n_answers = self._n_answers()
+        if n_answers > self._n_seen and self._n_spare:
+            self._n_seen = n_answers
+            self._n_spare -= 1
+        else:
+            self._n_left -= 1
         if self._n_left:
             self._wait()
         else:  # at the end of the next turn

@@ -87,7 +87,7 @@ class RedisLink:
             raise SharedStateUnavailable("Redis is away")
         n_before = self.n_done
         try:
-            async with LoopTimeout(self._config.timeout_s):
+            async with LoopTimeout(self._config.timeout_s, lambda: self.n_done):
                 done = await work(self.client)
         except TimeoutError:
             if self.n_done == n_before:  # else it answers, and we ask too much at once
