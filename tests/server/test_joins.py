@@ -79,7 +79,7 @@ async def until(is_so: Callable[[], bool]) -> None:
 @both_ways
 def test_two_get_one_reply_and_one_of_them_pays(is_stream: bool) -> None:
     async def case() -> None:
-        both = Twins([0.05, *saying("Hello", prompt=30, output=5)])
+        both = Twins([0.3, *saying("Hello", prompt=30, output=5)])
         body = {**ASK, "stream": is_stream}
         first, second = await both.send(body), await both.send(body)
         records = await both.end()
@@ -123,7 +123,7 @@ OTHERS: dict[str, dict[str, Any]] = {
 def test_what_differs_is_asked_for_itself(other: dict[str, Any]) -> None:
     async def case() -> None:
         keys = [("ann", "key-of-ann-key-of-ann"), ("bob", "key-of-bob-key-of-bob")]
-        both = Twins([0.03, *saying("a")], [0.03, *saying("b")], keys=keys)
+        both = Twins([0.3, *saying("a")], [0.3, *saying("b")], keys=keys)
         await both.send(headers={b"x-api-key": b"key-of-ann-key-of-ann"})
         request = {"headers": {b"x-api-key": b"key-of-ann-key-of-ann"}, **other}
         await both.send(request.pop("body", None), **request)
@@ -136,7 +136,7 @@ def test_what_differs_is_asked_for_itself(other: dict[str, Any]) -> None:
 
 def test_only_models_that_are_set_to_it() -> None:
     async def case() -> None:
-        both = Twins([0.03, *saying("a")], [0.03, *saying("b")], model={"join_resends": False})
+        both = Twins([0.3, *saying("a")], [0.3, *saying("b")], model={"join_resends": False})
         await both.send()
         await both.send()
         await both.end()
@@ -160,7 +160,7 @@ def test_after_the_first_content_nobody_joins() -> None:
 
 def test_one_who_comes_after_the_early_start_sees_it() -> None:
     async def case() -> None:
-        both = Twins([0.15, *saying("Hello")], early_start_s=0.02, ping_interval_s=0.05)
+        both = Twins([0.8, *saying("Hello")], early_start_s=0.02, ping_interval_s=0.05)
         first = await both.send()
         await until(lambda: b"event: ping" in first.reply)
         second = await both.send()
@@ -177,7 +177,7 @@ def test_one_who_leaves_leaves_the_call_to_the_other(who: int, has_begun: bool) 
     begin: Script = [head(), data(chunk(content="Hel"))] if has_begun else []
 
     async def case() -> None:
-        both = Twins([0.03, *begin, 0.05, *([] if has_begun else [head()]), *REST])
+        both = Twins([0.3, *begin, 0.05, *([] if has_begun else [head()]), *REST])
         exchanges = [await both.send(), await both.send()]
         if has_begun:
             await until(lambda: b"Hel" in exchanges[0].reply)
@@ -210,7 +210,7 @@ def test_the_call_ends_with_the_last_of_them() -> None:
     twins(case)
 
 
-@pytest.mark.parametrize("script", [[30.0], [0.03, head(), data(chunk(content="Hi")), 30.0]])
+@pytest.mark.parametrize("script", [[30.0], [0.3, head(), data(chunk(content="Hi")), 30.0]])
 def test_the_end_of_the_gateway_is_told_to_all(script: Script) -> None:
     async def case() -> None:
         both = Twins(script)
@@ -231,7 +231,7 @@ def test_the_end_of_the_gateway_is_told_to_all(script: Script) -> None:
 @both_ways
 def test_both_are_told_of_an_error(is_stream: bool) -> None:
     async def case() -> None:
-        both = Twins([0.03, *failing(LATE)])
+        both = Twins([0.3, *failing(LATE)])
         body = {**ASK, "stream": is_stream}
         exchanges = [await both.send(body), await both.send(body)]
         records = await both.end()
@@ -244,7 +244,7 @@ def test_both_are_told_of_an_error(is_stream: bool) -> None:
 
 def test_both_see_a_reply_break_off() -> None:
     async def case() -> None:
-        both = Twins([0.03, head(), data(chunk(content="Hel")), 0.02, fail(RESET)])
+        both = Twins([0.3, head(), data(chunk(content="Hel")), 0.02, fail(RESET)])
         exchanges = [await both.send(), await both.send()]
         records = await both.end()
         assert [error_in(each)["type"] for each in exchanges] == ["api_error"] * 2
@@ -275,7 +275,7 @@ def test_errors_before_anything_is_sent_go_to_both(error: Exception) -> None:
 
 def test_no_more_than_sixteen_share_one_reply() -> None:
     async def case() -> None:
-        many = Twins([0.1, *saying("a")], [0.1, *saying("b")])
+        many = Twins([0.4, *saying("a")], [0.4, *saying("b")])
         for _ in range(17):
             await many.send()
         records = await many.end()
@@ -288,7 +288,7 @@ def test_no_more_than_sixteen_share_one_reply() -> None:
 def test_a_slow_reader_does_not_hold_up_the_other() -> None:
     async def case() -> None:
         megabyte = data(chunk(content="x" * 2**20))
-        steps = [0.03, head(), *([0.01, megabyte] * 6), 0.05, *REST]
+        steps = [0.3, head(), *([0.01, megabyte] * 6), 0.05, *REST]
         both = Twins(steps, max_reply_bytes=2**24, max_event_bytes=2**23)
         first, second = await both.send(), await both.send()
         first.pause()
@@ -304,7 +304,7 @@ def test_a_slow_reader_does_not_hold_up_the_other() -> None:
 
 def test_where_all_read_slowly_the_upstream_waits() -> None:
     async def case() -> None:
-        both = Twins([0.03, head(), data(chunk(content="Hel")), 0.1, *REST])
+        both = Twins([0.3, head(), data(chunk(content="Hel")), 0.1, *REST])
         first, second = await both.send(), await both.send()
         await until(lambda: b"Hel" in second.reply)
         first.pause()
