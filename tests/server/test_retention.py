@@ -18,6 +18,7 @@ from dragoman.server.telemetry import EventLog
 from dragoman.settings import StoreConfig, UsageConfig
 from dragoman.store_urls import StoreUrl
 from dragoman.stores.opening import LazyStore
+from dragoman.stores.sql import SqlStore
 from dragoman.stores.tables import usage
 from support.app_case import run
 from support.stores import new_record
@@ -97,6 +98,28 @@ def test_what_is_kept_for_ever(tmp_path: Path) -> None:
         await case.retention.apply()
         assert (await case.single(), case.events) == (2, [])
         await case.retention.close()
+        await case.lazy.close()
+
+    run(main())
+
+
+def test_a_day_that_records_still_come_for_is_not_added_up_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dt.datetime] = []
+
+    async def keep_spent(_: SqlStore, before: dt.datetime) -> bool:
+        asked.append(before)
+        return True  # somebody has added to it meanwhile, each time
+
+    monkeypatch.setattr(SqlStore, "keep_spent", keep_spent)
+
+    async def main() -> None:
+        case = Case(tmp_path, keep_records_days=7)
+        await case.add(0, 8)
+        await case.retention.apply()
+        assert 31 <= len(asked) <= 40
+        assert await case.single() == 1
         await case.lazy.close()
 
     run(main())

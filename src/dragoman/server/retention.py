@@ -15,6 +15,7 @@ from dragoman.settings import UsageConfig
 _INTERVAL_S: Final = 3600.0
 _FIRST_S: Final = 600.0  # a start has other things to do, and may be one of many
 _MAX_DAYS: Final = 400  # in one go
+_MAX_KEPT: Final = 32  # as many as a budget is about: none again and again while records come late
 # Until then most of what waits in spools has come, and a gateway whose clock is wrong is done.
 _OVER: Final = dt.timedelta(hours=12)
 
@@ -78,7 +79,7 @@ class Retention:
 
     async def _keep_spent(self, store: Store) -> None:
         before, n_days = self._utc_now() - _OVER, 0
-        while n_days < _MAX_DAYS and await store.keep_spent(before):
+        while n_days < _MAX_KEPT and await store.keep_spent(before):
             n_days += 1
 
     async def _roll_up(self, store: Store) -> None:
