@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from sqlalchemy import delete
+from sqlalchemy import delete, event, text
 
 from dragoman.policy.records import Dimension, Spent, SpentQuery, UsageQuery, UsageRecord
 from dragoman.settings import Secret
 from dragoman.store_urls import StoreUrl, read_store_url
 from dragoman.stores.rows import to_ms
+from dragoman.stores.spent_sql import keep_day
 from dragoman.stores.sql import SqlStore
 from dragoman.stores.tables import usage
 from dragoman.stores.usage_insert import insert_records
@@ -186,6 +187,26 @@ def test_what_is_kept_goes_with_the_sums(url: StoreUrl) -> None:
     with_store(url, case)
 
 
+@pytest.mark.parametrize("scope", ["key", "workspace"])
+def test_kept_days_of_others_are_not_looked_through(tmp_path: Path, scope: Any) -> None:
+    asked: list[tuple[str, Any]] = []
+
+    async def case(store: SqlStore) -> None:
+        await store.add_usage(some_records())
+        await keep_all(store, FIRST + 9 * DAY)
+        engine = store._database._engine.sync_engine
+        event.listen(engine, "before_cursor_execute", lambda *a: asked.append((a[2], a[3])))
+        await store.spent(of(scope))
+        statement, values = asked[-1]
+        async with store._database.reading() as connection:
+            plan = await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)
+            steps = [row[-1] for row in plan if "usage_days" in row[-1]]
+        assert any(f"usage_days_by_{scope} ({scope}_id=? AND day>? AND day<?)" in s for s in steps)
+        assert not [step for step in steps if step.startswith("SCAN")]
+
+    with_store(StoreUrl(path=tmp_path / "store.db"), case)
+
+
 def test_replicas_that_keep_days_and_add_to_them_at_once(url: StoreUrl) -> None:
     async def keep(store: SqlStore) -> None:
         for _ in range(25):
@@ -225,6 +246,35 @@ def test_who_keeps_a_day_waits_for_those_who_are_adding_to_it(
                 await asyncio.wait([keeping], timeout=0.3)
                 assert not keeping.done()
             assert await keeping == 4
+            assert await one.spent(of("key")) == await reported(one, of("key"))
+
+    asyncio.run(main())
+
+
+@pytest.mark.server
+def test_who_adds_to_a_day_sees_that_it_was_kept_meanwhile(
+    postgres_url: str, tmp_path: Path
+) -> None:
+    url = read_store_url(Secret(postgres_url), tmp_path)
+    assert url is not None
+
+    async def begin_with_a_snapshot(store: SqlStore) -> None:
+        async with store._database.writing() as connection:
+            name = await connection.scalar(text("SELECT current_database()"))
+            level = "default_transaction_isolation = 'repeatable read'"
+            await connection.execute(text(f"ALTER DATABASE {name} SET {level}"))
+
+    async def main() -> None:
+        async with asyncio.timeout(60), opened(url) as store:
+            await begin_with_a_snapshot(store)
+        async with asyncio.timeout(60), opened(url) as one, opened(url) as two:
+            await one.add_usage(some_records()[::2])
+            async with one._database.writing() as connection:
+                await keep_day(connection, to_ms(FIRST) or 0, is_sqlite=False)
+                adding = asyncio.create_task(two.add_usage(some_records()[1::2]))
+                await asyncio.wait([adding], timeout=0.3)
+                assert not adding.done()
+            await adding
             assert await one.spent(of("key")) == await reported(one, of("key"))
 
     asyncio.run(main())

@@ -225,6 +225,8 @@ def _postgres_engine(url: StoreUrl, settings: StoreConfig) -> AsyncEngine:
         pool_timeout=settings.timeout_s,
         pool_pre_ping=True,  # a database that was restarted shows here, not in a transaction
         pool_recycle=_RECYCLE_S,
+        # Whatever a database begins with: who has waited for a lock sees what was done meanwhile.
+        isolation_level="READ COMMITTED",
         connect_args={
             "timeout": settings.timeout_s,
             "server_settings": _server_settings(url.address, settings),

@@ -40,7 +40,7 @@ async def sum_spent(connection: AsyncConnection, query: SpentQuery) -> dict[str,
     """Return what each owner has used, by its id; those without records are left out."""
     since, until = to_ms(query.since) or 0, to_ms(query.until) or 0
     is_in_span = usage_days.c.day >= since, usage_days.c.day < until
-    known = select(usage_days.c.day).where(*is_in_span)
+    known = _kept_days(since, until)
     parts = []
     for facts, counts in ((usage_facts, usage), (usage_sums, usage_sums)):
         part = _of_owners(_sums(counts, _owner(facts, query)), facts, query)
@@ -84,7 +84,6 @@ async def keep_day(connection: AsyncConnection, day: int, *, is_sqlite: bool) ->
     """
     if not is_sqlite:  # where writers do not wait for each other by themselves
         # What the day holds is looked at when those have ended who were adding to it.
-        await connection.execute(text("SET TRANSACTION ISOLATION LEVEL READ COMMITTED"))
         await connection.execute(text("SET LOCAL statement_timeout = 0"))
         lock = select(func.pg_advisory_xact_lock(_LOCKS, day // _DAY_MS))
         await connection.execute(lock)
@@ -131,6 +130,19 @@ async def forget_kept(connection: AsyncConnection, before: dt.datetime) -> None:
     """Remove what is kept of days that ended before a time."""
     is_old = usage_days.c.day + _DAY_MS <= to_ms(before)
     await connection.execute(delete(usage_days).where(is_old))
+
+
+def _kept_days(since: int, until: int) -> Select[Any]:
+    """Return the days that are kept, looked up one after the other: each has a row for each key."""
+    day = func.min(usage_days.c.day)
+    is_before = usage_days.c.day < until
+    first = select(day.label("day")).where(usage_days.c.day >= since, is_before)
+    known = first.cte("kept_days", recursive=True)
+    last = known.alias("last_day")
+    later = select(day).where(usage_days.c.day > last.c.day, is_before)
+    following = select(later.scalar_subquery()).select_from(last).where(last.c.day.is_not(None))
+    known = known.union_all(following)
+    return select(known.c.day).where(known.c.day.is_not(None))  # NOT IN knows no way around NULL
 
 
 def _sums(counts: Table, *whose: ColumnElement[Any]) -> Select[Any]:

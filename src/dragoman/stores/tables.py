@@ -200,4 +200,6 @@ usage_days: Final = Table(
     _number("tokens"),
     _number("cost_micros"),
     Index("usage_days_by_day", "day"),
+    Index("usage_days_by_key", "key_id", "day"),
+    Index("usage_days_by_workspace", "workspace_id", "day"),
 )

@@ -18,3 +18,5 @@ def upgrade() -> None:
         sa.Column("cost_micros", sa.BigInteger, nullable=False),
     )
     op.create_index("usage_days_by_day", "usage_days", ["day"])
+    op.create_index("usage_days_by_key", "usage_days", ["key_id", "day"])
+    op.create_index("usage_days_by_workspace", "usage_days", ["workspace_id", "day"])
