@@ -125,6 +125,25 @@ def test_a_day_that_records_still_come_for_is_not_added_up_for_ever(
     run(main())
 
 
+def test_days_that_cannot_be_added_up_for_budgets_hold_nothing_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def keep_spent(_: SqlStore, __: dt.datetime) -> bool:
+        raise StoreUnavailable("the database has not answered in time")
+
+    monkeypatch.setattr(SqlStore, "keep_spent", keep_spent)
+
+    async def main() -> None:
+        case = Case(tmp_path, keep_records_days=7, keep_sums_days=20)
+        await case.add(0, 10, 30)
+        with pytest.raises(StoreUnavailable):
+            await case.retention.apply()
+        assert (await case.single(), await case.all()) == (1, 2)
+        await case.lazy.close()
+
+    run(main())
+
+
 @pytest.mark.parametrize("settings", [{}, {"keep_records_days": 0, "keep_sums_days": 0}])
 def test_days_that_are_over_are_added_up_for_budgets(tmp_path: Path, settings: Any) -> None:
     async def main() -> None:

@@ -62,7 +62,7 @@ class Retention:
 
     async def apply(self) -> None:
         """
-        Add up what budgets will ask for; add up and remove what is old enough.
+        Add up and remove what is old enough; add up what budgets will ask for.
 
         Raises:
             StoreUnavailable: The store is away, or another replica does the same just now.
@@ -70,12 +70,12 @@ class Retention:
         if self._is_empty():
             return
         store = await self._get_store()
-        await self._keep_spent(store)
         await self._roll_up(store)
         if days := self._settings.keep_sums_days:
             n_sums = await store.forget_usage(self._utc_now() - dt.timedelta(days=days))
             if n_sums:
                 self._log.event("usage_forgotten", sums=n_sums)
+        await self._keep_spent(store)  # last: whatever is wrong with it, only budgets take longer
 
     async def _keep_spent(self, store: Store) -> None:
         before, n_days = self._utc_now() - _OVER, 0
