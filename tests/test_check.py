@@ -257,6 +257,17 @@ def test_every_address_and_key_is_asked(tmp_path: Path) -> None:
     assert sorted(asked) == ["Bearer key-one", "Bearer key-two"]
 
 
+def test_a_model_that_some_addresses_list_is_no_mistake(tmp_path: Path) -> None:
+    paths = {"/v1/models": (200, {}, LISTING)}, {"/v1/models": (200, {}, {"data": [{"id": "glm"}]})}
+    with TinyServer(paths[0]) as one, TinyServer(paths[1]) as two:
+        urls = [f"{server.url}/v1" for server in (one, two)]
+        text = f"[upstreams.both]\nbase_urls = {urls}\ndiscover = true\n"
+        code, lines = check(tmp_path, text)
+    assert code == 0
+    assert row(lines, "glm").endswith("by some addresses")
+    assert row(lines, "deepseek-v3.1").endswith("by some addresses")
+
+
 def test_all_problems_at_once_and_the_rest_is_still_tried(tmp_path: Path) -> None:
     with ChatUpstream() as lab:
         text = '[server]\nprot = 1\n[[keys]]\nname = "a"\nkey = "env:NOWHERE"\n'

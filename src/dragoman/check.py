@@ -420,7 +420,9 @@ def _model_row(
     config: Config, alias: str, upstream: str, listed: Mapping[str, Sequence[str]]
 ) -> tuple[str, ...]:
     name = config.upstream_model(alias, upstream)
-    return alias, upstream, name, listed_text(name, listed.get(upstream))
+    is_in_part = alias in config.served_at and upstream in listed  # and asked for only there
+    text = "by some addresses" if is_in_part else listed_text(name, listed.get(upstream))
+    return alias, upstream, name, text
 
 
 def listed_text(name: str, listed: Sequence[str] | None) -> str:
