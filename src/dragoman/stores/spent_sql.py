@@ -28,9 +28,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dragoman.policy.records import Spent, SpentQuery
 from dragoman.stores.rows import to_ms
-from dragoman.stores.tables import usage, usage_days, usage_facts, usage_sums
+from dragoman.stores.tables import (
+    DAY_MS,
+    all_tokens,
+    usage,
+    usage_days,
+    usage_facts,
+    usage_sums,
+)
 
-_DAY_MS: Final = 86_400_000
 _N_DAYS: Final = 32  # the longest period of a budget, and a day
 # Of PostgreSQL's advisory locks of two numbers; the second one is the day.
 _LOCKS: Final = 0x64726764
@@ -60,8 +66,8 @@ async def next_day_to_keep(connection: AsyncConnection, before: dt.datetime) -> 
 
     None: there is none that a budget can be about.
     """
-    end = (to_ms(before) or 0) // _DAY_MS * _DAY_MS
-    since = end - _N_DAYS * _DAY_MS
+    end = (to_ms(before) or 0) // DAY_MS * DAY_MS
+    since = end - _N_DAYS * DAY_MS
     days = union(
         *(
             select(table.c.day).where(table.c.day >= since, table.c.day < end)
@@ -85,9 +91,9 @@ async def keep_day(connection: AsyncConnection, day: int, *, is_sqlite: bool) ->
     if not is_sqlite:  # where writers do not wait for each other by themselves
         # What the day holds is looked at when those have ended who were adding to it.
         await connection.execute(text("SET LOCAL statement_timeout = 0"))
-        lock = select(func.pg_advisory_xact_lock(_LOCKS, day // _DAY_MS))
+        lock = select(func.pg_advisory_xact_lock(_LOCKS, day // DAY_MS))
         await connection.execute(lock)
-    old = usage_days.c.day < day - 2 * _N_DAYS * _DAY_MS
+    old = usage_days.c.day < day - 2 * _N_DAYS * DAY_MS
     await connection.execute(delete(usage_days).where(old))
     if await connection.scalar(select(exists().where(usage_days.c.day == day))):
         return
@@ -118,7 +124,7 @@ async def open_days(connection: AsyncConnection, days: Iterable[int], *, is_sqli
     told = sorted(days)  # in one order everywhere
     if not is_sqlite:
         for day in told:
-            lock = select(func.pg_advisory_xact_lock_shared(_LOCKS, day // _DAY_MS))
+            lock = select(func.pg_advisory_xact_lock_shared(_LOCKS, day // DAY_MS))
             await connection.execute(lock)
     # As plain text, like the records: each batch comes by here.
     place = "?" if is_sqlite else "$1"
@@ -128,7 +134,7 @@ async def open_days(connection: AsyncConnection, days: Iterable[int], *, is_sqli
 
 async def forget_kept(connection: AsyncConnection, before: dt.datetime) -> None:
     """Remove what is kept of days that ended before a time."""
-    is_old = usage_days.c.day + _DAY_MS <= to_ms(before)
+    is_old = usage_days.c.day + DAY_MS <= to_ms(before)
     await connection.execute(delete(usage_days).where(is_old))
 
 
@@ -149,7 +155,7 @@ def _sums(counts: Table, *whose: ColumnElement[Any]) -> Select[Any]:
     """Return the two sums of each owner, of records or of sums of days."""
     chosen = select(
         *whose,
-        func.sum(_tokens(counts)).label("tokens"),
+        func.sum(all_tokens(counts)).label("tokens"),
         func.sum(counts.c.cost_micros).label("cost_micros"),
     )
     if counts is usage:
@@ -164,12 +170,3 @@ def _owner(table: Table, query: SpentQuery) -> ColumnElement[Any]:
 
 def _of_owners(rows: Select[Any], table: Table, query: SpentQuery) -> Select[Any]:
     return rows.where(_owner(table, query).in_(query.owners))
-
-
-def _tokens(counts: Table) -> ColumnElement[int]:
-    return (
-        counts.c.input_tokens
-        + counts.c.cache_read_input_tokens
-        + counts.c.cache_creation_input_tokens
-        + counts.c.output_tokens
-    )

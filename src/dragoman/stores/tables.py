@@ -11,6 +11,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     ForeignKey,
     Index,
     LargeBinary,
@@ -22,6 +23,7 @@ from sqlalchemy import (
 )
 
 metadata: Final = MetaData()
+DAY_MS: Final = 86_400_000
 
 
 def _text(name: str, *, primary_key: bool = False) -> Column[str]:
@@ -203,3 +205,13 @@ usage_days: Final = Table(
     Index("usage_days_by_key", "key_id", "day"),
     Index("usage_days_by_workspace", "workspace_id", "day"),
 )
+
+
+def all_tokens(counts: Table) -> ColumnElement[int]:
+    """Return the tokens of a record, or of a sum of them: those of prompt and reply."""
+    return (
+        counts.c.input_tokens
+        + counts.c.cache_read_input_tokens
+        + counts.c.cache_creation_input_tokens
+        + counts.c.output_tokens
+    )

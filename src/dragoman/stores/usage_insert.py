@@ -22,9 +22,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dragoman.policy.records import UsageRecord, decode_facts
 from dragoman.stores.spent_sql import open_days
-from dragoman.stores.tables import usage, usage_facts
+from dragoman.stores.tables import DAY_MS, usage, usage_facts
 
-DAY_MS: Final = 86_400_000
 _N_COLUMNS: Final = len(usage.c)
 _TIME: Final = usage.c.keys().index("started_at")
 _DAY: Final = usage_facts.c.keys().index("day")

@@ -7,8 +7,7 @@ from sqlalchemy import delete, exists, func, insert, literal_column, select, tex
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dragoman.stores.rows import to_ms
-from dragoman.stores.tables import usage, usage_facts, usage_sums
-from dragoman.stores.usage_insert import DAY_MS
+from dragoman.stores.tables import DAY_MS, usage, usage_facts, usage_sums
 from dragoman.stores.usage_sql import SUMMED, count_of, is_error, is_unpriced, sum_of
 
 ROLL_UP_TIMEOUT_S: Final = 300.0  # a million records take seconds; writers wait meanwhile

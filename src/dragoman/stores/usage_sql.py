@@ -24,8 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from dragoman.policy.records import Dimension, UsageQuery, UsageRow, UsageSort
 from dragoman.stores.lists import is_in_workspaces
 from dragoman.stores.rows import from_ms, to_ms
-from dragoman.stores.tables import usage, usage_facts, usage_sums
-from dragoman.stores.usage_insert import DAY_MS
+from dragoman.stores.tables import DAY_MS, all_tokens, usage, usage_facts, usage_sums
 
 _ERROR_STATUS: Final = 400
 # Length in milliseconds, and how the beginning of one is written.
@@ -88,13 +87,7 @@ def is_error() -> ColumnElement[bool]:
 
 def is_unpriced() -> ColumnElement[bool]:
     """Return what holds for records of requests that have cost something nobody knows."""
-    tokens = (
-        usage.c.input_tokens
-        + usage.c.cache_read_input_tokens
-        + usage.c.cache_creation_input_tokens
-        + usage.c.output_tokens
-    )
-    return and_(usage.c.cost_micros.is_(None), tokens > 0)
+    return and_(usage.c.cost_micros.is_(None), all_tokens(usage) > 0)
 
 
 def count_of(condition: ColumnElement[bool]) -> ColumnElement[Any]:
