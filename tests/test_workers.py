@@ -9,6 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,8 @@ HELLO = {
 def children(pid: int) -> list[int]:
     found = []
     for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        found += [int(each) for each in path.read_text().split()]
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended
+            found += [int(each) for each in path.read_text().split()]
     return found
 
 
@@ -53,7 +55,10 @@ def wait_until(is_true: Callable[[], bool]) -> None:
 
 def connections_of(pid: int) -> int:
     """Open sockets beside those that every worker has."""
-    links = [each.readlink() for each in Path(f"/proc/{pid}/fd").iterdir()]
+    links = []
+    for each in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # it was closed meanwhile
+            links.append(each.readlink())
     return sum(str(link).startswith("socket:") for link in links)
 
 
