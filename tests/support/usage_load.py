@@ -173,5 +173,6 @@ def wait_until(is_so: Callable[[], bool]) -> None:
 
 def events_of(log: str, name: str) -> list[dict[str, Any]]:
     """Return the events of this name in a gateway's log."""
-    lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+    whole = log[: log.rfind("\n") + 1]  # the last line may be on its way
+    lines = [json.loads(line) for line in whole.splitlines() if line.startswith("{")]
     return [line for line in lines if line["event"] == name]
